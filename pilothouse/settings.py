@@ -1,0 +1,178 @@
+"""What the program takes from its environment, read once and explicitly.
+
+| variable | meaning | unset |
+|---|---|---|
+| PILOTHOUSE_KAFKA | `host:port[,host:port]`, then `?security_protocol=…&…` for TLS and SASL | embedded |
+| PILOTHOUSE_DATABASE_URL | `postgresql://user:password@host:port/database` | embedded |
+| PILOTHOUSE_REDIS_URL | `redis://` or `rediss://` | embedded |
+| PILOTHOUSE_OTLP_ENDPOINT | `http(s)://host:4318` or `grpc(s)://host:4317` | nothing is exported |
+| PILOTHOUSE_DATA | directory of the embedded servers | /var/lib/pilothouse for root, else ~/.local/share/pilothouse |
+| PILOTHOUSE_CACHE | directory of what is fetched once | ~/.cache/pilothouse |
+| PILOTHOUSE_KAFKA_JARS | directory with the jars of Kafka, for machines without a network | fetched into the cache |
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import parse_qsl, urlsplit
+
+from aiokafka.helpers import create_ssl_context
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
+SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
+
+KAFKA_EXAMPLE = "kafka-1:9092,kafka-2:9092?security_protocol=SASL_SSL&sasl_mechanism=SCRAM-SHA-512&sasl_username=pilothouse&sasl_password_env=KAFKA_PASSWORD"
+DATABASE_EXAMPLE = "postgresql://pilothouse:PASSWORD@db.example:5432/pilothouse"
+REDIS_EXAMPLE = "redis://:PASSWORD@cache.example:6379/0"
+OTLP_EXAMPLE = "grpc://collector.example:4317"
+
+_BOOTSTRAP = re.compile(r"[^\s:,?/@]+:\d{1,5}(,[^\s:,?/@]+:\d{1,5})*")
+_PASSWORD = re.compile(r"(://[^:/@]*:)(.*)(@)")  # greedy: a password may hold an unescaped @
+_SECRET_OPTION = re.compile(r"(password=)[^&]*", re.IGNORECASE)
+
+
+class SettingsError(ValueError):
+    """A variable of the environment is wrong; the message names it, its value and what would be right."""
+
+
+class Model(BaseModel):
+    """Frozen, refuses unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class KafkaSettings(Model):
+    """How to reach the brokers."""
+
+    bootstrap: str = Field(description="host:port of one or more brokers, separated by commas")
+    security_protocol: SecurityProtocol = Field("PLAINTEXT", description="encryption and authentication")
+    sasl_mechanism: SaslMechanism = Field("SCRAM-SHA-512", description="how the password is proven")
+    sasl_username: str = Field("", description="name at the brokers, with SASL")
+    sasl_password: str = Field("", description="from the variable that sasl_password_env names", repr=False)
+    ssl_cafile: Path | None = Field(None, description="PEM file of the authority; the system's are used without it")
+
+    @model_validator(mode="after")
+    def _sasl_is_complete(self) -> KafkaSettings:
+        if self.uses_sasl and not (self.sasl_username and self.sasl_password):
+            raise ValueError(f"{self.security_protocol} needs sasl_username and sasl_password_env")
+        return self
+
+    @property
+    def uses_sasl(self) -> bool:
+        return self.security_protocol.startswith("SASL")
+
+    @property
+    def uses_tls(self) -> bool:
+        return self.security_protocol.endswith("SSL")
+
+    def aiokafka_options(self) -> dict[str, Any]:
+        """Keyword arguments that every aiokafka client takes. Reads `ssl_cafile`."""
+        options: dict[str, Any] = {"bootstrap_servers": self.bootstrap, "security_protocol": self.security_protocol}
+        if self.uses_tls:
+            options["ssl_context"] = create_ssl_context(cafile=str(self.ssl_cafile) if self.ssl_cafile else None)
+        if self.uses_sasl:
+            options["sasl_mechanism"] = self.sasl_mechanism
+            options["sasl_plain_username"] = self.sasl_username
+            options["sasl_plain_password"] = self.sasl_password
+        return options
+
+
+class Settings(Model):
+    """What is set from outside. A part that is None is embedded (`pilothouse.services.stack`)."""
+
+    kafka: KafkaSettings | None = Field(None, description="the brokers")
+    database_url: str | None = Field(None, description="PostgreSQL, with the password", repr=False)
+    redis_url: str | None = Field(None, description="Redis or Valkey, with the password", repr=False)
+    otlp_endpoint: str | None = Field(None, description="where OTLP is sent; None: nowhere")
+    data_dir: Path = Field(description="directory of the embedded servers")
+    cache_dir: Path = Field(description="directory of what is fetched once")
+    kafka_jars_dir: Path | None = Field(None, description="directory with the jars of Kafka; None: they are fetched")
+
+
+def from_env(environ: Mapping[str, str]) -> Settings:
+    """Read the settings; an empty variable counts as unset. Raises SettingsError."""
+    home = environ.get("HOME") or str(Path.home())
+    return Settings(
+        kafka=_kafka(environ),
+        database_url=_url(environ, "PILOTHOUSE_DATABASE_URL", ("postgresql", "postgres"), DATABASE_EXAMPLE),
+        redis_url=_url(environ, "PILOTHOUSE_REDIS_URL", ("redis", "rediss"), REDIS_EXAMPLE),
+        otlp_endpoint=_url(environ, "PILOTHOUSE_OTLP_ENDPOINT", ("http", "https", "grpc", "grpcs"), OTLP_EXAMPLE),
+        data_dir=_directory(environ, "PILOTHOUSE_DATA") or _default_data_dir(home),
+        cache_dir=_directory(environ, "PILOTHOUSE_CACHE") or Path(home, ".cache", "pilothouse"),
+        kafka_jars_dir=_directory(environ, "PILOTHOUSE_KAFKA_JARS"),
+    )
+
+
+def masked(value: str) -> str:
+    """The value with its passwords hidden, fit for a message."""
+    return _SECRET_OPTION.sub(r"\1***", _PASSWORD.sub(r"\1***\3", value))
+
+
+def _default_data_dir(home: str) -> Path:
+    # PostgreSQL refuses root and runs as another user then, who cannot enter root's home.
+    # Not /var/tmp: it is emptied by age.
+    return Path("/var/lib/pilothouse") if os.geteuid() == 0 else Path(home, ".local", "share", "pilothouse")
+
+
+def _kafka(environ: Mapping[str, str]) -> KafkaSettings | None:
+    value = environ.get("PILOTHOUSE_KAFKA", "").strip()
+    if not value:
+        return None
+    bootstrap, _, query = value.partition("?")
+    if not _BOOTSTRAP.fullmatch(bootstrap):
+        raise _wrong("PILOTHOUSE_KAFKA", value, "the brokers must be host:port[,host:port]", KAFKA_EXAMPLE)
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    if "sasl_password" in options:
+        raise _wrong(
+            "PILOTHOUSE_KAFKA", value, "name the variable that holds the password in sasl_password_env", KAFKA_EXAMPLE
+        )
+    if password_variable := options.pop("sasl_password_env", ""):
+        if password_variable not in environ:
+            raise _wrong("PILOTHOUSE_KAFKA", value, f"the variable {password_variable} is not set", KAFKA_EXAMPLE)
+        options["sasl_password"] = environ[password_variable]
+    try:
+        return KafkaSettings.model_validate({**options, "bootstrap": bootstrap})
+    except ValidationError as error:
+        raise _wrong("PILOTHOUSE_KAFKA", value, _first_problem(error), KAFKA_EXAMPLE) from None
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_input=False, include_url=False)[0]
+    return ": ".join([*(str(part) for part in problem["loc"]), problem["msg"]])
+
+
+def _url(environ: Mapping[str, str], variable: str, schemes: tuple[str, ...], example: str) -> str | None:
+    value = environ.get(variable, "").strip()
+    if not value:
+        return None
+    try:
+        parts = urlsplit(value)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise _wrong(variable, value, str(error), example) from None
+    if parts.scheme not in schemes:
+        raise _wrong(
+            variable, value, f"it must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}", example
+        )
+    if not host:
+        raise _wrong(variable, value, "it names no host", example)
+    return value
+
+
+def _directory(environ: Mapping[str, str], variable: str) -> Path | None:
+    value = environ.get(variable, "").strip()
+    if not value:
+        return None
+    path = Path(value).expanduser()
+    if path.exists() and not path.is_dir():
+        raise _wrong(variable, value, "it is not a directory", "/srv/pilothouse")
+    return path.absolute()
+
+
+def _wrong(variable: str, value: str, problem: str, example: str) -> SettingsError:
+    return SettingsError(f"{variable} is {masked(value)!r}: {problem}; for example {example}")
