@@ -1,0 +1,228 @@
+"""Business time: what a tenant's calendar says of an instant.
+
+A calendar knows a time zone, shifts, holidays, shipping cut-offs, month end, campaigns and maintenance. All answers
+are pure functions of an instant; daylight saving follows the IANA time zone database that the lock file pins.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time, timedelta
+from enum import StrEnum
+from functools import lru_cache
+from typing import NamedTuple, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+DAY_MS = 86_400_000
+MINUTE_MS = 60_000
+
+
+class Day(StrEnum):
+    """Day of the week, as in an iCalendar rule but in whole words."""
+
+    MONDAY = "monday"
+    TUESDAY = "tuesday"
+    WEDNESDAY = "wednesday"
+    THURSDAY = "thursday"
+    FRIDAY = "friday"
+    SATURDAY = "saturday"
+    SUNDAY = "sunday"
+
+
+DAYS = tuple(Day)
+WORKDAYS = DAYS[:5]
+
+
+class Shift(BaseModel):
+    """Hours in which people work. A shift that closes at or before it opens runs over midnight."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    days: tuple[Day, ...] = Field(WORKDAYS, min_length=1, description="Days on which the shift begins.")
+    opens: time = Field(description="Local time at which it begins.")
+    closes: time = Field(description="Local time at which it ends.")
+
+
+class CutOff(BaseModel):
+    """When a carrier takes the last parcel of a day."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    carrier: str = Field("*", description="Carrier's name; * for all.")
+    at: time = Field(description="Local time.")
+    days: tuple[Day, ...] = Field(WORKDAYS, min_length=1)
+
+
+class Window(BaseModel):
+    """A stretch of time with a name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    starts: AwareDatetime
+    ends: AwareDatetime
+
+    @model_validator(mode="after")
+    def _ends_later(self) -> Self:
+        if self.ends <= self.starts:
+            raise ValueError(f"{self.name}: ends {self.ends.isoformat()} is not after starts {self.starts.isoformat()}")
+        return self
+
+    def covers(self, time_ms: int) -> bool:
+        """Whether the instant lies in the window, its end excluded."""
+        return _ms(self.starts) <= time_ms < _ms(self.ends)
+
+
+class Campaign(Window):
+    """A peak that the business expects."""
+
+    load: float = Field(1.0, gt=0, description="Expected load as a multiple of the usual at that time.")
+
+
+class Moment(NamedTuple):
+    """What a calendar says of an instant."""
+
+    day: date
+    weekday: int
+    minute_of_day: int
+    is_open: bool
+    is_holiday: bool
+    is_month_end: bool
+    campaign: str | None
+    load: float
+    maintenance: str | None
+
+    @property
+    def phase(self) -> str:
+        """The calendar phase in a word, the rarest first."""
+        if self.maintenance:
+            return "maintenance"
+        if self.campaign:
+            return "campaign"
+        if self.is_holiday:
+            return "holiday"
+        if self.is_month_end:
+            return "month end"
+        return "open" if self.is_open else "closed"
+
+
+class Calendar(BaseModel):
+    """The business calendar of a tenant."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(min_length=1)
+    time_zone: str = Field("UTC", description="IANA name, such as Europe/Berlin.")
+    shifts: tuple[Shift, ...] = Field((), description="When people work; empty means always.")
+    holidays: tuple[date, ...] = Field((), description="Local dates on which nobody works.")
+    cut_offs: tuple[CutOff, ...] = Field((), description="Shipping cut-offs.")
+    month_end_days: int = Field(2, ge=0, le=10, description="Last and first days of a month that are month end.")
+    campaigns: tuple[Campaign, ...] = ()
+    maintenance: tuple[Window, ...] = ()
+
+    @field_validator("time_zone")
+    @classmethod
+    def _known_zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError) as error:
+            raise ValueError(
+                f"time_zone {name!r} is not in the IANA database; write one such as Europe/Berlin"
+            ) from error
+        return name
+
+    def at(self, time_ms: int) -> Moment:
+        """What the calendar says of an instant (Unix ms UTC)."""
+        return _moment(_Key(self), time_ms // MINUTE_MS)
+
+    def local(self, time_ms: int) -> datetime:
+        """The instant in local time."""
+        return datetime.fromtimestamp(time_ms / 1000, ZoneInfo(self.time_zone))
+
+    def is_open(self, local: datetime) -> bool:
+        """Whether a shift covers a local time."""
+        if not self.shifts:
+            return local.date() not in self.holidays
+        return any(self._covers(shift, local, back) for shift in self.shifts for back in (0, 1))
+
+    def next_cut_off(self, time_ms: int, carrier: str | None = None) -> int | None:
+        """The next shipping cut-off at or after an instant, Unix ms; None when there is none within ten days."""
+        local = self.local(time_ms)
+        found = [
+            at
+            for ahead in range(11)
+            for cut_off in self.cut_offs
+            if cut_off.carrier in ("*", carrier) and (at := self._cut_off(cut_off, local, ahead)) >= time_ms
+        ]
+        return min((at for at in found if at < 2**62), default=None)
+
+    def business_ms(self, from_ms: int, to_ms: int) -> int:
+        """Open time between two instants, to the minute, in ms; at most 35 days are looked at."""
+        if to_ms <= from_ms:
+            return 0
+        first = max(from_ms, to_ms - 35 * DAY_MS)
+        total, at = 0, first
+        while at < to_ms:
+            step = min(MINUTE_MS * 5, to_ms - at)
+            total += step if self.at(at).is_open else 0
+            at += step
+        return total
+
+    def _covers(self, shift: Shift, local: datetime, back: int) -> bool:
+        began = local.date() - timedelta(days=back)
+        if DAYS[began.weekday()] not in shift.days or began in self.holidays:
+            return False
+        over_midnight = shift.closes <= shift.opens
+        if back:
+            return over_midnight and local.time() < shift.closes
+        return local.time() >= shift.opens and (over_midnight or local.time() < shift.closes)
+
+    def _cut_off(self, cut_off: CutOff, local: datetime, ahead: int) -> int:
+        day = local.date() + timedelta(days=ahead)
+        if DAYS[day.weekday()] not in cut_off.days or day in self.holidays:
+            return 2**62
+        return _ms(datetime.combine(day, cut_off.at, ZoneInfo(self.time_zone)))
+
+
+ALWAYS_OPEN = Calendar(name="always")
+
+
+class _Key:
+    """A calendar by identity, so that the cache need not hash its fields for every scrape."""
+
+    def __init__(self, calendar: Calendar) -> None:
+        self.calendar = calendar
+
+    def __hash__(self) -> int:
+        return id(self.calendar)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and other.calendar is self.calendar
+
+
+@lru_cache(maxsize=65_536)
+def _moment(key: _Key, minute: int) -> Moment:
+    calendar, time_ms = key.calendar, minute * MINUTE_MS
+    local = calendar.local(time_ms)
+    campaign = next((one for one in calendar.campaigns if one.covers(time_ms)), None)
+    return Moment(
+        day=local.date(),
+        weekday=local.weekday(),
+        minute_of_day=local.hour * 60 + local.minute,
+        is_open=calendar.is_open(local),
+        is_holiday=local.date() in calendar.holidays,
+        is_month_end=_is_month_end(local.date(), calendar.month_end_days),
+        campaign=campaign.name if campaign else None,
+        load=campaign.load if campaign else 1.0,
+        maintenance=next((one.name for one in calendar.maintenance if one.covers(time_ms)), None),
+    )
+
+
+def _is_month_end(day: date, days: int) -> bool:
+    last = (day.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)
+    return day.day <= days // 2 or (last - day).days < days - days // 2
+
+
+def _ms(moment: datetime) -> int:
+    return round(moment.astimezone(UTC).timestamp() * 1000)

@@ -1,0 +1,229 @@
+"""Bytes to records and back: CloudEvents 1.0 in Kafka's binary mode, JSON body.
+
+Decoding never raises: bad bytes are a value, not an accident. Headers are `ce_*`, UTF-8; extensions used are
+`partitionkey`, `sequence` and `recordedtime`, and W3C `traceparent`.
+Source: CloudEvents 1.0.2, Kafka protocol binding.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from pydantic import BaseModel, ValidationError
+
+from schemas.records import (
+    BusinessBatch,
+    Change,
+    DeadLetter,
+    Heartbeat,
+    Incident,
+    LogBatch,
+    OperationsEvent,
+    Record,
+    Scrape,
+    SecurityEvent,
+    Signal,
+    SpanBatch,
+)
+
+Headers = list[tuple[str, bytes]]
+
+RECORD_TYPES: tuple[type[Record], ...] = (
+    Scrape,
+    LogBatch,
+    SpanBatch,
+    Change,
+    BusinessBatch,
+    OperationsEvent,
+    SecurityEvent,
+    Signal,
+    Incident,
+)
+BY_TYPE: dict[str, type[Record] | type[Heartbeat]] = {
+    **{model.type: model for model in RECORD_TYPES},
+    Heartbeat.type: Heartbeat,
+}
+_FAMILIES = {name.rpartition(".v")[0] for name in BY_TYPE}
+MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
+
+
+class Reason(StrEnum):
+    """Why a record can never be processed, however often it is tried."""
+
+    INVALID = "invalid"
+    UNKNOWN_TYPE = "unknown_type"
+    UNKNOWN_VERSION = "unknown_version"
+    OVERSIZED = "oversized"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What travels beside the body.
+
+    `source` and `sequence` name the record for good: a source's sequence only grows, so a second delivery of a
+    record is known by a sequence that is not above the last one seen. `recorded_ms` is when it was observed, which
+    is the Kafka timestamp.
+    """
+
+    source: str
+    sequence: int
+    recorded_ms: int
+
+    @property
+    def id(self) -> str:
+        """CloudEvents id, unique within the source."""
+        return str(self.sequence)
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """A record as Kafka carries it."""
+
+    key: bytes | None
+    value: bytes
+    headers: Headers
+    timestamp_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A record that was read, with what travelled beside it."""
+
+    envelope: Envelope
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """Bytes we refuse, and why; the shell turns it into a dead letter."""
+
+    reason: Reason
+    detail: str
+    payload: bytes
+
+
+def encode(record: Record, envelope: Envelope, traceparent: str | None = None) -> Wire:
+    """The Kafka message of a record; its key is the cell."""
+    headers = _headers(record.type, envelope, record.time_ms, record.cell)
+    if traceparent:
+        headers.append(("traceparent", traceparent.encode()))
+    return Wire(record.cell.encode(), record.model_dump_json().encode(), headers, envelope.recorded_ms)
+
+
+def encode_heartbeat(beat: Heartbeat) -> Wire:
+    """The Kafka message of a heartbeat, which has no key: it is written to every partition by number."""
+    headers: Headers = [("ce_type", Heartbeat.type.encode()), ("ce_source", beat.publisher.encode())]
+    return Wire(None, beat.model_dump_json().encode(), headers, beat.time_ms)
+
+
+def decode(
+    headers: Iterable[tuple[str, bytes]] | None, value: bytes | None, timestamp_ms: int
+) -> Received | Heartbeat | Rejected:
+    """The record in a Kafka message, whatever its type."""
+    payload = value or b""
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        return Rejected(Reason.OVERSIZED, f"{len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are read", payload)
+    fields = dict(headers or ())
+    event_type = fields.get("ce_type", b"").decode(errors="replace")
+    model = BY_TYPE.get(event_type)
+    if model is None:
+        return Rejected(*_unknown(event_type), payload)
+    try:
+        record = model.model_validate_json(payload)
+        if isinstance(record, Heartbeat):
+            return record
+        return Received(Envelope(fields["ce_source"].decode(), int(fields["ce_sequence"]), timestamp_ms), record)
+    except ValidationError as error:
+        return Rejected(Reason.INVALID, explain(error), payload)
+    except (KeyError, ValueError) as error:
+        return Rejected(Reason.INVALID, f"headers ce_source and ce_sequence name a record; got {error}", payload)
+
+
+def explain(error: ValidationError) -> str:
+    """One line a fault: the field, what is wrong, the value."""
+    return "; ".join(
+        f"{'.'.join(map(str, item['loc'])) or 'record'}: {item['msg']}, got {str(item['input'])[:100]!r}"
+        for item in error.errors(include_url=False)[:5]
+    )
+
+
+def dead_letter(
+    rejected: Rejected,
+    *,
+    rejected_by: str,
+    time_ms: int,
+    topic: str,
+    partition: int = -1,
+    offset: int = -1,
+    key: bytes | None = None,
+    headers: Iterable[tuple[str, bytes]] | None = None,
+) -> DeadLetter:
+    """The dead letter of refused bytes, with the place they were read from."""
+    return DeadLetter(
+        topic=topic,
+        partition=partition,
+        offset=offset,
+        reason=rejected.reason,
+        detail=rejected.detail[:16_000],
+        key=key.decode(errors="replace") if key else None,
+        headers={name: text.decode(errors="replace") for name, text in headers or ()},
+        payload=base64.b64encode(rejected.payload).decode(),
+        time_ms=max(0, time_ms),
+        rejected_by=rejected_by,
+    )
+
+
+def encode_dead_letter(letter: DeadLetter) -> Wire:
+    """The Kafka message of a dead letter."""
+    headers: Headers = [("ce_type", DeadLetter.type.encode()), ("content-type", b"application/json")]
+    key = f"{letter.topic}/{letter.partition}/{letter.offset}".encode()
+    return Wire(key, letter.model_dump_json().encode(), headers, letter.time_ms)
+
+
+def rfc3339(time_ms: int) -> str:
+    """Unix ms as RFC 3339 with milliseconds, UTC."""
+    moment = datetime.fromtimestamp(time_ms / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def data_schema(event_type: str) -> str:
+    """The `dataschema` URI of a type, as the generated contracts give it."""
+    return f"urn:pilothouse:schema:{event_type.removeprefix('com.pilothouse.')}"
+
+
+def _headers(event_type: str, envelope: Envelope, time_ms: int, key: str) -> Headers:
+    return [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", envelope.id.encode()),
+        ("ce_source", envelope.source.encode()),
+        ("ce_type", event_type.encode()),
+        ("ce_time", rfc3339(time_ms).encode()),
+        ("ce_recordedtime", rfc3339(envelope.recorded_ms).encode()),
+        ("ce_sequence", str(envelope.sequence).encode()),
+        ("ce_partitionkey", key.encode()),
+        ("ce_dataschema", data_schema(event_type).encode()),
+        ("content-type", b"application/json"),
+    ]
+
+
+def _unknown(event_type: str) -> tuple[Reason, str]:
+    if event_type.rpartition(".v")[0] in _FAMILIES:
+        known = ", ".join(sorted(name for name in BY_TYPE if name.startswith(event_type.rpartition(".v")[0])))
+        return (
+            Reason.UNKNOWN_VERSION,
+            f"ce_type {event_type!r} is a version this release does not read; it reads {known}",
+        )
+    return (
+        Reason.UNKNOWN_TYPE,
+        f"ce_type {event_type!r} is none of ours; it must be one of {', '.join(sorted(BY_TYPE))}",
+    )
+
+
+def schema_models() -> tuple[type[BaseModel], ...]:
+    """Every model that travels, for the generated schemas."""
+    return (*RECORD_TYPES, Heartbeat, DeadLetter)

@@ -1,0 +1,41 @@
+"""What the catalogue says of a metric."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Kind(StrEnum):
+    """How the values of a metric relate to each other."""
+
+    GAUGE = "gauge"
+    SUM = "sum"
+    """Cumulative and monotone since the scrape's `start_time_ms`; a fall is a reset. Steps look at its rate a second."""
+
+
+class Departure(StrEnum):
+    """Which departures from the usual are bad."""
+
+    NONE = "none"
+    UP = "up"
+    DOWN = "down"
+    BOTH = "both"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric by name.
+
+    `unit` is UCUM, as OpenTelemetry wants it (s, By, {order}); of a sum it is the unit of the total. `cause` is the
+    kind of cause that an abnormal value speaks for (KIND of KIND:RESOURCE); `floor` is the smallest departure, in the
+    metric's unit (of a sum: a second), that can matter to anybody, however unusual it is.
+    """
+
+    name: str
+    kind: Kind
+    unit: str
+    description: str
+    bad: Departure = Departure.NONE
+    cause: str | None = None
+    floor: float = 0.0

@@ -1,0 +1,44 @@
+"""What a TLS handshake tells of a certificate."""
+
+from __future__ import annotations
+
+from schemas.metrics.metric import Departure, Kind, Metric
+
+METRICS = (
+    Metric(
+        "tls.handshake.success",
+        Kind.GAUGE,
+        "1",
+        "1 when the handshake and the chain were good.",
+        bad=Departure.DOWN,
+        cause="certificate",
+        floor=0.5,
+    ),
+    Metric(
+        "tls.handshake.duration",
+        Kind.GAUGE,
+        "s",
+        "Time of TCP connect and handshake.",
+        bad=Departure.UP,
+        cause="network",
+        floor=0.2,
+    ),
+    Metric(
+        "tls.certificate.validity.remaining",
+        Kind.GAUGE,
+        "s",
+        "Time until the leaf certificate expires; negative afterwards.",
+        bad=Departure.DOWN,
+        cause="certificate",
+        floor=86400,
+    ),
+    Metric(
+        "tls.certificate.host_match",
+        Kind.GAUGE,
+        "1",
+        "1 when the certificate names the host.",
+        bad=Departure.DOWN,
+        cause="certificate",
+        floor=0.5,
+    ),
+)
