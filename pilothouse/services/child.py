@@ -24,7 +24,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
@@ -154,8 +153,8 @@ class Child(ABC):
         await self.stop()
         await self.start()
 
-    async def run(self, command: Command) -> None:
-        """Run a preparing program of this child to its end. Raises StartError with what it printed."""
+    async def run(self, step: str, command: Command) -> None:
+        """Run a program that prepares the first start, to its end. Raises StartError with what it printed."""
         program = await asyncio.create_subprocess_exec(
             *_launched(command),
             stdin=subprocess.DEVNULL,
@@ -166,15 +165,16 @@ class Child(ABC):
         try:
             async with asyncio.timeout(self.start_timeout_s):
                 output, _ = await program.communicate()
-        except BaseException:
-            with suppress(ProcessLookupError):
+        except TimeoutError:
+            raise StartError(f"{self.name}: {step} took longer than {self.start_timeout_s} s in {self.home}") from None
+        finally:
+            if program.returncode is None:
                 program.kill()
-            await program.wait()
-            raise
+                await program.wait()
         if program.returncode:
             raise StartError(
-                f"{self.name}: `{Path(command.arguments[0]).name}` ended with {program.returncode} while preparing "
-                f"{self.home}:\n{_indented(output.decode(errors='replace').splitlines())}"
+                f"{self.name}: {step} ended with {program.returncode} in {self.home}. It printed:\n"
+                f"{_indented(output.decode(errors='replace').splitlines())}"
             )
 
     def _spawn(self, command: Command) -> None:
@@ -193,20 +193,20 @@ class Child(ABC):
         _remember_process(self._pid_file, self._process.pid)
 
     async def _healthy(self) -> None:
-        deadline = time.monotonic() + self.start_timeout_s
-        reason = "was not asked yet"
-        while time.monotonic() < deadline:
-            if not self.running:
-                raise StartError(f"{self.name} ended with {self._exit_code()} while starting.{self._log_tail()}")
-            try:
-                async with asyncio.timeout(self.start_timeout_s):
-                    reason = await self.check()
-            except TimeoutError:
-                reason = "did not answer"
-            if not reason:
-                return
-            await asyncio.sleep(CHECK_PAUSE_S)
+        reason = "it was not asked yet"
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.start_timeout_s):
+                while True:
+                    reason = await self._unready()
+                    if not reason:
+                        return
+                    await asyncio.sleep(CHECK_PAUSE_S)
         raise StartError(f"{self.name} was not healthy after {self.start_timeout_s} s: {reason}.{self._log_tail()}")
+
+    async def _unready(self) -> str:
+        if not self.running:
+            raise StartError(f"{self.name} ended with {self._exit_code()} while starting.{self._log_tail()}")
+        return await self.check()
 
     async def _ended(self) -> None:
         process = self._process
@@ -238,7 +238,7 @@ class Child(ABC):
         return self._process.returncode if self._process else None
 
     def _log_tail(self) -> str:
-        lines = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+        lines = self.log.read_text(errors="replace").splitlines()
         return f" The end of {self.log}:\n{_indented(lines)}"
 
 

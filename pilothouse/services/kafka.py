@@ -88,21 +88,9 @@ class Kafka(Child):
         java = [str(_java()), *JVM_OPTIONS, f"-Djava.io.tmpdir={self._scratch}", "-cp", os.pathsep.join(map(str, jars))]
         if not (self._data / "meta.properties").exists():
             cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-            await self.run(
-                # --ignore-formatted: an earlier attempt may have been interrupted half-way.
-                Command(
-                    [
-                        *java,
-                        "kafka.tools.StorageTool",
-                        "format",
-                        "-t",
-                        cluster_id,
-                        "-c",
-                        str(properties),
-                        "--ignore-formatted",
-                    ]
-                )
-            )
+            # --ignore-formatted: an earlier attempt may have been interrupted half-way.
+            options = ["-t", cluster_id, "-c", str(properties), "--ignore-formatted"]
+            await self.run("storage format", Command([*java, "kafka.tools.StorageTool", "format", *options]))
         return Command([*java, "kafka.Kafka", str(properties)])
 
     async def check(self) -> str:

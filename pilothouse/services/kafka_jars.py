@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pilothouse.services.child import FetchError, NotInstalledError
+
+logger = logging.getLogger(__name__)
 
 VERSION = "4.3.1"
 PINS = Path(__file__).with_name("kafka_jars.sha256")
@@ -65,6 +68,7 @@ def fetched(cache_dir: Path, jars: Sequence[Jar], repositories: Mapping[str, str
     directory = cache_dir / f"kafka-{VERSION}"
     missing = [jar for jar in jars if not _is_good(directory / jar.filename, jar)]
     if missing:
+        logger.info("fetching Apache Kafka, once", extra={"jars": len(missing), "directory": str(directory)})
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory) as scratch:
             _fetch(missing, directory, Path(scratch), _repositories() if repositories is None else repositories)

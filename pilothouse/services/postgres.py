@@ -87,9 +87,8 @@ class Postgres(Child):
         options = ["--encoding=UTF8", "--locale=C.UTF-8", "--data-checksums", "--auth=scram-sha-256"]
         owner = [f"--username={ADMIN}", f"--pwfile={self._password_file}"]
         # Nothing is lost by --no-sync: a cluster that a power cut leaves half-written has no data yet.
-        await self.run(
-            Command([str(programs / "initdb"), "-D", str(unfinished), *options, *owner, "--no-sync"], self._user)
-        )
+        initdb = [str(programs / "initdb"), "-D", str(unfinished), *options, *owner, "--no-sync"]
+        await self.run("initdb", Command(initdb, self._user))
         with (unfinished / "postgresql.conf").open("a") as file:
             file.write(f"include '{SETTINGS_FILE}'\n")
         unfinished.replace(self._data)

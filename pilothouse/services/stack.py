@@ -112,10 +112,16 @@ class Stack:
         return self.settings.model_copy(update=own)
 
     def _make_data_dir(self) -> None:
-        if not self.data_dir.exists():
+        if self.data_dir.exists():
+            return
+        try:
             self.data_dir.mkdir(parents=True)
-            # Others may pass (PostgreSQL's user under root), not list; what is secret is closed by itself.
-            self.data_dir.chmod(0o711)
+        except OSError as error:
+            raise DataDirError(
+                f"the data directory {self.data_dir} cannot be made: {error.strerror}; choose another with PILOTHOUSE_DATA"
+            ) from error
+        # Others may pass (PostgreSQL's user under root), not list; what is secret is closed by itself.
+        self.data_dir.chmod(0o711)
 
     @property
     def _services_file(self) -> Path:

@@ -29,11 +29,11 @@ class Valkey(Child):
     def __init__(self, name: str, home: Path, logs: Path, settings: Mapping[str, str]) -> None:
         super().__init__(f"valkey/{name}", home, logs)
         self.settings = {**DEFAULTS, **settings}
+        self._password = self.settings.get("requirepass", "")
 
     @property
     def url(self) -> str:
-        password = self.settings.get("requirepass", "")
-        credentials = f":{quote(password, safe='')}@" if password else ""
+        credentials = f":{quote(self._password, safe='')}@" if self._password else ""
         return f"redis://{credentials}127.0.0.1:{self.port}/0"
 
     async def prepare(self) -> Command:
@@ -41,9 +41,11 @@ class Valkey(Child):
         data.mkdir(exist_ok=True)
         # A file rather than arguments: those would show the password in the process list.
         file = self.home / "valkey.conf"
-        own = {"bind": "127.0.0.1", "port": str(self.port), "dir": f'"{data}"', "daemonize": "no"}
+        own = {"bind": "127.0.0.1", "port": str(self.port), "dir": _quoted(str(data)), "daemonize": "no"}
         file.touch(mode=0o600)
-        file.write_text("".join(f"{name} {value}\n" for name, value in {**self.settings, **own}.items()))
+        password = {"requirepass": _quoted(self._password)} if self._password else {}
+        directives = {**self.settings, **own, **password}
+        file.write_text("".join(f"{name} {value}\n" for name, value in directives.items()))
         return Command([str(_binary()), str(file)])
 
     async def check(self) -> str:
@@ -55,6 +57,11 @@ class Valkey(Child):
         finally:
             await client.aclose()
         return ""
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _binary() -> Path:
