@@ -125,7 +125,7 @@ class Child(ABC):
         """Start and return when healthy; a child that runs already is left alone. Raises ServiceError."""
         if self.running:
             return
-        self.home.mkdir(parents=True, exist_ok=True)
+        _private(self.home)
         await self._stop_orphan()
         self.port = remembered_port(self.name, self.home)
         command = await self.prepare()
@@ -326,9 +326,15 @@ def _remembered_process(file: Path) -> psutil.Process | None:
     return None
 
 
+def _private(directory: Path) -> None:
+    """Make a directory that is closed to others: telemetry, passwords and statements end up there."""
+    directory.mkdir(parents=True, exist_ok=True)
+    directory.chmod(0o700)
+
+
 def _rotate(log: Path) -> None:
     """Keep the logs of the last starts: NAME.log.1 is the youngest of the old."""
-    log.parent.mkdir(parents=True, exist_ok=True)
+    _private(log.parent)
     for age in range(LOGS_KEPT, 1, -1):
         with suppress(FileNotFoundError):
             log.with_name(f"{log.name}.{age - 1}").replace(log.with_name(f"{log.name}.{age}"))

@@ -105,7 +105,6 @@ class Postgres(Child):
             self._password_file.write_text(secrets.token_urlsafe(24))
         self._give(self.home)
         self._give(self._password_file)
-        self.home.chmod(0o700)
         if self._user and (blocked := _first_closed(self.home.parent)):
             raise DataDirError(
                 f"{self.name}: the data directory {self.home} is out of reach for the user `{self._user}`, as which "

@@ -98,6 +98,12 @@ async def test_services_json_tells_the_urls_to_us_alone(own_settings: Settings) 
     assert not file.exists()
 
 
+async def test_data_and_logs_are_closed_to_other_users(own_settings: Settings) -> None:
+    async with Stack(own_settings, kafka=False, valkey=[STORE]) as stack:
+        private = [child.home for child in stack.children] + [stack.data_dir / "logs"]
+        assert {stat.S_IMODE(directory.stat().st_mode) for directory in private} == {0o700}
+
+
 async def test_a_url_takes_the_place_of_an_embedded_server(own_settings: Settings) -> None:
     external = {"kafka": KafkaSettings(bootstrap="broker:9092"), "database_url": "postgresql://u:p@db/x"}
     async with Stack(own_settings.model_copy(update=external), valkey=[STORE]) as stack:
