@@ -109,10 +109,15 @@ class Rejected:
 
 def encode(record: Record, envelope: Envelope, traceparent: str | None = None) -> Wire:
     """The Kafka message of a record; its key is the cell."""
-    headers = _headers(record.type, envelope, record.time_ms, record.cell)
+    wire = enclose(record.type, record.cell, record.time_ms, record.model_dump_json().encode(), envelope)
     if traceparent:
-        headers.append(("traceparent", traceparent.encode()))
-    return Wire(record.cell.encode(), record.model_dump_json().encode(), headers, envelope.recorded_ms)
+        wire.headers.append(("traceparent", traceparent.encode()))
+    return wire
+
+
+def enclose(event_type: str, key: str, time_ms: int, body: bytes, envelope: Envelope) -> Wire:
+    """The Kafka message of a record whose body is JSON already, as a spool keeps it."""
+    return Wire(key.encode(), body, _headers(event_type, envelope, time_ms, key), envelope.recorded_ms)
 
 
 def encode_heartbeat(beat: Heartbeat) -> Wire:
