@@ -1,0 +1,193 @@
+"""One partition on its way through the core: feed, send what was found, snapshot, acknowledge.
+
+The recovery protocol: nothing is acknowledged before a snapshot covers it and everything that was found before that
+snapshot stands on its topic. After a kill the records since the last snapshot are read again and give the same
+findings under the same ids. It knows neither Faust nor Kafka: a `Bus` sends, an `ack` acknowledges.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from processors.fold import Failure, Finding, PartitionFold
+from processors.lineage import Entry, Writer
+from schemas.codec import Reason, Rejected, Wire, dead_letter, decode, encode, encode_dead_letter
+from schemas.topics import DEAD_LETTERS, INPUTS, topic_of
+
+
+class Bus(Protocol):
+    """Where findings, dead letters and snapshots go. Sending gives a future that is done when all replicas have it."""
+
+    async def send(self, topic: str, partition: int | None, wire: Wire) -> asyncio.Future[object]:
+        """Send a record; `partition` None lets the key decide."""
+
+    async def send_state(self, partition: int, entry: Entry) -> asyncio.Future[object]:
+        """Send a record of the state topic."""
+
+
+class Message(NamedTuple):
+    """One Kafka message of an input topic."""
+
+    topic: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Iterable[tuple[str, bytes]]
+    timestamp_ms: int
+    ack: Callable[[], object]
+
+
+class Gap(Exception):  # noqa: N818 (it is a place in the log, not a mistake of ours)
+    """Offsets of our topics have no holes; a hole means that records were skipped or have expired."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When a snapshot is due: the oldest unacknowledged record is this old (s), or so many wait."""
+
+    snapshot_after_s: float = 5.0
+    snapshot_after_records: int = 20_000
+    send_timeout_s: float = 30.0
+
+
+class Runner:
+    """Runs one partition. `on_message` is called for one message after the other."""
+
+    def __init__(
+        self,
+        partition: int,
+        fold: PartitionFold,
+        writer: Writer,
+        bus: Bus,
+        clock: Callable[[], float],
+        pace: Pace | None = None,
+    ) -> None:
+        self.partition, self.fold, self.processed = partition, fold, 0
+        self._writer, self._bus, self._clock, self._pace = writer, bus, clock, pace or Pace()
+        self._expected = [one.next_offset for one in fold.order.clocks]
+        self._started = [False] * len(INPUTS)
+        self._unacknowledged: list[deque[tuple[int, Callable[[], object]]]] = [deque() for _ in INPUTS]
+        self._waiting, self._since_s = 0, 0.0
+        self._sent: list[asyncio.Future[object]] = []
+        self._flush: asyncio.Task[None] | None = None
+
+    async def on_message(self, message: Message) -> None:
+        """Fold one message and send what it makes certain."""
+        self._guard(message.topic, message.offset)
+        decoded = decode(message.headers, message.value, message.timestamp_ms)
+        if isinstance(decoded, Rejected):
+            await self._reject(message, decoded)
+        readable = None if isinstance(decoded, Rejected) else decoded
+        found = self.fold.feed(message.topic, message.offset, readable)
+        self._remember(message)
+        for finding in found:
+            await self._tell(finding)
+        if self.fold.failures:
+            await self._bury()
+        if self._due():
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Begin a snapshot of what is folded now; waits for the one before it. Raises when that one failed."""
+        await self.settle()
+        self._since_s, self._waiting = self._clock(), 0
+        floor, parts, sent = self.fold.order.floor(), self.fold.snapshot(), self._sent
+        folded = (*self.fold.order.cursor, sum(floor))
+        self._sent = []
+        self._flush = asyncio.create_task(self._write(floor, parts, folded, sent))
+
+    async def settle(self) -> None:
+        """Wait for the snapshot in flight; raises when it failed."""
+        flush, self._flush = self._flush, None
+        if flush:
+            await flush
+
+    def abandon(self) -> None:
+        """The partition is someone else's now: stop without acknowledging anything more."""
+        if self._flush:
+            self._flush.cancel()
+        for queue in self._unacknowledged:
+            queue.clear()
+
+    async def _write(
+        self,
+        floor: list[int],
+        parts: dict[tuple[str, ...], bytes],
+        folded: tuple[int, ...],
+        sent: list[asyncio.Future[object]],
+    ) -> None:
+        async with asyncio.timeout(self._pace.send_timeout_s):
+            await asyncio.gather(*sent)
+            await self._put(self._writer.parts(parts))
+            await self._put([self._writer.commit(parts, folded)])
+            await self._put(self._writer.tombstones())
+        for queue, below in zip(self._unacknowledged, floor, strict=True):
+            while queue and queue[0][0] < below:
+                queue.popleft()[1]()
+
+    async def _put(self, entries: list[Entry]) -> None:
+        futures = [await self._bus.send_state(self.partition, entry) for entry in entries]
+        if futures:
+            await asyncio.gather(*futures)
+
+    def _guard(self, topic: int, offset: int) -> None:
+        expected, first = self._expected[topic], not self._started[topic]
+        self._started[topic] = True
+        self._expected[topic] = offset + 1
+        # The first message after a restore may be one that the snapshot knows already, never one beyond it.
+        if expected is not None and (offset > expected or (offset < expected and not first)):
+            raise Gap(f"{INPUTS[topic].name}/{self.partition}: read offset {offset} where {expected} was expected")
+
+    def _remember(self, message: Message) -> None:
+        if not self._waiting:
+            self._since_s = self._clock()
+        self._waiting += 1
+        self.processed += 1
+        self._unacknowledged[message.topic].append((message.offset, message.ack))
+
+    def _due(self) -> bool:
+        return self._waiting >= self._pace.snapshot_after_records or (
+            self._waiting > 0 and self._clock() - self._since_s >= self._pace.snapshot_after_s
+        )
+
+    async def _tell(self, finding: Finding) -> None:
+        topic = topic_of(finding.record).name
+        self._sent.append(await self._bus.send(topic, self.partition, encode(finding.record, finding.envelope)))
+
+    async def _reject(self, message: Message, rejected: Rejected) -> None:
+        letter = dead_letter(
+            rejected,
+            rejected_by="processors",
+            time_ms=message.timestamp_ms,
+            topic=INPUTS[message.topic].name,
+            partition=self.partition,
+            offset=message.offset,
+            key=message.key,
+            headers=message.headers,
+        )
+        self.fold.counts[f"rejected_{rejected.reason}"] += 1
+        self._sent.append(await self._bus.send(DEAD_LETTERS.name, None, encode_dead_letter(letter)))
+
+    async def _bury(self) -> None:
+        failures, self.fold.failures = self.fold.failures, []
+        for failure in failures:
+            self._sent.append(await self._bus.send(DEAD_LETTERS.name, None, self._letter(failure)))
+
+    def _letter(self, failure: Failure) -> Wire:
+        place, wire = failure.place, encode(failure.received.record, failure.received.envelope)
+        detail = f"a step raised {type(failure.error).__name__}: {failure.error}"
+        letter = dead_letter(
+            Rejected(Reason.FAILED, detail, wire.value),
+            rejected_by="processors",
+            time_ms=place.at_ms,
+            topic=INPUTS[place.topic].name,
+            partition=self.partition,
+            offset=place.offset,
+            key=wire.key,
+            headers=wire.headers,
+        )
+        return encode_dead_letter(letter)
