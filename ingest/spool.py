@@ -1,0 +1,352 @@
+"""What every record passes on its way to Kafka: a durable queue on disk.
+
+An accepted record survives kill -9 and power cuts, leaves in the order of its sequence, and leaves with the same
+source and sequence however often it is sent. Positions of collectors and ids of deliveries are kept in the same
+transaction as their records, so nothing is lost or told twice between a source and here. The order of `seq` is the
+order of `recorded_ms`; heartbeats stand in the same queue, so whatever was recorded before one stands before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from ingest.counts import Count, Counts
+from ingest.group_commit import GroupCommit
+from ingest.oversize import letters as letters_of
+from ingest.oversize import parts
+from schemas.codec import MAX_PAYLOAD_BYTES, Reason, encode_dead_letter
+from schemas.records import DeadLetter, Heartbeat, Record
+from schemas.topics import DEAD_LETTERS, topic_of
+
+Answer = TypeVar("Answer")
+Clock = Callable[[], int]  # Unix time in ms, UTC
+
+DELIVERY_MS = 24 * 3_600_000
+ROW_BYTES = 100  # what SQLite needs beside key and value
+SENT_HEARTBEAT_BYTES = 50_000  # one row becomes a message in every partition of every input topic
+GIVEN_BACK_PAGES = 4096  # freed pages returned to the file system at a time
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS outbox (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,  -- never used twice, also when the queue was empty
+    topic TEXT NOT NULL, key TEXT NOT NULL, type TEXT NOT NULL,
+    time_ms INTEGER NOT NULL, recorded_ms INTEGER NOT NULL, value BLOB NOT NULL
+);
+CREATE TABLE IF NOT EXISTS positions (source TEXT PRIMARY KEY, position TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS deliveries (n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, seen_ms INTEGER NOT NULL);
+CREATE INDEX IF NOT EXISTS deliveries_by_age ON deliveries (seen_ms);
+"""
+INSERT = "INSERT INTO outbox (topic, key, type, time_ms, recorded_ms, value) VALUES (?, ?, ?, ?, ?, ?)"
+
+
+class SpoolError(Exception):
+    """The spool cannot be opened; the message names the file and the mend."""
+
+
+class SpoolFull(Exception):  # noqa: N818 (it reads as a state, not as a mistake)
+    """No more is accepted until Kafka has taken some of it. Nothing of what was offered is kept."""
+
+    def __init__(self, detail: str, retry_after_s: float = 10.0) -> None:
+        super().__init__(detail)
+        self.retry_after_s = retry_after_s
+
+
+class Row(NamedTuple):
+    """A record in the queue. `seq` is its sequence for good, 0 before it has one."""
+
+    seq: int
+    topic: str
+    key: str
+    type: str
+    time_ms: int
+    recorded_ms: int
+    value: bytes
+
+    @property
+    def size(self) -> int:
+        """Bytes that count against the bound."""
+        return len(self.value) + len(self.key) + ROW_BYTES
+
+
+class Item(NamedTuple):
+    """What is kept or dropped as a whole: the rows of one record, with the id it was delivered under, if any."""
+
+    delivery: str | None
+    rows: list[Row]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """When the spool is full: on disk, on the way to it, and how many deliveries it remembers."""
+
+    max_bytes: int = 2 * 2**30
+    max_records: int = 5_000_000
+    max_waiting_bytes: int = 64 * 2**20
+    max_deliveries: int = 500_000
+
+
+class Spool:
+    """The queue in the file at `path`; `name` is the publisher's, `clock` stamps what is accepted."""
+
+    def __init__(
+        self, path: Path, *, name: str, clock: Clock, counts: Counts | None = None, bounds: Bounds | None = None
+    ) -> None:
+        self.source = ""
+        """Who publishes: the name and a random part as old as the file, so that a wiped spool is a new source."""
+        self.records = 0
+        self.bytes = 0
+        self.filled = asyncio.Event()
+        """Set when there may be something to send."""
+        self._path, self._name, self._clock = path, name, clock
+        self._counts = counts if counts is not None else Counts()
+        self._bounds = bounds or Bounds()
+        self._waiting_bytes = 0
+        self._recorded_ms = 0
+        self._file = GroupCommit(path, _create)
+
+    async def open(self) -> None:
+        """Open or create the file. Raises SpoolError."""
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            await self._file.open()
+            await self._file.run(self._load)
+        except (OSError, sqlite3.Error) as error:
+            raise SpoolError(f"spool {self._path}: {error}; {_mend(error)}") from error
+        self.filled.set()
+
+    async def close(self) -> None:
+        """Finish what was asked for and let go of the file."""
+        await self._file.close()
+
+    async def accept(
+        self,
+        records: Iterable[Record],
+        *,
+        letters: Iterable[DeadLetter] = (),
+        position: tuple[str, str] | None = None,
+        deliveries: Sequence[str | None] = (),
+    ) -> int:
+        """How many of the records are new; returned once they, the letters and the position are durable together.
+
+        `position` is (source, where it goes on). `deliveries` has one id a record: a record whose id was seen within
+        24 hours is dropped, one whose id is None is always new. A batch too large for Kafka is kept in parts.
+        Raises SpoolFull.
+        """
+        now_ms = self._stamp()
+        items = list(_items(records, deliveries, now_ms))
+        refused = [_letter_row(letter, now_ms) for letter in letters]
+        rows = [*refused, *(row for item in items for row in item.rows)]
+        self._refuse_if_full(len(rows), _size(rows))
+        # Shielded: what the disk has taken is counted also when the caller has gone.
+        return await asyncio.shield(self._accept(items, refused, position, now_ms))
+
+    async def beat(self) -> None:
+        """Queue a heartbeat; never refused. It takes the place of one that stands last, so idle hours leave one."""
+        beat = Heartbeat(publisher=self.source, time_ms=self._stamp())
+        await self._run(lambda db: _keep_heartbeat(db, beat))
+        self.filled.set()
+
+    async def advance(
+        self, sent: Sequence[Row], *, letters: Iterable[DeadLetter] = (), max_bytes: int, max_rows: int = 10_000
+    ) -> list[Row]:
+        """Forget the rows that Kafka has, and read the next ones, oldest first: at least one if there is any.
+
+        `letters` stand for rows of `sent` that Kafka will never take; they are queued in the same transaction.
+        """
+        now_ms = self._stamp()
+        new = [_letter_row(letter, now_ms) for letter in letters]
+        self.filled.clear()  # what comes from now on is either read below or sets it again
+        rows = await self._run(lambda db: _advance(db, sent, new, max_bytes, max_rows))
+        self._settle(sent, -1)
+        self._settle(new, 1)
+        return rows
+
+    async def position(self, source: str) -> str | None:
+        """Where the source goes on; None before its first look."""
+        found: str | None = await self._run(
+            lambda db: _one(db, "SELECT position FROM positions WHERE source = ?", source)
+        )
+        return found
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the next record would be refused."""
+        return self.records >= self._bounds.max_records or self.bytes >= self._bounds.max_bytes
+
+    async def _accept(
+        self, items: Sequence[Item], refused: Sequence[Row], position: tuple[str, str] | None, now_ms: int
+    ) -> int:
+        waiting_bytes = _size(refused) + sum(_size(item.rows) for item in items)
+        self._waiting_bytes += waiting_bytes
+        try:
+            new, forgotten = await self._run(lambda db: self._keep(db, items, refused, position, now_ms))
+        finally:
+            self._waiting_bytes -= waiting_bytes
+        self._settle(refused, 1)
+        self._settle([row for item in new for row in item.rows], 1)
+        self._counts[Count.DELIVERIES_FORGOTTEN] += forgotten
+        self._counts[Count.DUPLICATE] += len(items) - len(new)
+        self.filled.set()
+        return len(new)
+
+    async def _run(self, work: Callable[[sqlite3.Connection], Answer]) -> Answer:
+        try:
+            return await self._file.run(work)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+                self._counts[Count.SPOOL_FULL] += 1
+                raise SpoolFull(f"the disk of spool {self._path} is full; make room") from error
+            raise
+
+    def _stamp(self) -> int:
+        now_ms = self._clock()
+        if now_ms < self._recorded_ms:
+            self._counts[Count.CLOCK_FELL] += 1
+        self._recorded_ms = max(self._recorded_ms, now_ms)
+        return self._recorded_ms
+
+    def _refuse_if_full(self, records: int, size: int) -> None:
+        bounds = self._bounds
+        if self._waiting_bytes and self._waiting_bytes + size > bounds.max_waiting_bytes:
+            detail = f"{self._waiting_bytes} bytes wait for the disk of spool {self._path}; at most {bounds.max_waiting_bytes} may"
+        elif self.records + records > bounds.max_records or self.bytes + self._waiting_bytes + size > bounds.max_bytes:
+            detail = (
+                f"spool {self._path} holds {self.records} records and {self.bytes} bytes that Kafka has not taken; "
+                f"it is bounded at {bounds.max_records} records and {bounds.max_bytes} bytes"
+            )
+        else:
+            return
+        self._counts[Count.SPOOL_FULL] += 1
+        raise SpoolFull(detail)
+
+    def _settle(self, rows: Iterable[Row], sign: int) -> None:
+        counted = [row for row in rows if row.type != Heartbeat.type]
+        self.records += sign * len(counted)
+        self.bytes += sign * _size(counted)
+
+    def _load(self, db: sqlite3.Connection) -> None:
+        db.execute("INSERT OR IGNORE INTO meta VALUES ('instance', ?)", [secrets.token_hex(4)])
+        self.source = f"{self._name}-{_one(db, 'SELECT value FROM meta WHERE name = ?', 'instance')}"
+        self._recorded_ms = _one(db, "SELECT value FROM meta WHERE name = ?", "recorded_ms") or 0
+        size = f"count(*), coalesce(sum(length(value) + length(key) + {ROW_BYTES}), 0)"
+        query = f"SELECT {size} FROM outbox WHERE type <> ?"
+        self.records, self.bytes = db.execute(query, [Heartbeat.type]).fetchone()
+
+    def _keep(
+        self,
+        db: sqlite3.Connection,
+        items: Sequence[Item],
+        refused: Sequence[Row],
+        position: tuple[str, str] | None,
+        now_ms: int,
+    ) -> tuple[list[Item], int]:
+        new = [item for item in items if item.delivery is None or _first_seen(db, item.delivery, now_ms)]
+        forgotten = _forget_deliveries(db, now_ms, self._bounds.max_deliveries) if _has_ids(new) else 0
+        _insert(db, refused)
+        _insert(db, (row for item in new for row in item.rows))
+        if position:
+            db.execute("INSERT OR REPLACE INTO positions VALUES (?, ?)", position)
+        _remember_time(db, now_ms)
+        return new, forgotten
+
+
+def _create(db: sqlite3.Connection) -> None:
+    db.executescript(SCHEMA)
+
+
+def _items(records: Iterable[Record], deliveries: Sequence[str | None], now_ms: int) -> Iterator[Item]:
+    all_records = list(records)
+    ids = deliveries or [None] * len(all_records)
+    for record, delivery in zip(all_records, ids, strict=True):
+        yield Item(delivery, [row for part, body in parts(record) for row in _record_rows(part, body, now_ms)])
+
+
+def _record_rows(record: Record, body: bytes, now_ms: int) -> Iterator[Row]:
+    topic = topic_of(record).name
+    if len(body) <= MAX_PAYLOAD_BYTES:
+        yield Row(0, topic, record.cell, record.type, record.time_ms, now_ms, body)
+        return
+    detail = f"{record.type} of cell {record.cell} has {len(body)} bytes; at most {MAX_PAYLOAD_BYTES} are read"
+    for letter in letters_of(
+        body, reason=Reason.OVERSIZED, detail=detail, topic=topic, rejected_by="spool", time_ms=now_ms
+    ):
+        yield _letter_row(letter, now_ms)
+
+
+def _letter_row(letter: DeadLetter, now_ms: int) -> Row:
+    wire = encode_dead_letter(letter)
+    return Row(0, DEAD_LETTERS.name, (wire.key or b"").decode(), letter.type, letter.time_ms, now_ms, wire.value)
+
+
+def _size(rows: Iterable[Row]) -> int:
+    return sum(row.size for row in rows)
+
+
+def _has_ids(items: Iterable[Item]) -> bool:
+    return any(item.delivery is not None for item in items)
+
+
+def _insert(db: sqlite3.Connection, rows: Iterable[Row]) -> None:
+    db.executemany(INSERT, (row[1:] for row in rows))
+
+
+def _first_seen(db: sqlite3.Connection, delivery: str, now_ms: int) -> bool:
+    db.execute("DELETE FROM deliveries WHERE id = ? AND seen_ms < ?", (delivery, now_ms - DELIVERY_MS))
+    insert = "INSERT OR IGNORE INTO deliveries (id, seen_ms) VALUES (?, ?)"
+    return db.execute(insert, (delivery, now_ms)).rowcount == 1
+
+
+def _forget_deliveries(db: sqlite3.Connection, now_ms: int, most: int) -> int:
+    """Forget the old ones, then the oldest beyond the bound; how many were forgotten too early."""
+    db.execute("DELETE FROM deliveries WHERE seen_ms < ?", [now_ms - DELIVERY_MS])
+    return db.execute("DELETE FROM deliveries WHERE n <= (SELECT max(n) FROM deliveries) - ?", [most]).rowcount
+
+
+def _keep_heartbeat(db: sqlite3.Connection, beat: Heartbeat) -> None:
+    db.execute("DELETE FROM outbox WHERE seq = (SELECT max(seq) FROM outbox) AND type = ?", [beat.type])
+    body = beat.model_dump_json().encode()
+    db.execute(INSERT, ("", "", beat.type, beat.time_ms, beat.time_ms, body))
+    _remember_time(db, beat.time_ms)
+
+
+def _remember_time(db: sqlite3.Connection, now_ms: int) -> None:
+    db.execute("INSERT OR REPLACE INTO meta VALUES ('recorded_ms', ?)", [now_ms])
+
+
+def _advance(
+    db: sqlite3.Connection, sent: Sequence[Row], new: Sequence[Row], max_bytes: int, max_rows: int
+) -> list[Row]:
+    if sent:
+        db.execute("DELETE FROM outbox WHERE seq <= ?", [sent[-1].seq])
+        _insert(db, new)
+        if _one(db, "PRAGMA freelist_count") > GIVEN_BACK_PAGES:
+            db.execute(f"PRAGMA incremental_vacuum({GIVEN_BACK_PAGES})").fetchall()
+    rows: list[Row] = []
+    size = 0
+    for values in db.execute("SELECT * FROM outbox ORDER BY seq LIMIT ?", [max_rows]):
+        row = Row(*values)
+        size += SENT_HEARTBEAT_BYTES if row.type == Heartbeat.type else row.size
+        if rows and size > max_bytes:
+            break
+        rows.append(row)
+    return rows
+
+
+def _one(db: sqlite3.Connection, query: str, *arguments: object) -> Any:
+    found = db.execute(query, arguments).fetchone()
+    return found[0] if found else None
+
+
+def _mend(error: Exception) -> str:
+    if "locked" in str(error):
+        return "another program has it open; stop that, or give this one a spool of its own"
+    if "not a database" in str(error) or "malformed" in str(error):
+        return "the file is damaged; move it away, which loses what it holds, and start again"
+    return "choose a path that this program can write"
