@@ -1,0 +1,197 @@
+"""The Faust application: thin, the only file that knows Faust.
+
+One agent reads all input topics with concurrency 1 and hands each message to its partition's runner. Tables are not
+used: state goes through the snapshots of `lineage`. Anything unexpected ends the process, uncommitted, and its
+supervisor starts it again. Faust's defaults take a minute to notice a killed worker; the time-outs below take seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import faust
+import mode.loop
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from processors.fold import PartitionFold, Plan
+from processors.lineage import Writer
+from processors.runner import Message, Pace, Runner
+from processors.store import Store
+from schemas.topics import INPUTS
+
+log = logging.getLogger(__name__)
+
+STALLED_S = 20.0
+WATCH_EVERY_S = 5.0
+EXIT_ILL = 70  # EX_SOFTWARE of sysexits.h
+
+
+@dataclass
+class Worker:
+    """What one process of the group holds: a runner for each partition that is assigned to it."""
+
+    plan: Plan
+    kafka: dict[str, Any]
+    prefix: str = ""
+    pace: Pace = field(default_factory=Pace)
+    on_read: Callable[[int], None] | None = None
+    """Called with the number of messages read so far, by benchmarks and self-telemetry."""
+
+    def __post_init__(self) -> None:
+        self.store = Store(self.kafka, self.prefix)
+        self.runners: dict[int, Runner] = {}
+        self.topics = {f"{self.prefix}{topic.name}": index for index, topic in enumerate(INPUTS)}
+        self.hold = 0
+
+    async def on_event(self, event: Any) -> None:
+        """Hand one Faust event to its partition."""
+        message, hold = event.message, self.hold
+        runner = self.runners.get(message.partition) or await self._take_over(message.partition, hold)
+        if runner is None:
+            return  # Revoked while its snapshot was read: the partition's next owner reads this message again.
+        await runner.on_message(
+            Message(
+                topic=self.topics[message.topic],
+                offset=message.offset,
+                key=message.key,
+                value=message.value,
+                headers=message.headers.items() if isinstance(message.headers, dict) else message.headers or (),
+                timestamp_ms=int(message.timestamp * 1000 + 0.5),
+                ack=event.ack,
+            )
+        )
+
+    def forget(self) -> None:
+        """All partitions were revoked; those that come back are restored from their snapshots."""
+        self.hold += 1
+        for runner in self.runners.values():
+            runner.abandon()
+        self.runners.clear()
+
+    async def _take_over(self, partition: int, hold: int) -> Runner | None:
+        restored = await self.store.restore(partition)
+        if hold != self.hold:
+            return None
+        fold = PartitionFold.restore(self.plan, restored.parts)
+        writer = Writer(uuid.uuid4().hex, restored.keys)
+        self.runners[partition] = Runner(partition, fold, writer, self.store, time.monotonic, self.pace)
+        log.info("took over partition %d at %s", partition, fold.order.cursor)
+        return self.runners[partition]
+
+
+def application(worker: Worker, group: str, data_dir: str, instance: str | None = None) -> faust.App:
+    """The Faust app of a worker. `instance` makes its membership static, so that a restart needs no rebalance."""
+    app = faust.App(
+        group,
+        broker=f"kafka://{worker.kafka['bootstrap_servers'].replace(',', ';kafka://')}",
+        broker_credentials=_credentials(worker.kafka),
+        datadir=data_dir,
+        store="memory://",
+        web_enabled=False,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        table_standby_replicas=1,  # keeps the co-partitioning assignor: a partition's topics meet in one worker
+        consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=instance,
+        consumer_max_fetch_size=4 * 2**20,
+        broker_max_poll_records=500,
+        broker_commit_interval=1.0,
+        broker_session_timeout=6.0,
+        broker_heartbeat_interval=2.0,
+        broker_rebalance_timeout=6.0,
+        stream_wait_empty=False,
+        stream_recovery_delay=0.0,
+        stream_buffer_maxsize=4096,
+    )
+    channel = app.topic(*worker.topics, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
+
+    @app.agent(channel, concurrency=1, name="fold")  # type: ignore[untyped-decorator] # Faust has no types
+    async def fold(stream: Any) -> None:
+        async for event in stream.noack().events():
+            try:
+                await worker.on_event(event)
+            except asyncio.CancelledError:
+                raise
+            except BaseException:  # whatever it is: end before Faust commits past it
+                log.critical("the worker stops here, uncommitted", exc_info=True)
+                os._exit(EXIT_ILL)
+
+    @app.on_partitions_revoked.connect  # type: ignore[untyped-decorator]
+    async def forget(_: Any, revoked: Any, **__: Any) -> None:
+        worker.forget()
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def open_store() -> None:
+        await worker.store.start()
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def watch() -> None:
+        await _watch(app, worker)
+
+    return app
+
+
+def run(worker: Worker, group: str, data_dir: str, instance: str | None = None) -> None:
+    """Run a worker until it is told to stop (SIGTERM)."""
+    _require_compiled_streams()
+    mode.loop.use("uvloop")
+    app = application(worker, group, data_dir, instance)
+    faust.Worker(app, loglevel="WARN", redirect_stdouts=False, quiet=True).execute_from_commandline()
+
+
+def _require_compiled_streams() -> None:
+    # The pure-Python stream acknowledges skipped events even under noack: records would be lost without a word.
+    try:
+        import faust._cython.streams  # noqa: F401
+    except ImportError as error:
+        raise RuntimeError(
+            "faust-streaming is installed without its compiled streams; install a wheel of it"
+        ) from error
+
+
+def _credentials(kafka: dict[str, Any]) -> Any:
+    protocol = kafka.get("security_protocol", "PLAINTEXT")
+    if protocol.startswith("SASL"):
+        return faust.SASLCredentials(
+            username=kafka["sasl_plain_username"],
+            password=kafka["sasl_plain_password"],
+            mechanism=kafka.get("sasl_mechanism", "PLAIN"),
+            ssl_context=kafka.get("ssl_context"),
+        )
+    return faust.SSLCredentials(context=kafka["ssl_context"]) if protocol == "SSL" else None
+
+
+async def _watch(app: Any, worker: Worker) -> None:
+    """End the process when records wait and none is read: a consumer can die without a word."""
+    probe = AIOKafkaConsumer(**worker.kafka, enable_auto_commit=False)
+    await probe.start()
+    read, since_s = -1, time.monotonic()
+    while not app.should_stop:
+        await asyncio.sleep(WATCH_EVERY_S)
+        now_read = sum(runner.processed for runner in worker.runners.values()) + (worker.hold << 40)
+        if now_read != read:
+            read, since_s = now_read, time.monotonic()
+        elif time.monotonic() - since_s > STALLED_S and await _is_behind(app, probe):
+            log.critical("records wait and none was read for %.0f s; the worker ends to start afresh", STALLED_S)
+            os._exit(EXIT_ILL)
+
+
+async def _is_behind(app: Any, probe: AIOKafkaConsumer) -> bool:
+    places = [TopicPartition(one.topic, one.partition) for one in app.consumer.assignment()]
+    try:
+        async with asyncio.timeout(5):
+            ends = await probe.end_offsets(places)
+    except Exception:  # noqa: BLE001 (the broker is away: nothing can be read, which is not the worker's illness)
+        return False
+    return any(app.consumer.highwater(place) != end or _position(app, place) < end for place, end in ends.items())
+
+
+def _position(app: Any, place: TopicPartition) -> int:
+    return app.consumer._read_offset.get(place) or 0

@@ -1,0 +1,85 @@
+"""Episodes: one finding, told when it opens, when it changes and when it ends, under one id.
+
+The id is made of the cell, the step, the key and the time at which it opened, so the same input gives the same id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from pydantic import BaseModel, TypeAdapter
+
+from schemas.records import Phase, Record, Signal
+
+
+class Open(BaseModel):
+    """An episode that has not ended, as it was last told."""
+
+    signal: Signal
+    seen_ms: int
+
+
+class Episodes:
+    """The open episodes of one unit of a step, by key."""
+
+    def __init__(self, open_by_key: dict[str, Open] | None = None) -> None:
+        self.open = open_by_key or {}
+
+    def seen(self, *, key: str, time_ms: int, tell_every_ms: int = 30_000, **fields: Any) -> list[Record]:
+        """The condition holds at `time_ms`: opens the episode, or tells it again when it got worse or time has passed.
+
+        `fields` are those of the signal. Worse means more tenants, a higher severity or another cause.
+        """
+        known = self.open.get(key)
+        if known is None:
+            identity = signal_id(fields["cell"], fields["detector"], key, time_ms)
+            signal = Signal(id=identity, phase=Phase.OPEN, time_ms=time_ms, started_ms=time_ms, **fields)
+            self.open[key] = Open(signal=signal, seen_ms=time_ms)
+            return [signal]
+        known.seen_ms = time_ms
+        last = known.signal
+        worse = (
+            fields["severity"] > last.severity
+            or set(fields.get("tenants", ())) - set(last.tenants)
+            or fields["cause"] != last.cause
+        )
+        if not worse and time_ms - last.time_ms < tell_every_ms:
+            return []
+        known.signal = Signal(id=last.id, phase=Phase.UPDATED, time_ms=time_ms, started_ms=last.started_ms, **fields)
+        return [known.signal]
+
+    def close(self, key: str, time_ms: int) -> list[Record]:
+        """The condition is over; nothing when it was not open."""
+        known = self.open.pop(key, None)
+        if known is None:
+            return []
+        return [
+            known.signal.model_copy(update={"phase": Phase.RESOLVED, "time_ms": max(time_ms, known.signal.time_ms)})
+        ]
+
+    def close_others(self, still: set[str], time_ms: int) -> list[Record]:
+        """Close every episode whose key is not in `still`."""
+        return [told for key in list(self.open) if key not in still for told in self.close(key, time_ms)]
+
+    def close_unseen(self, before_ms: int, time_ms: int) -> list[Record]:
+        """Close every episode that was not seen since `before_ms`."""
+        gone = [key for key, one in self.open.items() if one.seen_ms < before_ms]
+        return [told for key in gone for told in self.close(key, time_ms)]
+
+    def dump(self) -> dict[str, Any]:
+        """As JSON says it."""
+        return {key: one.model_dump(mode="json") for key, one in self.open.items()}
+
+    @classmethod
+    def load(cls, data: dict[str, Any]) -> Episodes:
+        """What `dump` gave."""
+        return cls(_OPEN.validate_python(data))
+
+
+_OPEN = TypeAdapter(dict[str, Open])
+
+
+def signal_id(*parts: object) -> str:
+    """A short id of its parts: the same parts, the same id."""
+    return hashlib.blake2b("\x1f".join(map(str, parts)).encode(), digest_size=10).hexdigest()

@@ -1,0 +1,347 @@
+"""Is a number unusual for this series, this hour and this phase of the business calendar?
+
+Every series of a scrape is compared with its seasonal profile plus a slowly followed offset; the distance is measured in
+its own scale, which joins the noise at the present grain, the day-to-day spread of the season and, for counts, the
+Poisson noise that any count has over so short a time. What lies beyond the limit in the direction that the catalogue
+calls bad, by more than the departure that can matter, twice in a row, opens an episode; the series of one cause make
+one signal. Learning is winsorized, so an incident does not become the new normal.
+
+Sources: seasonal profile, see `seasonal`; exponentially weighted mean and variance after West (1979); winsorized
+updating after Gelper, Fried & Croux (2010), Robust forecasting with exponential and Holt-Winters smoothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from processors import columns
+from processors.episodes import Episodes
+from processors.step import Findings, Item, Parts, Step, StepConfig
+from processors.steps.seasonal import Floats, Profile, hour_of_week
+from schemas.metrics import Departure, Kind, describe
+from schemas.records import Evidence, Record, Scrape, Severity
+from schemas.series import Series, parse, split
+
+LAYOUTS_MAX = 64
+GRAIN_CHANGE = 3.0
+
+
+class Config(StepConfig):
+    """How far from the usual is too far."""
+
+    limit: float = Field(7.0, gt=0, description="Distance that is abnormal, in scales of the series.")
+    warm_up: int = Field(24, ge=2, description="Scrapes at a new series or grain that teach and are not judged.")
+    follow_s: float = Field(7_200.0, gt=0, description="Time in which the offset follows a lasting change, s.")
+    memory: int = Field(60, ge=5, description="Scrapes over which the noise is remembered.")
+    run: int = Field(2, ge=1, description="Scrapes in a row beyond the limit that open an episode.")
+    gap_factor: float = Field(8.0, gt=1, description="A hole of so many intervals is no measurement of a rate.")
+
+
+@dataclass
+class Slots:
+    """What is known of each series, in slots that never move; a layout maps its columns to them."""
+
+    identities: list[str] = field(default_factory=list)
+    index: dict[str, int] = field(default_factory=dict)
+    series: list[Series] = field(default_factory=list)
+    is_sum: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    is_count: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    up: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    down: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    floor: Floats = field(default_factory=lambda: np.zeros(0))
+    tenants: list[str | None] = field(default_factory=list)
+    tenant_of: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, np.intp))
+    layouts: dict[str, NDArray[np.intp] | None] = field(default_factory=dict)
+
+    def columns_of(self, layout: str) -> NDArray[np.intp] | None:
+        """Slots of a layout's columns, new series appended; None when they are all slots in order."""
+        if layout not in self.layouts:
+            if len(self.layouts) >= LAYOUTS_MAX:
+                self.layouts.clear()
+            self.layouts[layout] = self._learn(split(layout))
+        return self.layouts[layout]
+
+    def _learn(self, identities: list[str]) -> NDArray[np.intp] | None:
+        new = [one for one in identities if one not in self.index]
+        if new:
+            self.extend(new)
+            self.layouts = {known: self._places(split(known)) for known in self.layouts}
+        return self._places(identities)
+
+    def _places(self, identities: list[str]) -> NDArray[np.intp] | None:
+        return None if identities == self.identities else np.array([self.index[one] for one in identities], np.intp)
+
+    def extend(self, identities: Iterable[str]) -> None:
+        """Give slots to new series."""
+        for identity in identities:
+            self.index[identity] = len(self.identities)
+            self.identities.append(identity)
+            self.series.append(parse(identity))
+        self._describe()
+
+    def _describe(self) -> None:
+        metrics = [describe(series.name) for series in self.series]
+        self.is_sum = np.array([metric.kind is Kind.SUM for metric in metrics], bool)
+        self.is_count = np.array([metric.kind is Kind.SUM and metric.unit.startswith("{") for metric in metrics], bool)
+        self.up = np.array([metric.bad in (Departure.UP, Departure.BOTH) for metric in metrics], bool)
+        self.down = np.array([metric.bad in (Departure.DOWN, Departure.BOTH) for metric in metrics], bool)
+        self.floor = np.array([metric.floor for metric in metrics], float)
+        owners = [series.tenant for series in self.series]
+        self.tenants = list(dict.fromkeys(owners))
+        self.tenant_of = np.array([self.tenants.index(owner) for owner in owners], np.intp)
+
+
+_ARRAYS: dict[str, Any] = {
+    "last": np.float64,  # last raw value, for rates
+    "last_ms": np.float64,  # when it was measured; -1 never
+    "offset": np.float64,  # how far the present lies from the profile
+    "noise": np.float64,  # variance of one scrape around its prediction
+    "seen": np.uint32,  # scrapes at the present grain
+    "hot": np.int8,  # scrapes in a row beyond the limit
+}
+
+
+@dataclass
+class State:
+    """All series of one resource."""
+
+    slots: Slots = field(default_factory=Slots)
+    profile: Profile = field(default_factory=Profile)
+    arrays: columns.Arrays = field(default_factory=lambda: {name: np.zeros(0, kind) for name, kind in _ARRAYS.items()})
+    last_ms: int = -1
+    interval_ms: float = 0.0
+    start_ms: int = -1
+    hour: int = -1
+    episodes: Episodes = field(default_factory=Episodes)
+
+    def grow(self) -> None:
+        """Make room for series that have come."""
+        more = len(self.slots.identities) - self.arrays["last"].size
+        if more > 0:
+            self.arrays = {name: np.pad(array, (0, more)) for name, array in self.arrays.items()}
+            self.arrays["last_ms"][-more:] = -1
+            self.profile.grow(len(self.slots.identities))
+
+
+def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
+    """Compare one scrape with the usual and learn from it.
+
+    A scrape not newer than the last is passed over. Of a cumulative series the rate a second is looked at; a fall or
+    a new start is a reset, and its interval is not measured.
+    """
+    scrape: Scrape = item.record
+    if scrape.time_ms <= state.last_ms:
+        return state, []
+    values = _values(state, scrape)
+    _turn_the_hour(config, state, scrape.time_ms)
+    observed, measured = _rates(config, state, values, scrape)
+    expected, scale, distance = _compare(config, state, observed, measured, scrape.time_ms)
+    found = _judge(config, state, scrape, observed, expected, scale, distance)
+    _learn(config, state, observed, measured, expected, scale)
+    state.last_ms = scrape.time_ms
+    return state, found
+
+
+def _values(state: State, scrape: Scrape) -> Floats:
+    raw = np.array(scrape.values, dtype=np.float64)
+    places = state.slots.columns_of(scrape.series)
+    state.grow()
+    if places is None:
+        return raw
+    values = np.full(len(state.slots.identities), np.nan)
+    values[places] = raw
+    return values
+
+
+def _turn_the_hour(config: Config, state: State, time_ms: int) -> None:
+    hour, _ = hour_of_week(config.calendar(), time_ms)
+    if state.hour >= 0 and hour != state.hour:
+        state.profile.close(state.hour)
+    state.hour = hour
+
+
+def _rates(config: Config, state: State, values: Floats, scrape: Scrape) -> tuple[Floats, NDArray[np.bool_]]:
+    """What was observed (rates of sums), and where it was measured at all."""
+    arrays, slots = state.arrays, state.slots
+    measured = ~np.isnan(values)
+    elapsed_s = (scrape.time_ms - arrays["last_ms"]) / 1000
+    change = values - arrays["last"]
+    limit_s = config.gap_factor * state.interval_ms / 1000 if state.interval_ms else np.inf
+    started = scrape.start_time_ms if scrape.start_time_ms is not None else -1
+    steady = (arrays["last_ms"] >= 0) & (change >= 0) & (elapsed_s < limit_s) & (started == state.start_ms)
+    rated = measured & (~slots.is_sum | steady)
+    observed = np.where(slots.is_sum, np.divide(change, elapsed_s, out=np.zeros_like(values), where=rated), values)
+    np.copyto(arrays["last"], values, where=measured)
+    arrays["last_ms"][measured] = scrape.time_ms
+    _follow_grain(state, scrape.time_ms)
+    state.start_ms = started
+    return observed, rated
+
+
+def _follow_grain(state: State, time_ms: int) -> None:
+    """A scrape interval that changes for good changes the noise: it is learned anew."""
+    if state.last_ms < 0:
+        return
+    interval = float(time_ms - state.last_ms)
+    if not state.interval_ms or not state.interval_ms / GRAIN_CHANGE < interval < state.interval_ms * GRAIN_CHANGE:
+        state.arrays["seen"][:] = 0
+        state.interval_ms = interval
+    else:
+        state.interval_ms += 0.1 * (interval - state.interval_ms)
+
+
+def _compare(
+    config: Config, state: State, observed: Floats, measured: NDArray[np.bool_], time_ms: int
+) -> tuple[Floats, Floats, Floats]:
+    """Expected value, scale and signed distance in scales; a distance of 0 where nothing was measured."""
+    hour, into = hour_of_week(config.calendar(), time_ms)
+    base, _ = state.profile.expected(hour, into)
+    expected = base + state.arrays["offset"]
+    variance = state.arrays["noise"] + state.profile.spread
+    poisson = np.maximum(expected, 0.0) * (1000.0 / max(state.interval_ms, 1.0))
+    variance = np.where(state.slots.is_count, np.maximum(variance, poisson), variance)
+    scale = np.sqrt(variance) + 1e-9 + np.abs(expected) * 1e-3
+    error = observed - expected
+    load = _load(config, state, time_ms)
+    if load is not None:
+        error = _within(error, expected, load)
+    return expected, scale, np.where(measured, error / scale, 0.0)
+
+
+def _load(config: Config, state: State, time_ms: int) -> Floats | None:
+    """Expected load by series, where the calendar expects another than the usual; None on an ordinary day."""
+    moments = [config.calendar(tenant).at(time_ms) for tenant in state.slots.tenants]
+    loads = [np.nan if moment.maintenance or moment.is_holiday else moment.load for moment in moments]
+    if all(load == 1.0 for load in loads):
+        return None
+    return np.array(loads)[state.slots.tenant_of]
+
+
+def _within(error: Floats, expected: Floats, load: Floats) -> Floats:
+    """Distance from the stretch between the usual and the load that the calendar expects; none while it is closed."""
+    room = np.abs(expected) * (np.maximum(load, 1.0) * 1.5 - 1.0)
+    return np.where(np.isnan(load), 0.0, np.sign(error) * np.maximum(np.abs(error) - room, 0.0))
+
+
+def _judge(
+    config: Config, state: State, scrape: Scrape, observed: Floats, expected: Floats, scale: Floats, distance: Floats
+) -> Findings:
+    arrays, slots = state.arrays, state.slots
+    error = observed - expected
+    beyond = (np.abs(distance) > config.limit) & (np.abs(error) >= slots.floor)
+    beyond &= ((distance > 0) & slots.up) | ((distance < 0) & slots.down)
+    beyond &= arrays["seen"] >= config.warm_up
+    if not beyond.any() and not arrays["hot"].any():
+        return []
+    arrays["hot"][:] = np.where(beyond, np.minimum(arrays["hot"] + 1, 3 * config.run), np.maximum(arrays["hot"] - 1, 0))
+    hot = np.flatnonzero((arrays["hot"] >= config.run) & beyond)
+    causes: dict[tuple[str, str | None], list[int]] = {}
+    for slot in hot:
+        causes.setdefault(_cause(slots.series[slot], scrape.resource), []).append(int(slot))
+    found: Findings = []
+    for (cause, tenant), members in causes.items():
+        evidence = tuple(_evidence(state, slot, scrape, observed, expected) for slot in _worst(members, distance))
+        worst = float(np.max(np.abs(distance[members])))
+        found += state.episodes.seen(
+            key=cause,
+            time_ms=scrape.time_ms,
+            cell=scrape.cell,
+            detector=STEP.name,
+            cause=cause,
+            resource=scrape.resource,
+            tenant=tenant,
+            severity=Severity.WARNING,
+            score=float(1.0 - 1.0 / (1.0 + worst / config.limit)),
+            summary=evidence[0].text,
+            evidence=evidence,
+        )
+    cool = {_cause(slots.series[slot], scrape.resource)[0] for slot in np.flatnonzero(arrays["hot"] > 0)}
+    return found + state.episodes.close_others(cool, scrape.time_ms)
+
+
+def _cause(series: Series, resource: str) -> tuple[str, str | None]:
+    metric = describe(series.name)
+    tenant = series.tenant
+    return f"{metric.cause or 'anomaly.' + series.name}:{tenant or resource}", tenant
+
+
+def _worst(members: list[int], distance: Floats) -> list[int]:
+    return sorted(members, key=lambda slot: -abs(distance[slot]))[:5]
+
+
+def _evidence(state: State, slot: int, scrape: Scrape, observed: Floats, expected: Floats) -> Evidence:
+    series, value, usual = state.slots.series[slot], float(observed[slot]), float(expected[slot])
+    metric = describe(series.name)
+    unit = metric.unit + ("/s" if metric.kind is Kind.SUM else "")
+    return Evidence(
+        text=f"{series.name} of {series.tenant or scrape.resource} is {value:.4g} {unit}, usually {usual:.4g} at this hour",
+        series=state.slots.identities[slot],
+        value=value,
+        expected=usual,
+        time_ms=scrape.time_ms,
+    )
+
+
+def _learn(
+    config: Config, state: State, observed: Floats, measured: NDArray[np.bool_], expected: Floats, scale: Floats
+) -> None:
+    arrays = state.arrays
+    error = observed - expected
+    young = arrays["seen"] < config.warm_up
+    # A departure teaches as much as four scales: an incident pulls the usual a little, a lasting change in the end.
+    error = np.where(young, error, np.clip(error, -4 * scale, 4 * scale))
+    seen = arrays["seen"] + measured
+    weight = np.where(measured, np.maximum(1.0 / (seen + 1.0), 1.0 / config.memory), 0.0)
+    first = measured & (state.profile.long_run == 0) & (state.profile.count == 0) & (arrays["seen"] == 0)
+    follow = 1.0 - np.exp(-state.interval_ms / 1000 / config.follow_s) if state.interval_ms else 0.5
+    rate = np.where(young & (arrays["seen"] < 5), np.maximum(weight, follow), follow)
+    arrays["offset"] += np.where(measured, np.where(first, 1.0, rate) * error, 0.0)
+    arrays["noise"] += weight * (np.where(first, 0.0, error * error) - arrays["noise"])
+    np.copyto(arrays["seen"], seen.astype(np.uint32))
+    state.profile.add(np.where(young, observed, expected + error), measured)
+
+
+def pack(state: State) -> Parts:
+    """The season by itself, since it changes once an hour; everything else together."""
+    more = {
+        "identities": state.slots.identities,
+        "last_ms": state.last_ms,
+        "interval_ms": state.interval_ms,
+        "start_ms": state.start_ms,
+        "hour": state.hour,
+        "episodes": state.episodes.dump(),
+    }
+    present = columns.pack({**state.arrays, **state.profile.present()}, more)
+    return {"present": present, "season": columns.pack(state.profile.season())}
+
+
+def unpack(parts: Parts) -> State:
+    """What `pack` gave."""
+    arrays, more = columns.unpack(parts["present"])
+    season, _ = columns.unpack(parts["season"])
+    slots = Slots()
+    slots.extend(more["identities"])
+    return State(
+        slots=slots,
+        profile=Profile(arrays={**arrays, **season}),
+        arrays={name: arrays[name] for name in _ARRAYS},
+        last_ms=more["last_ms"],
+        interval_ms=more["interval_ms"],
+        start_ms=more["start_ms"],
+        hour=more["hour"],
+        episodes=Episodes.load(more["episodes"]),
+    )
+
+
+def unit(record: Record) -> str | None:
+    """A resource is a unit; Pilothouse's own scrapes of it are another."""
+    return f"{record.resource}|{record.system}" if isinstance(record, Scrape) else None
+
+
+STEP = Step("baseline", Config, (Scrape,), unit, State, step, pack, unpack)
