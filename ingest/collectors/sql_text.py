@@ -1,0 +1,85 @@
+"""SQL texts without their literals, so that no customer's data leaves the observed system.
+
+A parser would refuse what PostgreSQL shows: `pg_stat_activity` cuts texts at `track_activity_query_size`, often inside a
+literal. So the text is read token by token, and whatever is open when it ends is dropped.
+Source: PostgreSQL manual, 4.1 Lexical Structure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+MAX_INPUT = 16_384
+MAX_OUTPUT = 2_000
+PLACEHOLDER = "?"
+ELLIPSIS = "…"
+
+_TOKEN = re.compile(
+    r"""
+      (?P<space>   \s+ | --[^\n]* )
+    | (?P<comment> /\* )
+    | (?P<literal> [eE] ' (?: [^'\\] | '' | \\. )*+ (?: ' | \\?\Z )                   # E'it\'s'
+                 | (?: [bBxXnN] | [uU]& )? ' (?: [^'\\] | '' | \\(?!') )*+ (?: ' | \\'.* | \Z )
+                 | \$ (?P<tag> (?: [^\W\d]\w* )? ) \$ .*? (?: \$ (?P=tag) \$ | \Z )   # $tag$it's$tag$
+                 | \$ \d+                                                             # a parameter
+                 | \.? \d (?: (?<=[eE])[-+] | [\w.] )*+ )                             # 1  .5  1e-9  0xFF  1_000
+    | (?P<name>    [uU]& " (?: [^"] | "" )*+ " | " (?: [^"] | "" )*+ " | [^\W\d][\w$]*+ )
+    | (?P<open>    [uU]& " .* | " .* )                                                # a name that was cut
+    | (?P<other>   . )
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_COMMENT_EDGE = re.compile(r"/\*|\*/")
+_SIGN = re.compile(r"(?<=[=<>(,]) ?[-+] ?\?")
+_LIST = re.compile(r"\?(?: ?, ?\?)+")
+_ROWS = re.compile(r"(\([^()]*\))(?: ?, ?\1)+")
+_SAVEPOINT = re.compile(r'\b(SAVEPOINT) (?:"[^"]*"|\w+)', re.IGNORECASE)  # Odoo draws a new name for each
+
+
+def normalise(text: str) -> str:
+    """The statement with every literal as `?`, lists of them as one, comments and line breaks gone; at most 2,000 characters.
+
+    A quoted string in which a backslash stands before a quote ends the text: whether the string ends there depends on
+    `standard_conforming_strings` of a session we cannot see, and guessing could let a literal out.
+    """
+    plain = "".join(_pieces(text[:MAX_INPUT])).strip()
+    listed = _LIST.sub(PLACEHOLDER, _SIGN.sub(_keep_space, plain))
+    short = _SAVEPOINT.sub(r"\1 ?", _ROWS.sub(r"\1", listed))
+    return short if len(short) <= MAX_OUTPUT else short[: MAX_OUTPUT - 1] + ELLIPSIS
+
+
+def _pieces(text: str) -> Iterator[str]:
+    position = 0
+    spaced = True
+    while token := _TOKEN.match(text, position):
+        position = _after_comment(text, token.end()) if token.lastgroup == "comment" else token.end()
+        piece = _shown(token)
+        if piece != " " or not spaced:
+            yield piece
+        spaced = piece == " "
+
+
+def _shown(token: re.Match[str]) -> str:
+    match token.lastgroup:
+        case "space" | "comment":
+            return " "
+        case "literal":
+            return PLACEHOLDER
+        case "open":
+            return ELLIPSIS
+        case _:
+            return token[0]
+
+
+def _after_comment(text: str, position: int) -> int:
+    """Where the comment ends whose opening ends at `position`; PostgreSQL's comments nest."""
+    depth = 1
+    while depth and (edge := _COMMENT_EDGE.search(text, position)):
+        depth += 1 if edge[0] == "/*" else -1
+        position = edge.end()
+    return len(text) if depth else position
+
+
+def _keep_space(sign: re.Match[str]) -> str:
+    return " ?" if sign[0].startswith(" ") else "?"
