@@ -24,7 +24,7 @@ class Episodes:
     """The open episodes of one unit of a step, by key."""
 
     def __init__(self, open_by_key: dict[str, Open] | None = None) -> None:
-        self.open = open_by_key or {}
+        self.open = {} if open_by_key is None else open_by_key
 
     def seen(self, *, key: str, time_ms: int, tell_every_ms: int = 30_000, **fields: Any) -> list[Record]:
         """The condition holds at `time_ms`: opens the episode, or tells it again when it got worse or time has passed.

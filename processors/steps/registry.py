@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from processors.step import by_name
-from processors.steps import baseline
+from processors.steps import absence, baseline, contention, correlator, journeys
 
-STEPS = by_name((baseline.STEP,))
+STEPS = by_name((baseline.STEP, absence.STEP, contention.STEP, journeys.STEP, correlator.STEP))

@@ -8,8 +8,6 @@ Practice, 3rd ed., 8.3), with the season kept as a table so that holes and holid
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
