@@ -8,6 +8,8 @@
 | PILOTHOUSE_OTLP_ENDPOINT | `http(s)://host:4318` or `grpc(s)://host:4317` | nothing is exported |
 | PILOTHOUSE_DATA | directory of the embedded servers | /var/lib/pilothouse for root, else ~/.local/share/pilothouse |
 | PILOTHOUSE_CACHE | directory of what is fetched once | ~/.cache/pilothouse |
+| PILOTHOUSE_TOPIC_PREFIX | precedes every topic's name, for a broker that is shared | nothing |
+| PILOTHOUSE_PARTITIONS | partitions of every topic, fixed when they are made | 24 |
 | PILOTHOUSE_KAFKA_JARS | directory with the jars of Kafka, for machines without a network | fetched into the cache |
 """
 
@@ -22,6 +24,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 from aiokafka.helpers import create_ssl_context
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from schemas.topics import PARTITIONS
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
 SaslMechanism = Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"]
@@ -91,6 +95,8 @@ class Settings(Model):
     otlp_endpoint: str | None = Field(None, description="where OTLP is sent; None: nowhere")
     data_dir: Path = Field(description="directory of the embedded servers")
     cache_dir: Path = Field(description="directory of what is fetched once")
+    topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="precedes every topic's name")
+    partitions: int = Field(PARTITIONS, ge=1, le=1_000, description="partitions of every topic")
     kafka_jars_dir: Path | None = Field(None, description="directory with the jars of Kafka; None: they are fetched")
 
 
@@ -104,6 +110,8 @@ def from_env(environ: Mapping[str, str]) -> Settings:
         otlp_endpoint=_url(environ, "PILOTHOUSE_OTLP_ENDPOINT", ("http", "https", "grpc", "grpcs"), OTLP_EXAMPLE),
         data_dir=_directory(environ, "PILOTHOUSE_DATA") or _default_data_dir(home),
         cache_dir=_directory(environ, "PILOTHOUSE_CACHE") or Path(home, ".cache", "pilothouse"),
+        topic_prefix=_prefix(environ),
+        partitions=_partitions(environ),
         kafka_jars_dir=_directory(environ, "PILOTHOUSE_KAFKA_JARS"),
     )
 
@@ -162,6 +170,22 @@ def _url(environ: Mapping[str, str], variable: str, schemes: tuple[str, ...], ex
     if not host:
         raise _wrong(variable, value, "it names no host", example)
     return value
+
+
+def _prefix(environ: Mapping[str, str]) -> str:
+    value = environ.get("PILOTHOUSE_TOPIC_PREFIX", "").strip()
+    if not re.fullmatch(r"[A-Za-z0-9._-]*", value):
+        raise _wrong(
+            "PILOTHOUSE_TOPIC_PREFIX", value, "it may hold letters, digits, dot, hyphen and underscore", "team-a."
+        )
+    return value
+
+
+def _partitions(environ: Mapping[str, str]) -> int:
+    value = environ.get("PILOTHOUSE_PARTITIONS", "").strip() or str(PARTITIONS)
+    if not value.isdecimal() or not 1 <= int(value) <= 1_000:
+        raise _wrong("PILOTHOUSE_PARTITIONS", value, "it must be a whole number from 1 to 1000", str(PARTITIONS))
+    return int(value)
 
 
 def _directory(environ: Mapping[str, str], variable: str) -> Path | None:

@@ -1,0 +1,159 @@
+"""Every step keeps the contract, whatever it detects."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from processors.fold import PartitionFold, Plan
+from processors.lineage import Writer, restore
+from processors.steps.registry import STEPS
+from schemas.codec import Envelope, Received, encode
+from schemas.records import BusinessBatch, Change, Heartbeat, OperationsEvent, Record, Scrape
+from schemas.topics import INPUTS, topic_of
+
+T0 = 1_795_230_000_000
+TENANTS = ("acme", "borealis")
+TOPIC = {topic.name: index for index, topic in enumerate(INPUTS)}
+
+
+def scrape(rng: random.Random, tick: int, *, ill: bool) -> Scrape:
+    points: dict[str, float | None] = {"redis.ping.duration": 0.9 if ill else 0.001 * rng.uniform(0.8, 1.2)}
+    for tenant in TENANTS:
+        points[f'odoo.queue_job.done{{tenant.id="{tenant}"}}'] = float(
+            tick * 6 + rng.randint(0, 3) if tick < 80 else 483
+        )
+        points[f'postgresql.active.time{{tenant.id="{tenant}"}}'] = (
+            None if tick % 17 == 3 else tick * 0.4 + (max(0, tick - 90) * 8.0 if tenant == "acme" else 0.0)
+        )
+    return Scrape.of(
+        points, cell="eu1", resource="pg-eu1", system="postgresql", time_ms=T0 + tick * 2_000, start_time_ms=T0
+    )
+
+
+def events(rng: random.Random, tick: int) -> Iterator[Record]:
+    time_ms = T0 + tick * 2_000
+    yield scrape(rng, tick, ill=60 <= tick < 70)
+    if tick == 85:
+        yield Change(
+            cell="eu1", time_ms=time_ms, change_id="c1", kind="release", status="succeeded", service="odoo", revision="2.4.1",
+            origin="generic",
+        )  # fmt: skip
+    if 40 <= tick < 50:
+        attributes = {
+            "postgresql.waiting.count": 4,
+            "postgresql.waiting.max_s": 2.0 + tick - 40,
+            "postgresql.blocker.pid": 7,
+        }
+        yield OperationsEvent(
+            cell="eu1", time_ms=time_ms, resource="pg-eu1", system="postgresql", tenant="acme",
+            name="postgresql.lock.blocked", attributes=attributes,
+        )  # fmt: skip
+    yield documents(tick, time_ms)
+
+
+def documents(tick: int, time_ms: int) -> BusinessBatch:
+    told = [(tick, "assigned"), (tick - 2, "done")] if tick < 95 else [(tick, "assigned")]
+    width = len(told)
+    return BusinessBatch(
+        cell="eu1", resource="odoo-acme", system="odoo", time_ms=time_ms, tenants=("acme",) * width, times_ms=(time_ms,) * width,
+        document_types=("stock.picking",) * width, document_ids=tuple(number for number, _ in told),
+        document_names=tuple(f"WH/OUT/{number}" for number, _ in told), states=tuple(state for _, state in told),
+        orders=(None,) * width, amounts=(10.0,) * width, currencies=("EUR",) * width, warehouses=(None,) * width,
+        carriers=(None,) * width, deadlines_ms=(None,) * width,
+    )  # fmt: skip
+
+
+def log(seed: int = 1, ticks: int = 140) -> list[tuple[int, int, Received | Heartbeat]]:
+    """A cell's day in miniature: (topic, offset, message), with a slow Redis, a lock, a release and silence in it."""
+    rng, offsets, sequence, out = random.Random(seed), [0] * len(INPUTS), 0, []
+    for tick in range(ticks):
+        for record in events(rng, tick):
+            sequence += 1
+            topic = TOPIC[topic_of(record).name]
+            out.append((topic, offsets[topic], Received(Envelope("test", sequence, record.time_ms), record)))
+            offsets[topic] += 1
+        for topic in range(len(INPUTS)):
+            out.append((topic, offsets[topic], Heartbeat(publisher="test", time_ms=T0 + tick * 2_000 + 1)))
+            offsets[topic] += 1
+    return out
+
+
+def plan(only: str | None = None) -> Plan:
+    names = STEPS if only in (None, "correlator") else {only: STEPS[only]}
+    return Plan(steps=tuple(names.values()), settings={"absence": {"learn": 5}})
+
+
+def run(fold: PartitionFold, messages: Any) -> list[bytes]:
+    told = [encode(found.record, found.envelope).value for message in messages for found in fold.feed(*message)]
+    assert not fold.failures, fold.failures[0]
+    return told
+
+
+every_step = pytest.mark.parametrize("name", STEPS)
+
+
+@every_step
+def test_it_finds_something_in_an_eventful_log(name: str) -> None:
+    """The other tests of this file would pass for a step that never speaks."""
+    told = b"\n".join(run(PartitionFold(plan(name)), log()))
+    assert (b'"causes"' if name == "correlator" else f'"detector":"{name}"'.encode()) in told
+
+
+@every_step
+def test_the_same_log_gives_the_same_bytes(name: str) -> None:
+    assert run(PartitionFold(plan(name)), log()) == run(PartitionFold(plan(name)), log())
+
+
+@every_step
+@pytest.mark.parametrize("cut", [7, 301, 602, 803, 1_001])
+def test_state_survives_a_restart(name: str, cut: int) -> None:
+    messages = log()
+    whole = run(PartitionFold(plan(name)), messages)
+    first = PartitionFold(plan(name))
+    told = run(first, messages[:cut])
+    writer, parts, floor = Writer("w"), first.snapshot(), first.order.floor()
+    entries = [*writer.parts(parts), writer.commit(parts, (1,))]
+    second = PartitionFold.restore(plan(name), restore(entries).parts)
+    assert second.snapshot() == parts
+    unacknowledged = [message for message in messages if message[1] >= floor[message[0]]]
+    assert told + run(second, unacknowledged) == whole
+
+
+@every_step
+def test_a_redelivered_record_changes_nothing(name: str) -> None:
+    once = log()
+    offsets: dict[int, int] = {}
+    twice = []
+    for topic, _, message in once:
+        for _ in range(2):  # what leaves the spool twice stands twice in the topic, at two offsets
+            twice.append((topic, offsets.setdefault(topic, 0), message))
+            offsets[topic] += 1
+    assert run(PartitionFold(plan(name)), twice) == run(PartitionFold(plan(name)), once)
+
+
+@every_step
+def test_the_order_of_series_in_a_scrape_is_irrelevant(name: str) -> None:
+    """New series come first in one run and last in the other; both tell the same."""
+
+    def with_newcomers(prefix: str) -> list[bytes]:
+        messages = []
+        for topic, offset, message in log():
+            if isinstance(message, Received) and isinstance(message.record, Scrape):
+                record = message.record
+                points = dict(zip(record.series.split("\n"), record.values, strict=True))
+                late = (
+                    {f"{prefix}.newcomer{number}": 1.0 for number in range(3)} if record.time_ms > T0 + 20_000 else {}
+                )
+                moved = Scrape.of(
+                    points | late, cell=record.cell, resource=record.resource, system=record.system, time_ms=record.time_ms,
+                    start_time_ms=record.start_time_ms,
+                )  # fmt: skip
+                message = Received(message.envelope, moved)
+            messages.append((topic, offset, message))
+        return run(PartitionFold(plan(name)), messages)
+
+    assert with_newcomers("a") == with_newcomers("z")
