@@ -21,6 +21,7 @@ Answer = TypeVar("Answer")
 Work = Callable[[sqlite3.Connection], Answer]
 
 MAX_GROUP = 1000  # pieces of work in one transaction
+LOCK_TIMEOUT_S = 1.0
 WAL_BYTES = 64 * 2**20  # kept of the log between checkpoints
 
 
@@ -60,12 +61,14 @@ class GroupCommit:
         self._thread.start()
         await self._opened
 
-    async def run(self, work: Work[Answer]) -> Answer:
-        """The answer of `work`, once it is durable. What it raises undoes it alone, not its group."""
+    def run(self, work: Work[Answer]) -> asyncio.Future[Answer]:
+        """The answer of `work`, once it is durable. What it raises undoes it alone, not its group.
+
+        Work is done in the order of the calls, not of the awaits.
+        """
         job = _Job(work, self._loop.create_future())
         self._jobs.put(job)
-        answer: Answer = await job.answer
-        return answer
+        return job.answer
 
     async def close(self) -> None:
         """Finish what was asked for and close the file."""
@@ -73,15 +76,16 @@ class GroupCommit:
         await asyncio.to_thread(self._thread.join)
 
     def _serve(self) -> None:
-        try:
-            connection = sqlite3.connect(self._path, isolation_level=None)
-            _prepare(connection)
-            self._setup(connection)
-        except Exception as error:  # noqa: BLE001 (handed to whoever opens)
-            self._call(self._opened.set_exception, error)
-            return
-        self._call(self._opened.set_result, None)
-        with contextlib.closing(connection):
+        with contextlib.ExitStack() as stack:
+            try:
+                connection = sqlite3.connect(self._path, timeout=LOCK_TIMEOUT_S, isolation_level=None)
+                stack.callback(connection.close)
+                _prepare(connection)
+                self._setup(connection)
+            except Exception as error:  # noqa: BLE001 (handed to whoever opens)
+                self._call(self._opened.set_exception, error)
+                return
+            self._call(self._opened.set_result, None)
             while group := self._next_group():
                 self._call(_tell, _commit(connection, group))
 

@@ -104,6 +104,8 @@ class Spool:
         self.bytes = 0
         self.filled = asyncio.Event()
         """Set when there may be something to send."""
+        self.emptied = asyncio.Event()
+        """Set when everything has been sent."""
         self._path, self._name, self._clock = path, name, clock
         self._counts = counts if counts is not None else Counts()
         self._bounds = bounds or Bounds()
@@ -144,14 +146,19 @@ class Spool:
         refused = [_letter_row(letter, now_ms) for letter in letters]
         rows = [*refused, *(row for item in items for row in item.rows)]
         self._refuse_if_full(len(rows), _size(rows))
+        # Asked for before anything is awaited, so that the order on disk is the order of the stamps.
+        answer = self._file.run(lambda db: self._keep(db, items, refused, position, now_ms))
+        self._waiting_bytes += _size(rows)
         # Shielded: what the disk has taken is counted also when the caller has gone.
-        return await asyncio.shield(self._accept(items, refused, position, now_ms))
+        new = await asyncio.shield(self._accepted(answer, refused, _size(rows)))
+        self._counts[Count.DUPLICATE] += len(items) - len(new)
+        return len(new)
 
     async def beat(self) -> None:
         """Queue a heartbeat; never refused. It takes the place of one that stands last, so idle hours leave one."""
         beat = Heartbeat(publisher=self.source, time_ms=self._stamp())
-        await self._run(lambda db: _keep_heartbeat(db, beat))
-        self.filled.set()
+        await self._answered(self._file.run(lambda db: _keep_heartbeat(db, beat)))
+        self._announce()
 
     async def advance(
         self, sent: Sequence[Row], *, letters: Iterable[DeadLetter] = (), max_bytes: int, max_rows: int = 10_000
@@ -163,16 +170,17 @@ class Spool:
         now_ms = self._stamp()
         new = [_letter_row(letter, now_ms) for letter in letters]
         self.filled.clear()  # what comes from now on is either read below or sets it again
-        rows = await self._run(lambda db: _advance(db, sent, new, max_bytes, max_rows))
+        rows = await self._answered(self._file.run(lambda db: _advance(db, sent, new, max_bytes, max_rows)))
         self._settle(sent, -1)
         self._settle(new, 1)
+        if not rows:
+            self.emptied.set()
         return rows
 
     async def position(self, source: str) -> str | None:
         """Where the source goes on; None before its first look."""
-        found: str | None = await self._run(
-            lambda db: _one(db, "SELECT position FROM positions WHERE source = ?", source)
-        )
+        query = "SELECT position FROM positions WHERE source = ?"
+        found: str | None = await self._answered(self._file.run(lambda db: _one(db, query, source)))
         return found
 
     @property
@@ -180,30 +188,31 @@ class Spool:
         """Whether the next record would be refused."""
         return self.records >= self._bounds.max_records or self.bytes >= self._bounds.max_bytes
 
-    async def _accept(
-        self, items: Sequence[Item], refused: Sequence[Row], position: tuple[str, str] | None, now_ms: int
-    ) -> int:
-        waiting_bytes = _size(refused) + sum(_size(item.rows) for item in items)
-        self._waiting_bytes += waiting_bytes
+    async def _accepted(
+        self, answer: asyncio.Future[tuple[list[Item], int]], refused: Sequence[Row], size: int
+    ) -> list[Item]:
         try:
-            new, forgotten = await self._run(lambda db: self._keep(db, items, refused, position, now_ms))
+            new, forgotten = await self._answered(answer)
         finally:
-            self._waiting_bytes -= waiting_bytes
+            self._waiting_bytes -= size
         self._settle(refused, 1)
         self._settle([row for item in new for row in item.rows], 1)
         self._counts[Count.DELIVERIES_FORGOTTEN] += forgotten
-        self._counts[Count.DUPLICATE] += len(items) - len(new)
-        self.filled.set()
-        return len(new)
+        self._announce()
+        return new
 
-    async def _run(self, work: Callable[[sqlite3.Connection], Answer]) -> Answer:
+    async def _answered(self, answer: asyncio.Future[Answer]) -> Answer:
         try:
-            return await self._file.run(work)
+            return await answer
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
                 self._counts[Count.SPOOL_FULL] += 1
                 raise SpoolFull(f"the disk of spool {self._path} is full; make room") from error
             raise
+
+    def _announce(self) -> None:
+        self.emptied.clear()
+        self.filled.set()
 
     def _stamp(self) -> int:
         now_ms = self._clock()

@@ -52,12 +52,12 @@ class Server:
         self._host, self._port = host, port
         self._counts = counts if counts is not None else Counts()
         self._busy = 0
-        self._runner = web.AppRunner(self._app(receivers), access_log=None)
+        self._runner = web.AppRunner(self._app(receivers), access_log=None, shutdown_timeout=STOP_TIMEOUT_S)
 
     async def start(self) -> None:
         """Listen. Raises OSError naming the address when it is taken."""
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port, shutdown_timeout=STOP_TIMEOUT_S).start()
+        await web.TCPSite(self._runner, self._host, self._port).start()
 
     async def stop(self) -> None:
         """Answer what is under way, then close."""

@@ -6,6 +6,7 @@ Source: Standard Webhooks 1.0 (standardwebhooks.com).
 
 from __future__ import annotations
 
+import base64
 import binascii
 import hmac
 from collections.abc import Iterable
@@ -16,6 +17,7 @@ from standardwebhooks import Webhook
 from ingest.receivers.receiver import Request, unauthorized
 
 TOLERANCE_MS = 5 * 60_000
+PREFIX = "whsec_"
 SIGNED = ("webhook-id", "webhook-timestamp", "webhook-signature")
 
 
@@ -66,11 +68,11 @@ def _any_equal(given: bytes, known: Iterable[bytes]) -> bool:
     return any(hmac.compare_digest(given, one) for one in known)
 
 
-def _webhook(key: str) -> Webhook | None:
+def _webhook(token: str) -> Webhook | None:
     """None for a key that is a bearer token alone."""
-    try:
-        return Webhook(key)
-    except (binascii.Error, ValueError, RuntimeError) as error:
-        if key.startswith("whsec_"):
-            raise ValueError("a key that starts with whsec_ goes on in base64") from error
+    if not token.startswith(PREFIX):
         return None
+    try:
+        return Webhook(base64.b64decode(token.removeprefix(PREFIX), validate=True))
+    except binascii.Error as error:
+        raise ValueError(f"a key that starts with {PREFIX} goes on in base64") from error

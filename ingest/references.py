@@ -1,0 +1,41 @@
+"""Secrets and addresses that stand elsewhere: an environment variable or a file, named by a `Reference`.
+
+Values never appear in a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from schemas.estate import Reference
+
+
+class ConfigurationError(Exception):
+    """Ingest cannot start as it is configured; the message has every fault with its mend."""
+
+
+def resolve(reference: str | Reference | None, wanted_by: str, environ: Mapping[str, str]) -> str:
+    """The value; empty for None. Raises ConfigurationError naming who wants it and where it should stand."""
+    if reference is None or isinstance(reference, str):
+        return reference or ""
+    if reference.env is not None:
+        return _variable(reference.env, wanted_by, environ)
+    return _first_line(Path(reference.file or ""), wanted_by)
+
+
+def _variable(name: str, wanted_by: str, environ: Mapping[str, str]) -> str:
+    value = environ.get(name, "").strip()
+    if not value:
+        raise ConfigurationError(f"{wanted_by}: the environment variable {name} is not set; set it to the value")
+    return value
+
+
+def _first_line(path: Path, wanted_by: str) -> str:
+    try:
+        value = path.read_text().partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{wanted_by}: the file {path} cannot be read: {error}") from error
+    if not value:
+        raise ConfigurationError(f"{wanted_by}: the first line of {path} is empty; write the value there")
+    return value
