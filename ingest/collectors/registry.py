@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from ingest.collector import CollectorKind, by_system
+from ingest.collectors import odoo_health, odoo_log
 
-KINDS: tuple[CollectorKind, ...] = ()
+KINDS: tuple[CollectorKind, ...] = (
+    odoo_health.KIND,
+    odoo_log.KIND,
+)
 
 COLLECTORS = by_system(KINDS)
