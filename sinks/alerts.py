@@ -1,0 +1,333 @@
+"""Tells incidents to people's tools: one signed webhook a piece of news, for each route of the estate.
+
+Each route reads the incidents in its own consumer group. So the log is its queue, a dead receiver holds up nobody
+else, and its offsets move only over what it has taken or what is in the dead letters. What a route was told is no
+state that is kept anywhere: it is folded from the log up to the committed offset whenever partitions are taken over
+(`alerts_news`), so a kill at any moment loses nothing; what was under way goes out once more with the webhook-id it had.
+
+Source: Standard Webhooks 1.0 (signature, webhook-id, which statuses are tried again).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import aiohttp
+from aiokafka import TopicPartition
+from standardwebhooks import Webhook
+from standardwebhooks.webhooks import EmptyWebhookSecretError
+
+from schemas import topics
+from schemas.codec import Reason, Rejected
+from schemas.estate import Route
+from schemas.records import Incident, Phase
+from sinks import consumer
+from sinks.alerts_history import History
+from sinks.alerts_news import Notification, Told, body, due, flush, fold
+from sinks.backoff import Backoff, retry_after_s
+from sinks.consumer import Assignment, Batch, Message, Opened, Refuse, SinkUnavailable
+from sinks.context import Context, Task
+
+log = logging.getLogger(__name__)
+
+AWAY_STATUSES = {408, 425, 429, 502, 503, 504}
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """How routes are told."""
+
+    min_update_s: float = 60.0
+    """Updates of one incident come at most so often; opening, a rise in severity and the end come at once."""
+    timeout_s: float = 10.0
+    """Of one request."""
+    give_up_s: float = 24 * 3600.0
+    """A receiver that is away for longer loses its alerts to the dead letters."""
+    tries_max: int = 10
+    """An alert at which a living receiver fails (500) so often goes to the dead letters: others wait behind it."""
+    look_back_s: float = 30 * 86_400.0
+    """An incident of which the log has said nothing for longer is forgotten."""
+    stale_s: float = 3600.0
+    """A route that starts afresh is told what is open, and what was news within this time."""
+    held_every_s: float = 1.0
+    """How often held news is looked at."""
+    grace_s: float = 5.0
+    """Incidents' time runs behind the clock by so much at most; held news waits for it."""
+    incidents_max: int = 10_000
+    """Incidents that are remembered, a partition; beyond it the one longest unchanged is forgotten and counted."""
+    kafka_timeout_s: float = 10.0
+
+
+@dataclass(slots=True)
+class Counts:
+    """What went out and what did not. Only ever grows."""
+
+    sent: int = 0
+    failed_tries: int = 0
+    refused: int = 0
+    """Alerts in the dead letters."""
+    stale: int = 0
+    """Versions of incidents that were over before the route existed."""
+    forgotten: int = 0
+
+
+class Gone(Exception):  # noqa: N818 (it reads as a state, not as a mistake)
+    """This alert will never be taken."""
+
+
+class Last(NamedTuple):
+    """The last version of an incident that stood in the log when a route started afresh."""
+
+    version: int
+    phase: Phase
+
+
+@dataclass(slots=True)
+class Partition:
+    """What a route knows of one partition's incidents."""
+
+    told: dict[str, Told] = field(default_factory=dict)
+    last: dict[str, Last] = field(default_factory=dict)
+
+
+class Alerts:
+    """The sink of one route. `now_s` is Unix time; `secret` and `url` stand in no message and no log."""
+
+    topics: Sequence[str] = (topics.INCIDENTS.name,)
+
+    def __init__(
+        self,
+        route: Route,
+        url: str,
+        secret: str,
+        kafka: Mapping[str, Any],
+        now_s: Callable[[], float],
+        config: Config | None = None,
+        backoff: Backoff | None = None,
+    ) -> None:
+        """Raises ValueError naming the route when the url or the secret is none."""
+        self.name = f"alerts.{route.name}"
+        self.group = f"pilothouse-sink-alerts.{route.name}"
+        self.route, self.config, self.counts = route, config or Config(), Counts()
+        self._url, self._webhook = _checked_url(route, url), _webhook(route, secret)
+        self._kafka, self._now_s, self._backoff = kafka, now_s, backoff or Backoff()
+        self._partitions: dict[TopicPartition, Partition] = {}
+        self._session: aiohttp.ClientSession | None = None
+        self._lock = asyncio.Lock()
+        self._holding: asyncio.Task[None] | None = None
+        self._tries: tuple[str, int] = ("", 0)
+
+    async def open(self, assignment: Assignment) -> Opened:
+        """Fold the log of these partitions up to where the route stands."""
+        async with self._lock:
+            self._partitions = {}
+            history = History(self._kafka, self.group, self.config.kafka_timeout_s)
+            since_ms = self._now_ms() - int(1000 * self.config.look_back_s)
+            offsets = await history.read(assignment.partitions, since_ms, self._recall)
+            for partition in assignment.partitions:
+                self._partitions.setdefault(partition, Partition())
+        if self._holding is None:
+            self._holding = asyncio.create_task(self._tell_held_news(), name=f"{self.name}: held news")
+        return Opened(offsets)
+
+    async def write(self, batch: Batch, refuse: Refuse) -> None:
+        """Return when the route has taken all that is news to it, or it is in the dead letters."""
+        if self._holding and self._holding.done():
+            self._holding.result()
+        async with self._lock:
+            for message in batch.messages:
+                await self._take(message, refuse)
+
+    async def close(self) -> None:
+        """Let go of the connection."""
+        if self._holding:
+            self._holding.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._holding
+        if self._session:
+            await self._session.close()
+
+    # What is known.
+
+    def _recall(self, partition: TopicPartition, incident: Incident, is_told: bool) -> None:
+        """Take in a record from before: one that the route is past, or one that it has yet to read."""
+        known = self._partitions.setdefault(partition, Partition())
+        if is_told:
+            self._learn(known, incident.id, self._fold(known, incident)[0])
+        else:
+            known.last[incident.id] = Last(incident.version, incident.phase)
+
+    def _flush(self, known: Partition, incident: Incident) -> tuple[Told, list[Notification]]:
+        return flush(self._min_update_ms, known.told.get(incident.id, Told()), incident.time_ms)
+
+    def _fold(self, known: Partition, incident: Incident) -> tuple[Told, list[Notification]]:
+        return fold(self.route, self._min_update_ms, known.told.get(incident.id, Told()), incident)
+
+    def _learn(self, known: Partition, incident: str, told: Told) -> None:
+        known.told.pop(incident, None)
+        known.told[incident] = told
+        if len(known.told) > self.config.incidents_max:
+            del known.told[next(iter(known.told))]
+            self.counts.forgotten += 1
+
+    def _is_stale(self, known: Partition, incident: Incident) -> bool:
+        last = known.last.get(incident.id)
+        if last is None or incident.time_ms >= self._now_ms() - 1000 * self.config.stale_s:
+            return False
+        return last.phase is Phase.RESOLVED or incident.version < last.version
+
+    @property
+    def _min_update_ms(self) -> int:
+        return int(1000 * self.config.min_update_s)
+
+    def _now_ms(self) -> int:
+        return int(1000 * self._now_s())
+
+    # What is told.
+
+    async def _take(self, message: Message, refuse: Refuse) -> None:
+        known = self._partitions[TopicPartition(message.topic, message.partition)]
+        incident = message.content.record
+        if not isinstance(incident, Incident):
+            detail = f"ce_type {incident.type!r} on a topic of incidents; only {Incident.type!r} belongs there"
+            await refuse(message, Rejected(Reason.INVALID, detail, message.payload))
+            return
+        if self._is_stale(known, incident):
+            self.counts.stale += 1
+            return
+        for look in (self._flush, self._fold):
+            told, news = look(known, incident)
+            for notification in news:
+                await self._tell_or_refuse(notification, message, refuse)
+            # Only now: when the receiver is away, the same batch comes again and finds the state that it met.
+            self._learn(known, incident.id, told)
+
+    async def _tell_or_refuse(self, notification: Notification, message: Message, refuse: Refuse) -> None:
+        try:
+            await self._tell(notification)
+        except Gone as error:
+            await refuse(message, Rejected(Reason.FAILED, str(error), message.payload))
+            self._note_lost(str(error))
+
+    def _note_lost(self, reason: str) -> None:
+        self.counts.refused += 1
+        self._tries = ("", 0)
+        log.error("alert was not delivered", extra={"route": self.route.name, "reason": reason})
+
+    async def _tell_held_news(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.held_every_s)
+            await self.tell_due(self._now_ms())
+
+    async def tell_due(self, now_ms: int) -> None:
+        """Tell the held news that is due. News for a receiver that is away stays held."""
+        async with self._lock:
+            time_ms = now_ms - int(1000 * self.config.grace_s)
+            for known in self._partitions.values():
+                for incident, told in self._due(known, time_ms):
+                    after, (notification,) = flush(self._min_update_ms, told, time_ms)
+                    try:
+                        await self._tell(notification)
+                    except SinkUnavailable:
+                        return
+                    except Gone as error:
+                        self._note_lost(str(error))
+                    self._learn(known, incident, after)
+
+    def _due(self, known: Partition, time_ms: int) -> list[tuple[str, Told]]:
+        waiting = ((incident, told, due(self._min_update_ms, told)) for incident, told in known.told.items())
+        return [(incident, told) for incident, told, due_ms in waiting if due_ms is not None and due_ms <= time_ms]
+
+    # How it is told.
+
+    async def _tell(self, notification: Notification) -> None:
+        """Return when the receiver has taken it. Raises SinkUnavailable or Gone."""
+        if (remaining_s := self._backoff.remaining_s()) > 0:
+            raise self._unavailable("it is not asked yet", remaining_s)
+        try:
+            status, headers = await self._post(notification)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise self._failed(notification, f"{type(error).__name__} {error}".strip(), is_away=True) from error
+        if 200 <= status < 300:
+            self._backoff.succeeded()
+            self._tries = ("", 0)
+            self.counts.sent += 1
+        elif status in AWAY_STATUSES or status >= 500:
+            wanted_s = retry_after_s(headers)
+            raise self._failed(notification, f"HTTP {status}", status in AWAY_STATUSES, wanted_s)
+        else:
+            mend = "redirects are not followed, write the final url" if status < 400 else "check its url and secret"
+            raise Gone(f"route {self.route.name}: HTTP {status}; {mend}")
+
+    async def _post(self, notification: Notification) -> tuple[int, Mapping[str, str]]:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.config.timeout_s))
+        data = body(notification)
+        headers = self._headers(notification.id, data)
+        async with self._session.post(self._url, data=data, headers=headers, allow_redirects=False) as response:
+            return response.status, response.headers
+
+    def _headers(self, identity: str, data: bytes) -> dict[str, str]:
+        # Receivers refuse old timestamps, so it is the try's own; the id is what stays the same.
+        moment = datetime.fromtimestamp(int(self._now_s()), UTC)
+        headers = {
+            "content-type": "application/json",
+            "user-agent": "pilothouse",
+            "webhook-id": identity,
+            "webhook-timestamp": str(int(moment.timestamp())),
+        }
+        if self._webhook:
+            headers["webhook-signature"] = self._webhook.sign(identity, moment, data.decode())
+        return headers
+
+    def _failed(
+        self, notification: Notification, reason: str, is_away: bool, wanted_s: float | None = None
+    ) -> SinkUnavailable | Gone:
+        self.counts.failed_tries += 1
+        pause_s = self._backoff.failed(wanted_s)
+        if self._backoff.failing_s() >= self.config.give_up_s:
+            return Gone(f"route {self.route.name}: {reason}; away for {self._backoff.failing_s():.0f} s")
+        if not is_away:
+            identity, tries = self._tries
+            self._tries = (notification.id, tries + 1 if identity == notification.id else 1)
+            if self._tries[1] >= self.config.tries_max:
+                return Gone(f"route {self.route.name}: {reason} at each of {self._tries[1]} tries")
+        return self._unavailable(reason, pause_s)
+
+    def _unavailable(self, reason: str, retry_after_s: float) -> SinkUnavailable:
+        return SinkUnavailable(self.name, reason, "Bring its receiver back; its alerts wait", retry_after_s)
+
+
+def _checked_url(route: Route, url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError(f"route {route.name}: its url must be https://host/path")
+    return url
+
+
+def _webhook(route: Route, secret: str) -> Webhook | None:
+    if not secret:
+        return None
+    try:
+        return Webhook(secret)
+    except (ValueError, EmptyWebhookSecretError) as error:
+        raise ValueError(f"route {route.name}: its secret must be whsec_ and then base64") from error
+
+
+def make(context: Context) -> list[Task]:
+    """A sink for each route of the estate. Raises ValueError naming a route that is not as it should be."""
+    return [_task(route, context) for route in context.estate.routes]
+
+
+def _task(route: Route, context: Context) -> Task:
+    url = context.resolve(route.url, f"url of route {route.name}")
+    secret = context.resolve(route.secret, f"secret of route {route.name}")
+    sink = Alerts(route, url, secret, context.kafka, context.now_s)
+    return Task(sink, consumer.Config(group=sink.group))

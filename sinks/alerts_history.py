@@ -1,0 +1,93 @@
+"""The incidents that stood in the log before a route takes up its partitions: they say what it has been told."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient
+
+from schemas.codec import Received, decode
+from schemas.records import Incident
+
+Recall = Callable[[TopicPartition, Incident, bool], None]
+"""Takes an incident of a partition; the last argument says whether the route is past it or has yet to read it."""
+
+
+class History:
+    """The incidents that stood in the log before a route takes up its partitions."""
+
+    def __init__(self, kafka: Mapping[str, Any], group: str, timeout_s: float) -> None:
+        self._kafka, self._group, self._timeout_s = kafka, group, timeout_s
+
+    async def read(
+        self, partitions: frozenset[TopicPartition], since_ms: int, recall: Recall
+    ) -> dict[TopicPartition, int]:
+        """Show each incident to `recall`; where the route goes on reading, by partition.
+
+        Where it has committed, it goes on there, and has been told what stands before. Where it never has, it begins
+        at `since_ms`. Raises KafkaError or TimeoutError.
+        """
+        committed = await self._committed(partitions)
+        reader = AIOKafkaConsumer(**self._kafka, auto_offset_reset="earliest", enable_auto_commit=False)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await reader.start()
+                reader.assign(list(partitions))
+                first = await self._first(reader, partitions, since_ms)
+                ends = await reader.end_offsets(list(partitions))
+            starts = {one: max(committed.get(one, first[one]), first[one]) for one in partitions}
+            stops = {one: starts[one] if one in committed else ends[one] for one in partitions}
+            await self._show(reader, first, stops, frozenset(committed), recall)
+            return starts
+        finally:
+            await reader.stop()
+
+    async def _committed(self, partitions: frozenset[TopicPartition]) -> dict[TopicPartition, int]:
+        client = AIOKafkaAdminClient(**self._kafka)
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await client.start()
+                found = await client.list_consumer_group_offsets(self._group, partitions=list(partitions))
+            return {one: place.offset for one, place in found.items() if place.offset >= 0}
+        finally:
+            await client.close()
+
+    async def _first(
+        self, reader: Any, partitions: frozenset[TopicPartition], since_ms: int
+    ) -> dict[TopicPartition, int]:
+        """The first offset since that time."""
+        found = await reader.offsets_for_times(dict.fromkeys(partitions, max(0, since_ms)))
+        ends = await reader.end_offsets(list(partitions))
+        return {one: found[one].offset if found.get(one) else ends[one] for one in partitions}
+
+    async def _show(
+        self,
+        reader: Any,
+        first: Mapping[TopicPartition, int],
+        stops: Mapping[TopicPartition, int],
+        committed: frozenset[TopicPartition],
+        recall: Recall,
+    ) -> None:
+        left = {one for one in stops if first[one] < stops[one]}
+        reader.assign(list(left))
+        for one in left:
+            reader.seek(one, first[one])
+        while left:
+            async with asyncio.timeout(self._timeout_s):
+                got = await reader.getmany(timeout_ms=1000)
+            for partition, records in got.items():
+                for record in records:
+                    if record.offset < stops[partition]:
+                        _show_one(partition, record, partition in committed, recall)
+                if records[-1].offset + 1 >= stops[partition]:
+                    left.discard(partition)
+                    reader.pause(partition)
+
+
+def _show_one(partition: TopicPartition, record: Any, is_told: bool, recall: Recall) -> None:
+    content = decode(record.headers, record.value, record.timestamp)
+    if isinstance(content, Received) and isinstance(content.record, Incident):
+        recall(partition, content.record, is_told)

@@ -1,0 +1,140 @@
+"""What of an incident is worth telling, and in which words. Pure: what a route was told follows from the log alone.
+
+A route is told when an incident opens, when its severity rises and when it is over; in between when its first cause,
+its severity or its tenants have changed, at most once in `min_update_ms` of the incidents' own time. News that comes
+sooner is held: the newest of it is due when that time has passed, unless it has become untrue again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import orjson
+
+from schemas.codec import rfc3339
+from schemas.estate import Route
+from schemas.records import Cause, Incident, Phase, Severity
+
+TYPES = {Phase.OPEN: "incident.open", Phase.UPDATED: "incident.updated", Phase.RESOLVED: "incident.resolved"}
+
+
+class Notification(NamedTuple):
+    """One thing to tell a route of an incident."""
+
+    phase: Phase
+    incident: Incident
+
+    @property
+    def id(self) -> str:
+        """The same at every delivery, so that a receiver knows a second one: incident and version.
+
+        Without a full stop, which separates the parts that are signed.
+        """
+        return f"{quote(self.incident.id, safe='').replace('.', '%2E')}-{self.incident.version}"
+
+
+class Known(NamedTuple):
+    """What a route was last told of an incident, and when (in the incident's time)."""
+
+    told_ms: int
+    phase: Phase
+    severity: Severity
+    cause: str
+    tenants: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A route's knowledge of one incident. `held` is news that waits; `version` is the last one that was looked at."""
+
+    version: int = 0
+    known: Known | None = None
+    held: Incident | None = None
+
+
+def concerns(route: Route, incident: Incident) -> bool:
+    """Whether the route wants to hear of such incidents."""
+    if incident.severity < Severity[route.min_severity.upper()]:
+        return False
+    if route.cells and incident.cell not in route.cells:
+        return False
+    return not route.tenants or not frozenset(route.tenants).isdisjoint(incident.tenants)
+
+
+def decide(known: Known | None, incident: Incident) -> Notification | None:
+    """What this version of an incident tells somebody who knows that; None when it is no news."""
+    is_over = incident.phase is Phase.RESOLVED
+    if known is None or known.phase is Phase.RESOLVED:
+        return None if is_over else Notification(Phase.OPEN, incident)
+    if is_over:
+        return Notification(Phase.RESOLVED, incident)
+    is_same = _known(incident, known.told_ms)[2:] == known[2:]
+    return None if is_same else Notification(Phase.UPDATED, incident)
+
+
+def fold(route: Route, min_update_ms: int, told: Told, incident: Incident) -> tuple[Told, list[Notification]]:
+    """Look at one version of an incident: what is known afterwards, and what has to be told, in this order."""
+    if incident.version <= told.version:
+        return told, []
+    told, news = flush(min_update_ms, told, incident.time_ms)
+    told = replace(told, version=incident.version, held=None)
+    if told.known is None and not concerns(route, incident):
+        return told, news
+    notification = decide(told.known, incident)
+    if notification is None:
+        return told, news
+    if told.known and _can_wait(told.known, notification) and incident.time_ms < told.known.told_ms + min_update_ms:
+        return replace(told, held=incident), news
+    return replace(told, known=_known(incident, incident.time_ms)), [*news, notification]
+
+
+def flush(min_update_ms: int, told: Told, time_ms: int) -> tuple[Told, list[Notification]]:
+    """What is held and due at a time."""
+    due_ms = due(min_update_ms, told)
+    if told.held is None or due_ms is None or due_ms > time_ms:
+        return told, []
+    return replace(told, known=_known(told.held, due_ms), held=None), [Notification(Phase.UPDATED, told.held)]
+
+
+def due(min_update_ms: int, told: Told) -> int | None:
+    """When what is held is to be told, Unix ms; None when nothing is."""
+    return told.known.told_ms + min_update_ms if told.held and told.known else None
+
+
+def _can_wait(known: Known, notification: Notification) -> bool:
+    return notification.phase is Phase.UPDATED and notification.incident.severity <= known.severity
+
+
+def _known(incident: Incident, told_ms: int) -> Known:
+    return Known(told_ms, incident.phase, incident.severity, incident.causes[0].cause, frozenset(incident.tenants))
+
+
+def body(notification: Notification) -> bytes:
+    """The JSON of a notification: the same bytes at every delivery."""
+    incident = notification.incident
+    return orjson.dumps(
+        {"type": TYPES[notification.phase], "timestamp": rfc3339(incident.time_ms), "data": _data(incident)}
+    )
+
+
+def _data(incident: Incident) -> dict[str, Any]:
+    whole = incident.model_dump(mode="json", exclude={"time_ms", "started_ms", "phase", "severity", "causes"})
+    return {
+        **whole,
+        "severity": incident.severity.name.lower(),
+        "started": rfc3339(incident.started_ms),
+        "causes": [_cause(cause) for cause in incident.causes],
+    }
+
+
+def _cause(cause: Cause) -> dict[str, Any]:
+    kind, _, resource = cause.cause.partition(":")
+    return {
+        "kind": kind,
+        "resource": resource,
+        "probability": cause.probability,
+        "evidence": [one.text for one in cause.evidence],
+        "against": [one.text for one in cause.against],
+    }
