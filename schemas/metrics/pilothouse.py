@@ -15,6 +15,7 @@ METRICS = (
         floor=0.5,
     ),
     Metric("pilothouse.collector.duration", Kind.GAUGE, "s", "Time the look took."),
+    Metric("pilothouse.collector.statements", Kind.GAUGE, "{statement}", "Statements that the look asked the target."),
     Metric("pilothouse.collector.records", Kind.GAUGE, "{record}", "Records that the look gave."),
     Metric("pilothouse.spool.records", Kind.GAUGE, "{record}", "Records on disk that Kafka has not taken yet."),
     Metric("pilothouse.spool.bytes", Kind.GAUGE, "By", "Their size."),
