@@ -8,6 +8,7 @@ supervisor starts it again. Faust's defaults take a minute to notice a killed wo
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import time
@@ -30,6 +31,7 @@ log = logging.getLogger(__name__)
 
 STALLED_S = 20.0
 WATCH_EVERY_S = 5.0
+GC_THRESHOLD = (50_000, 20, 50)  # a decoded scrape is hundreds of objects that die young without any cycle
 EXIT_ILL = 70  # EX_SOFTWARE of sysexits.h
 
 
@@ -47,7 +49,7 @@ class Worker:
     def __post_init__(self) -> None:
         self.store = Store(self.kafka, self.prefix)
         self.runners: dict[int, Runner] = {}
-        self.topics = {f"{self.prefix}{topic.name}": index for index, topic in enumerate(INPUTS)}
+        self.topics = {f"{self.prefix}{INPUTS[place].name}": place for place in self.plan.listens}
         self.hold = 0
 
     async def on_event(self, event: Any) -> None:
@@ -76,6 +78,7 @@ class Worker:
         self.runners.clear()
 
     async def _take_over(self, partition: int, hold: int) -> Runner | None:
+        gc.freeze()  # what is here now stays: collections need not look at it again
         restored = await self.store.restore(partition)
         if hold != self.hold:
             return None
@@ -107,6 +110,7 @@ def application(worker: Worker, group: str, data_dir: str, instance: str | None 
         broker_heartbeat_interval=2.0,
         broker_rebalance_timeout=6.0,
         stream_wait_empty=False,
+        cython_optimizations=True,
         stream_recovery_delay=0.0,
         stream_buffer_maxsize=4096,
     )
@@ -141,9 +145,12 @@ def application(worker: Worker, group: str, data_dir: str, instance: str | None 
 def run(worker: Worker, group: str, data_dir: str, instance: str | None = None) -> None:
     """Run a worker until it is told to stop (SIGTERM)."""
     _require_compiled_streams()
+    gc.set_threshold(*GC_THRESHOLD)
     mode.loop.use("uvloop")
     app = application(worker, group, data_dir, instance)
-    faust.Worker(app, loglevel="WARN", redirect_stdouts=False, quiet=True).execute_from_commandline()
+    program = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, quiet=True)
+    program.spinner = None  # it draws on the terminal; what there is to say goes to the log
+    program.execute_from_commandline()
 
 
 def _require_compiled_streams() -> None:

@@ -21,6 +21,7 @@ from processors.step import Findings, Item, Parts, Step, StepConfig
 from schemas.codec import Envelope, Received
 from schemas.estate import Estate
 from schemas.records import Heartbeat, Record, Signal
+from schemas.topics import INPUTS
 
 Settings = Mapping[str, Mapping[str, Any]]
 UnitKey = tuple[str, str]
@@ -37,14 +38,27 @@ class Finding(NamedTuple):
 
 @dataclass(frozen=True)
 class Plan:
-    """What a partition is folded with. `settings` are tunables by step; all times in ms."""
+    """What a partition is folded with. `settings` are tunables by step; all times in ms.
+
+    `listens` are the places in the catalogue's inputs of the topics that some step accepts; the others are not read.
+    """
 
     steps: tuple[Step[Any, Any], ...]
     estate: Estate | None = None
     settings: Settings = field(default_factory=dict)
-    topics: int = 7
+    listens: tuple[int, ...] = tuple(range(len(INPUTS)))
     grace_ms: int = 2_000
     stray_ms: int = 10_000
+
+    @classmethod
+    def of(
+        cls, steps: Iterable[Step[Any, Any]], estate: Estate | None = None, settings: Settings | None = None
+    ) -> Plan:
+        """The plan of some steps, which reads what they accept."""
+        chosen = tuple(steps)
+        accepted = {kind for step in chosen for kind in step.accepts}
+        listens = tuple(place for place, topic in enumerate(INPUTS) if topic.model in accepted)
+        return cls(chosen, estate, settings or {}, listens)
 
     @cached_property
     def by_name(self) -> dict[str, Step[Any, Any]]:
@@ -167,7 +181,7 @@ class PartitionFold:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.order = Order(plan.topics, plan.grace_ms, plan.stray_ms)
+        self.order = Order(plan.listens, plan.grace_ms, plan.stray_ms)
         self.cells: dict[str, CellFold] = {}
         self.counts: Counter[str] = Counter()
         self.failures: list[Failure] = []

@@ -60,9 +60,9 @@ class Clock(BaseModel):
 class Order:
     """Holds the records of one partition until their place is certain."""
 
-    def __init__(self, topics: int, grace_ms: int, stray_ms: int) -> None:
-        self.grace_ms, self.stray_ms = grace_ms, stray_ms
-        self.clocks = [Clock() for _ in range(topics)]
+    def __init__(self, topics: tuple[int, ...], grace_ms: int, stray_ms: int) -> None:
+        self.topics, self.grace_ms, self.stray_ms = topics, grace_ms, stray_ms
+        self.clocks = [Clock() for _ in range(max(topics) + 1)]
         self.cursor = START
         self.late = 0
         self._held: set[int] = set()
@@ -76,8 +76,8 @@ class Order:
 
     def resume(self, cursor: Place, clocks: list[Clock]) -> None:
         """Go on from a snapshot. The horizon stays until every topic is read again up to where its clock was taken."""
-        self.cursor, self.clocks = cursor, clocks
-        self._held = {topic for topic, clock in enumerate(clocks) if clock.next_offset is not None}
+        self.cursor, self.clocks[: len(clocks)] = cursor, clocks
+        self._held = {topic for topic in self.topics if self.clocks[topic].next_offset is not None}
         self._held_at_ms = self._reached_ms()
 
     def beat(self, topic: int, offset: int, heartbeat: Heartbeat) -> None:
@@ -128,7 +128,7 @@ class Order:
             self._held.discard(topic)
 
     def _reached_ms(self) -> int:
-        return min(clock.time_ms for clock in self.clocks) - self.grace_ms
+        return min(self.clocks[topic].time_ms for topic in self.topics) - self.grace_ms
 
     def _at(self, topic: int, offset: int, recorded_ms: int) -> int:
         clock = self.clocks[topic]

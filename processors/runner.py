@@ -68,7 +68,7 @@ class Runner:
     ) -> None:
         self.partition, self.fold, self.processed = partition, fold, 0
         self._writer, self._bus, self._clock, self._pace = writer, bus, clock, pace or Pace()
-        self._expected = [one.next_offset for one in fold.order.clocks]
+        self._expected = dict(enumerate(one.next_offset for one in fold.order.clocks))
         self._started = [False] * len(INPUTS)
         self._unacknowledged: list[deque[tuple[int, Callable[[], object]]]] = [deque() for _ in INPUTS]
         self._waiting, self._since_s = 0, 0.0
@@ -125,7 +125,7 @@ class Runner:
             await self._put(self._writer.parts(parts))
             await self._put([self._writer.commit(parts, folded)])
             await self._put(self._writer.tombstones())
-        for queue, below in zip(self._unacknowledged, floor, strict=True):
+        for queue, below in zip(self._unacknowledged, floor, strict=False):
             while queue and queue[0][0] < below:
                 queue.popleft()[1]()
 

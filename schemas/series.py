@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 _NAME = r"[A-Za-z_][A-Za-z0-9_.:]*"
@@ -40,8 +41,9 @@ def identity(name: str, attributes: Mapping[str, str] | None = None) -> str:
     return f"{name}{{{pairs}}}"
 
 
+@lru_cache(maxsize=200_000)
 def parse(text: str) -> Series:
-    """The series behind an identity.
+    """The series behind an identity; the same object for the same identity, so its attributes are not to be changed.
 
     Raises ValueError naming the text and what would be right.
     """

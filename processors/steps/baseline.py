@@ -24,6 +24,7 @@ from processors import columns
 from processors.episodes import Episodes
 from processors.step import Findings, Item, Parts, Step, StepConfig
 from processors.steps.seasonal import Floats, Profile, hour_of_week
+from schemas.calendar import MINUTE_MS
 from schemas.metrics import Departure, Kind, describe
 from schemas.records import Evidence, Record, Scrape, Severity
 from schemas.series import Series, parse, split
@@ -58,6 +59,7 @@ class Slots:
     tenants: list[str | None] = field(default_factory=list)
     tenant_of: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, np.intp))
     layouts: dict[str, NDArray[np.intp] | None] = field(default_factory=dict)
+    load: tuple[int, Floats | None] = (-1, None)  # by minute: calendars say nothing finer
 
     def columns_of(self, layout: str) -> NDArray[np.intp] | None:
         """Slots of a layout's columns, new series appended; None when they are all slots in order."""
@@ -93,6 +95,7 @@ class Slots:
         self.down = np.array([metric.bad in (Departure.DOWN, Departure.BOTH) for metric in metrics], bool)
         self.floor = np.array([metric.floor for metric in metrics], float)
         owners = [series.tenant for series in self.series]
+        self.load = (-1, None)
         self.tenants = list(dict.fromkeys(owners))
         self.tenant_of = np.array([self.tenants.index(owner) for owner in owners], np.intp)
 
@@ -216,6 +219,13 @@ def _compare(
 
 def _load(config: Config, state: State, time_ms: int) -> Floats | None:
     """Expected load by series, where the calendar expects another than the usual; None on an ordinary day."""
+    minute = time_ms // MINUTE_MS
+    if state.slots.load[0] != minute:
+        state.slots.load = (minute, _load_at(config, state, time_ms))
+    return state.slots.load[1]
+
+
+def _load_at(config: Config, state: State, time_ms: int) -> Floats | None:
     moments = [config.calendar(tenant).at(time_ms) for tenant in state.slots.tenants]
     loads = [np.nan if moment.maintenance or moment.is_holiday else moment.load for moment in moments]
     if all(load == 1.0 for load in loads):

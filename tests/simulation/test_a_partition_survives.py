@@ -57,7 +57,7 @@ def unpack(parts: dict[str, bytes]) -> Echoes:
 ECHO = Step(
     "echo", StepConfig, (OperationsEvent,), whole_cell, Echoes, echo, pack, unpack, tick=wake, due=lambda s: s.due
 )
-PLAN = Plan(steps=(ECHO,), topics=TOPICS, grace_ms=500)
+PLAN = Plan(steps=(ECHO,), listens=tuple(range(TOPICS)), grace_ms=500)
 
 
 @st.composite
