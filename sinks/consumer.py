@@ -33,6 +33,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListen
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
 from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, MessageSizeTooLargeError
+from pydantic import ValidationError
 
 from schemas import topics as catalogue
 from schemas.codec import (
@@ -42,8 +43,9 @@ from schemas.codec import (
     dead_letter,
     decode,
     encode_dead_letter,
+    explain,
 )
-from schemas.records import Heartbeat
+from schemas.records import DeadLetter, Heartbeat
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +96,8 @@ class Batch:
     messages: Sequence[Message]
     next_offsets: Mapping[TopicPartition, int]
     sequences: Mapping[tuple[TopicPartition, str], int]
+    letters: Sequence[DeadLetter] = ()
+    """What a sink that reads the dead letters gets; they have no sequence and may come twice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,19 +348,33 @@ class _Reader:
             self._arrived_at = self._clock()
         batch = await self._batch(fetched)
         due = self._clock() - self._committed_at >= self.config.idle_commit_s
-        if batch.messages or (self._idle and due):
+        if batch.messages or batch.letters or (self._idle and due):
             await self._deliver(batch)
 
     async def _batch(self, fetched: list[Any]) -> Batch:
         messages: list[Message] = []
+        letters: list[DeadLetter] = []
         sequences: Sequences = {}
         for record in fetched:
             partition = TopicPartition(record.topic, record.partition)
             self._idle[partition] = record.offset + 1
+            if record.topic == self.config.dead_letters:
+                letters.extend(self._letter(record))
+                continue
             message = await self._decoded(record)
             if message and self._is_new(partition, message.content, sequences):
                 messages.append(message)
-        return Batch(messages, dict(self._idle), sequences)
+        return Batch(messages, dict(self._idle), sequences, letters)
+
+    def _letter(self, record: Any) -> list[DeadLetter]:
+        self.counts.records += 1
+        try:
+            return [DeadLetter.model_validate_json(record.value or b"")]
+        except ValidationError as error:
+            # It stays in its topic. A letter about a letter would be read as a letter again, without end.
+            log.warning("dead letter cannot be read", extra={"offset": record.offset, "detail": explain(error)})
+            self.counts.rejected += 1
+            return []
 
     async def _decoded(self, record: Any) -> Message | None:
         """The message, or None for a heartbeat and for bytes that are in the dead letters now."""
@@ -409,7 +427,7 @@ class _Reader:
         self._committed_at = self._clock()
         self._idle = {}
         self.counts.writes += 1
-        self.counts.written += len(batch.messages)
+        self.counts.written += len(batch.messages) + len(batch.letters)
         for origin, sequence in batch.sequences.items():
             self.sequences.pop(origin, None)
             self.sequences[origin] = sequence

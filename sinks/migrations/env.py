@@ -1,0 +1,11 @@
+"""Alembic's entry: the connection comes from `sinks.migrations.apply`."""
+
+from __future__ import annotations
+
+from alembic import context
+
+context.configure(
+    connection=context.config.attributes["connection"], target_metadata=None, version_table="pilothouse_schema"
+)
+with context.begin_transaction():
+    context.run_migrations()
