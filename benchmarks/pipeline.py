@@ -22,6 +22,7 @@ import psutil
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from ingest.topics import ensure_topics
+from pilothouse.settings import Settings
 from processors.agents import Worker, run
 from processors.fold import Plan
 from processors.steps.registry import STEPS
@@ -33,8 +34,10 @@ POINTS, RESOURCES, CELLS, PARTITIONS = 500, 100, 20, 24
 SPEC = "PILOTHOUSE_BENCH_PIPELINE"
 
 
-async def measure(kafka: dict[str, Any], data_dir: str, scrapes: int = 12_000) -> dict[str, Any]:
+async def measure(settings: Settings, scrapes: int = 12_000) -> dict[str, Any]:
     """Load `scrapes` records of 500 points, then measure worker and bare loop one after the other."""
+    assert settings.kafka
+    kafka, data_dir = settings.kafka.aiokafka_options(), str(settings.data_dir / "faust")
     prefix = f"bench-{uuid.uuid4().hex[:8]}."
     await ensure_topics(kafka, prefix=prefix, partitions=PARTITIONS)
     spec = {"kafka": kafka, "prefix": prefix, "data_dir": data_dir, "scrapes": scrapes}

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from schemas.estate import Estate
 
-PARTS = ("cells", "calendars", "routes")
+PARTS = ("cells", "calendars", "routes", "receivers")
 SUFFIXES = (".yaml", ".yml")
 FILE_BYTES_MAX = 4 * 2**20
 

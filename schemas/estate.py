@@ -126,6 +126,15 @@ class Route(BaseModel):
     tenants: tuple[Name, ...] = Field((), description="Only these tenants; empty for all.")
 
 
+class Receiver(BaseModel):
+    """An HTTP receiver that listens for others' events."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: Name = Field(description="Which one: change, github, events ...")
+    keys: tuple[Reference, ...] = Field(min_length=1, description="Where its keys stand; several while they rotate.")
+
+
 class Estate(BaseModel):
     """Everything that is watched."""
 
@@ -134,6 +143,7 @@ class Estate(BaseModel):
     cells: tuple[Cell, ...] = Field(min_length=1)
     calendars: tuple[Calendar, ...] = ()
     routes: tuple[Route, ...] = ()
+    receivers: tuple[Receiver, ...] = ()
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -162,6 +172,8 @@ class Estate(BaseModel):
     def faults(self) -> Iterable[str]:
         """What does not fit together, each as a sentence that names the thing, the value and what would be right."""
         yield from _twice("cell", (cell.name for cell in self.cells))
+        yield from _twice("receiver", (receiver.name for receiver in self.receivers))
+        yield from _twice("route", (route.name for route in self.routes))
         yield from _twice("calendar", (calendar.name for calendar in self.calendars))
         for cell in self.cells:
             yield from _twice(f"cell {cell.name}: tenant", (tenant.name for tenant in cell.tenants))

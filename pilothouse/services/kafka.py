@@ -89,7 +89,8 @@ class Kafka(Child):
         if not (self._data / "meta.properties").exists():
             cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
             # --ignore-formatted: an earlier attempt may have been interrupted half-way.
-            options = ["-t", cluster_id, "-c", str(properties), "--ignore-formatted"]
+            # With an equals sign: one id in 64 begins with a hyphen and would be taken for an option.
+            options = [f"--cluster-id={cluster_id}", "-c", str(properties), "--ignore-formatted"]
             await self.run("storage format", Command([*java, "kafka.tools.StorageTool", "format", *options]))
         return Command([*java, "kafka.Kafka", str(properties)])
 

@@ -1,0 +1,31 @@
+"""`pilothouse bench`: the measurements of `benchmarks/` on servers of their own."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pilothouse.services.stack import STORE, Stack
+from pilothouse.settings import Settings
+
+NAMES = ("pipeline", "sink", "latency")
+
+
+async def run(settings: Settings, names: list[str]) -> dict[str, dict[str, Any]]:
+    """Start what is not named by the environment and run the measurements one after the other."""
+    with _scratch(settings.data_dir) as scratch:
+        async with Stack(settings.model_copy(update={"data_dir": scratch}), postgres=[STORE]) as stack:
+            return {name: await importlib.import_module(f"benchmarks.{name}").measure(stack.settings) for name in names}
+
+
+@contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    """A data directory that is gone afterwards; PostgreSQL's user may pass through it."""
+    parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=parent) as name:
+        Path(name).chmod(0o711)
+        yield Path(name)

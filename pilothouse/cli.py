@@ -1,0 +1,310 @@
+"""The command line. Exit codes: 0 fine, 1 a finding, 2 misuse, 3 something cannot be reached."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ingest.references import ConfigurationError
+from pilothouse import logs, programs
+from pilothouse.estate_files import EstateError, load
+from pilothouse.services.child import ServiceError
+from pilothouse.settings import Settings, SettingsError, from_env
+from schemas.estate import Estate
+from schemas.topics import TOPICS
+from sinks.registry import SINKS
+
+FINDING, MISUSE, UNREACHABLE = 1, 2, 3
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Sees a warehouse stop before Odoo is down, and says why.",
+)
+
+
+class Output(StrEnum):
+    """For whom the answer is."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+EstateDir = Annotated[
+    Path, typer.Option("-c", "--config", help="Folder of the estate's YAML files.", show_default=False)
+]
+OutputOption = Annotated[Output, typer.Option("-o", "--output", help="text for people, json for machines.")]
+Instance = Annotated[
+    str | None,
+    typer.Option("--instance", help="Name that survives a restart (worker-0): it comes back without a rebalance."),
+]
+
+
+@contextmanager
+def _said() -> Iterator[None]:
+    """Errors that a user can mend become one message and an exit code, without a traceback."""
+    try:
+        yield
+    except (EstateError, SettingsError, ConfigurationError, programs.NotConfigured) as error:
+        _complain(str(error))
+        raise typer.Exit(MISUSE) from None
+    except (ServiceError, ConnectionError) as error:
+        _complain(str(error))
+        raise typer.Exit(UNREACHABLE) from None
+
+
+def _complain(message: str) -> None:
+    typer.echo(f"pilothouse: {message}", err=True)
+
+
+def _settings() -> Settings:
+    return from_env(os.environ)
+
+
+def _print(answer: Any, output: Output, text: str) -> None:
+    typer.echo(json.dumps(answer, indent=2) if output is Output.JSON else text)
+
+
+@app.command(epilog="Example: pilothouse check -c estate/")
+def check(config: EstateDir, output: OutputOption = Output.TEXT) -> None:
+    """Validate an estate, without a network."""
+    try:
+        estate = load(config)
+    except EstateError as error:
+        if output is Output.JSON:
+            _print({"ok": False, "faults": str(error).splitlines()}, output, "")
+        else:
+            _complain(str(error))
+        raise typer.Exit(FINDING if config.is_dir() else MISUSE) from None
+    counted = _counts(estate)
+    _print({"ok": True, **counted}, output, ", ".join(f"{count} {what}" for what, count in counted.items()) + ": fine")
+
+
+def _counts(estate: Estate) -> dict[str, int]:
+    return {
+        "cells": len(estate.cells),
+        "tenants": sum(len(cell.tenants) for cell in estate.cells),
+        "resources": sum(len(cell.resources) for cell in estate.cells),
+        "calendars": len(estate.calendars),
+        "routes": len(estate.routes),
+        "receivers": len(estate.receivers),
+    }
+
+
+@app.command(epilog="Example: PILOTHOUSE_KAFKA=kafka-1:9092 pilothouse ingest -c estate/ --port 8460")
+def ingest(
+    config: EstateDir,
+    host: Annotated[str, typer.Option(help="Address the receivers listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port the receivers listen on; 0 for any.", min=0, max=65535)] = 0,
+) -> None:
+    """Run collectors and receivers, and publish what they see."""
+    with _said():
+        logs.configure()
+        programs.ingest(load(config), _settings(), host=host, port=port)
+
+
+@app.command(epilog="Example: PILOTHOUSE_KAFKA=kafka-1:9092 pilothouse process -c estate/ --instance worker-0")
+def process(config: EstateDir, instance: Instance = None) -> None:
+    """Run a stream processor; more of them share the partitions."""
+    with _said():
+        logs.configure()
+        programs.process(load(config), _settings(), instance)
+
+
+@app.command(epilog="Example: pilothouse sink timescale alerts -c estate/")
+def sink(
+    names: Annotated[list[str], typer.Argument(help="Which: timescale, otlp, alerts.", show_default=False)],
+    config: EstateDir,
+    instance: Instance = None,
+) -> None:
+    """Run sinks: to the store, to OTLP, to alert webhooks."""
+    known = sorted(SINKS)
+    if unknown := [name for name in names if name not in known]:
+        _complain(f"sink {unknown[0]!r} is unknown; known are {', '.join(known)}")
+        raise typer.Exit(MISUSE)
+    with _said():
+        logs.configure()
+        programs.sink(names, load(config), _settings(), instance)
+
+
+@app.command(epilog="Example: pilothouse up -c estate/")
+def up(config: EstateDir) -> None:
+    """Run everything: what the environment does not name is started here, on loopback, as the real servers."""
+    from pilothouse import whole
+
+    with _said():
+        logs.configure()
+        asyncio.run(whole.up(load(config), config.absolute(), _settings()))
+
+
+topics_app = typer.Typer(no_args_is_help=True, help="The governed topics: what they are, what is in them.")
+app.add_typer(topics_app, name="topics")
+
+
+@topics_app.command("list", epilog="Example: pilothouse topics list -o json")
+def topics_list(output: OutputOption = Output.TEXT) -> None:
+    """The catalogue: name, owner, classification, retention."""
+    rows = [
+        {
+            "name": topic.name,
+            "description": topic.description,
+            "owner": topic.owner,
+            "classification": topic.classification.value,
+            "retention_days": None if topic.compacted else topic.retention_days,
+            "key": topic.key,
+        }
+        for topic in TOPICS
+    ]
+    width = max(len(topic.name) for topic in TOPICS)
+    text = "\n".join(
+        f"{row['name']:{width}}  {row['owner']:20} {row['classification']:13} {row['description']}" for row in rows
+    )
+    _print(rows, output, text)
+
+
+@topics_app.command("export", epilog="Example: pilothouse topics export contracts/")
+def topics_export(
+    directory: Annotated[Path, typer.Argument(help="Folder that is made or filled.", show_default=False)],
+) -> None:
+    """Write JSON Schemas, AsyncAPI and data contracts."""
+    from schemas.generate import files
+
+    written = 0
+    for path, text in files().items():
+        if path.parts[:2] == ("schemas", "generated"):
+            target = directory.joinpath(*path.parts[2:])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
+            written += 1
+    typer.echo(f"{written} files in {directory}")
+
+
+@topics_app.command("tail", epilog="Example: pilothouse topics tail signals.incidents.v1 -o json")
+def topics_tail(
+    topic: Annotated[str, typer.Argument(help="Name of the topic.", show_default=False)],
+    output: OutputOption = Output.TEXT,
+    count: Annotated[int | None, typer.Option("-n", help="Stop after so many records.", min=1)] = None,
+    from_start: Annotated[bool, typer.Option("--from-start", help="Begin with the oldest record.")] = False,
+) -> None:
+    """Live records of a topic."""
+    from pilothouse import tail
+
+    known = [one.name for one in TOPICS if one.model]
+    if topic not in known:
+        _complain(f"topic {topic!r} is unknown; known are {', '.join(known)}")
+        raise typer.Exit(MISUSE)
+    with _said():
+        settings = _settings()
+        asyncio.run(
+            tail.tail(
+                programs.kafka_options(settings),
+                settings.topic_prefix + topic,
+                output is Output.JSON,
+                count,
+                from_start,
+            )
+        )
+
+
+@app.command(
+    epilog="Example: pilothouse replay --from 2026-11-20T08:00:00Z --to 2026-11-20T09:00:00Z -c estate/ --diff"
+)
+def replay(
+    since: Annotated[
+        str, typer.Option("--from", help="Begin, RFC 3339 or Unix seconds (recorded time).", show_default=False)
+    ],
+    until: Annotated[str, typer.Option("--to", help="End, RFC 3339 or Unix seconds.", show_default=False)],
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="Estate to replay with; none: nothing declared.")
+    ] = None,
+    diff: Annotated[
+        bool, typer.Option("--diff", help="Compare with the live signals; a difference exits with 1.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Write the signals as JSON lines.")] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Fold a window of the log again, isolated: nobody is notified, nothing is written to Kafka."""
+    from pilothouse import replay as replaying
+
+    with _said():
+        settings = _settings()
+        try:
+            window = replaying.Window(replaying.instant(since), replaying.instant(until))
+        except ValueError as error:
+            _complain(str(error))
+            raise typer.Exit(MISUSE) from None
+        estate = load(config) if config else None
+        result = asyncio.run(
+            replaying.replay(
+                programs.kafka_options(settings), programs.plan(estate), window, settings.topic_prefix, compare=diff
+            )
+        )
+    if out:
+        out.write_bytes(b"".join(line + b"\n" for line in result.told))
+    _print(result.summary(), output, result.text())
+    raise typer.Exit(FINDING if diff and result.differs else 0)
+
+
+@app.command(epilog="Example: pilothouse demo --for 300 --scenario all --report report.json")
+def demo(
+    seconds: Annotated[
+        float, typer.Option("--for", help="Length from the first live record, s; 0: until Ctrl-C.", min=0)
+    ] = 300,
+    scenario: Annotated[str, typer.Option(help="all, weak, double, none, or names such as S1,S5.")] = "all",
+    report: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Data directory; a new one under the default one when left out.")
+    ] = None,
+    no_console: Annotated[bool, typer.Option("--no-console", help="Do not serve the console.")] = False,
+) -> None:
+    """One company through every layer: real servers, real load, real faults. It stands in for Odoo."""
+    from pilothouse.demo import run
+
+    with _said():
+        settings = _settings()
+        if data:
+            settings = settings.model_copy(update={"data_dir": data.absolute()})
+        raise typer.Exit(asyncio.run(run.demo(settings, seconds, scenario, report, console=not no_console)))
+
+
+@app.command(epilog="Example: pilothouse bench pipeline -o json")
+def bench(
+    name: Annotated[str, typer.Argument(help="pipeline, sink, latency or all.", show_default=False)],
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Measure side by side with peers and limits, on servers of its own."""
+    from pilothouse import bench as benches
+
+    if name not in (*benches.NAMES, "all"):
+        _complain(f"bench {name!r} is unknown; known are {', '.join(benches.NAMES)} and all")
+        raise typer.Exit(MISUSE)
+    with _said():
+        answers = asyncio.run(benches.run(_settings(), list(benches.NAMES) if name == "all" else [name]))
+    answer: Any = answers if name == "all" else answers[name]
+    _print(answer, output, "\n".join(f"{key:32} {value}" for key, value in _flat(answer)))
+
+
+def _flat(answer: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in answer.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield before + key, value
+
+
+def main() -> None:
+    """Entry point of the `pilothouse` command."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)

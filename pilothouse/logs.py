@@ -1,0 +1,30 @@
+"""Our log: one line a decision, time in UTC, fields after the message. Libraries speak from WARNING on."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class Fields(logging.Formatter):
+    """`time level logger: message key=value …`, the fields being those given as `extra`."""
+
+    converter = staticmethod(time.gmtime)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line, with its fields."""
+        line = super().format(record)
+        fields = {name: value for name, value in vars(record).items() if name not in _STANDARD}
+        return line + "".join(f" {name}={value}" for name, value in fields.items())
+
+
+def configure() -> None:
+    """To standard error, our own from INFO on."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(Fields("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    for name in ("ingest", "processors", "sinks", "pilothouse"):
+        logging.getLogger(name).setLevel(logging.INFO)

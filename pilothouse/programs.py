@@ -1,0 +1,107 @@
+"""The programs that make up Pilothouse, each one process: ingest, processors, sinks.
+
+They are told everything by the environment (`settings`) and an estate; here the three layers, which know only the bus,
+are put together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import uvloop
+
+from ingest.app import IngestSettings, ReceiverSettings, run_ingest
+from ingest.references import resolve
+from pilothouse.settings import Settings
+from processors.agents import Worker
+from processors.agents import run as run_worker
+from processors.fold import Plan
+from processors.steps.registry import STEPS
+from schemas.estate import Estate, Reference
+from sinks import registry as sinks
+from sinks.context import Context
+
+GROUP = "pilothouse-processors"
+
+
+class NotConfigured(Exception):  # noqa: N818 (it reads as a state, not as a mistake)
+    """A program was asked for that the environment does not say enough for; the message names the variable."""
+
+
+def kafka_options(settings: Settings) -> dict[str, object]:
+    """aiokafka's arguments. Raises NotConfigured without a broker."""
+    if settings.kafka is None:
+        raise NotConfigured(
+            "PILOTHOUSE_KAFKA is not set: name the brokers, such as kafka-1:9092, or run `pilothouse up`, which brings its own"
+        )
+    return settings.kafka.aiokafka_options()
+
+
+def ingest(estate: Estate, settings: Settings, *, host: str = "127.0.0.1", port: int = 0) -> None:
+    """Collectors, receivers, spool and publisher, until SIGTERM."""
+    configured = IngestSettings(
+        spool=settings.data_dir / "ingest" / "spool.db",
+        kafka=kafka_options(settings),
+        topic_prefix=settings.topic_prefix,
+        partitions=settings.partitions,
+        host=host,
+        port=port,
+        receivers={one.name: ReceiverSettings(keys=one.keys) for one in estate.receivers},
+    )
+    configured.spool.parent.mkdir(parents=True, exist_ok=True)
+    _until_stopped(lambda stop: run_ingest(estate, configured, stop))
+
+
+def plan(estate: Estate | None) -> Plan:
+    """What every partition is folded with; replay uses the same."""
+    return Plan.of(STEPS.values(), estate)
+
+
+def process(estate: Estate, settings: Settings, instance: str | None = None) -> None:
+    """A Faust worker, until SIGTERM. `instance` makes its group membership static."""
+    worker = Worker(plan(estate), kafka_options(settings), settings.topic_prefix)
+    run_worker(worker, GROUP, str(settings.data_dir / "processors"), instance)
+
+
+def sink(names: list[str], estate: Estate, settings: Settings, instance: str | None = None) -> None:
+    """One or more sinks in one process, until SIGTERM."""
+    context = Context(
+        kafka=kafka_options(settings),
+        estate=estate,
+        resolve=_resolve,
+        now_s=time.time,
+        database_url=settings.database_url,
+        otlp_endpoint=settings.otlp_endpoint,
+    )
+
+    async def run_all(stop: asyncio.Event) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            for name in names:
+                tasks.create_task(sinks.run(name, context, stop, instance and f"{instance}-{name}"))
+
+    _until_stopped(run_all)
+
+
+def _resolve(reference: str | Reference | None, wanted_by: str) -> str:
+    return "" if reference is None else resolve(reference, wanted_by, os.environ)
+
+
+def _until_stopped(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    async def run() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await work(stop)
+
+    uvloop.run(run())
+
+
+def spool_dir(settings: Settings) -> Path:
+    """Where ingest keeps what Kafka has not taken yet."""
+    return settings.data_dir / "ingest"

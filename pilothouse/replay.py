@@ -1,0 +1,164 @@
+"""A window of the log through the steps again, isolated: the same records must give the same signals.
+
+The log is folded from its beginning, because state depends on all of it, and what falls into the window is told. With
+`compare`, the live signals of the window are read and set against it byte for byte, each told once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from processors.fold import PartitionFold, Plan
+from schemas.codec import Rejected, decode, encode
+from schemas.topics import INPUTS, SIGNALS
+
+READ_TIMEOUT_MS = 5_000
+
+
+class Window(NamedTuple):
+    """Recorded time, Unix ms; the end excluded."""
+
+    from_ms: int
+    to_ms: int
+
+
+def instant(text: str) -> int:
+    """RFC 3339 or Unix seconds as Unix ms. Raises ValueError naming the text and what would be right."""
+    try:
+        return round(float(text) * 1000)
+    except ValueError:
+        pass
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no instant; write 2026-11-20T08:00:00Z or Unix seconds") from None
+    if moment.tzinfo is None:
+        raise ValueError(f"{text!r} names no time zone; write 2026-11-20T08:00:00Z or Unix seconds")
+    return round(moment.timestamp() * 1000)
+
+
+@dataclass
+class Result:
+    """What the replay told, and how it compares with what was told live."""
+
+    window: Window
+    told: list[bytes] = field(default_factory=list)
+    live: list[bytes] | None = None
+    records: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def missing(self) -> list[bytes]:
+        """Told live, not by the replay."""
+        return [] if self.live is None else [one for one in self.live if one not in set(self.told)]
+
+    @property
+    def extra(self) -> list[bytes]:
+        """Told by the replay, not live."""
+        return [] if self.live is None else [one for one in self.told if one not in set(self.live)]
+
+    @property
+    def differs(self) -> bool:
+        """Whether the replay and the live run disagree."""
+        return bool(self.missing or self.extra)
+
+    def summary(self) -> dict[str, Any]:
+        """For machines."""
+        answer: dict[str, Any] = {"signals": len(self.told), "records": self.records, "counts": dict(self.counts)}
+        if self.live is not None:
+            answer |= {"live": len(self.live), "missing": len(self.missing), "extra": len(self.extra)}
+            answer["differences"] = [one.decode() for one in (*self.missing[:10], *self.extra[:10])]
+        return answer
+
+    def text(self) -> str:
+        """For people."""
+        line = f"{self.records} records folded, {len(self.told)} signals and incidents in the window"
+        if self.live is None:
+            return line
+        verdict = f"{len(self.missing)} missing, {len(self.extra)} extra" if self.differs else "the same byte for byte"
+        return f"{line}; live told {len(self.live)}: {verdict}"
+
+
+async def replay(
+    kafka: dict[str, Any], plan: Plan, window: Window, prefix: str = "", *, compare: bool = False
+) -> Result:
+    """Fold the log of every partition up to the window's end. Raises ValueError when the window is empty."""
+    if window.to_ms <= window.from_ms:
+        raise ValueError(f"the window ends at {window.to_ms} ms, not after its begin at {window.from_ms} ms")
+    reader = AIOKafkaConsumer(
+        **kafka, enable_auto_commit=False, auto_offset_reset="earliest", max_partition_fetch_bytes=4 * 2**20
+    )
+    await reader.start()
+    try:
+        result = Result(window)
+        for partition in await _partitions(reader, prefix):
+            await _fold(reader, plan, partition, prefix, result)
+        if compare:
+            result.live = await _live(reader, window, prefix)
+        return result
+    finally:
+        await reader.stop()
+
+
+async def _partitions(reader: AIOKafkaConsumer, prefix: str) -> list[int]:
+    await reader.topics()
+    found = reader.partitions_for_topic(prefix + INPUTS[0].name)
+    if not found:
+        raise ConnectionError(
+            f"topic {prefix}{INPUTS[0].name} is not on the broker; is PILOTHOUSE_KAFKA the right one?"
+        )
+    return sorted(found)
+
+
+async def _fold(reader: AIOKafkaConsumer, plan: Plan, partition: int, prefix: str, result: Result) -> None:
+    fold = PartitionFold(plan)
+    topics = {prefix + INPUTS[place].name: place for place in plan.listens}
+    async for message in _read(reader, [TopicPartition(name, partition) for name in topics]):
+        result.records += 1
+        decoded = decode(message.headers, message.value, message.timestamp)
+        readable = None if isinstance(decoded, Rejected) else decoded
+        for found in fold.feed(topics[message.topic], message.offset, readable):
+            if result.window.from_ms <= found.envelope.recorded_ms < result.window.to_ms:
+                result.told.append(encode(found.record, found.envelope).value)
+        if fold.order.horizon_ms >= result.window.to_ms:
+            break
+    result.counts += fold.counts
+
+
+async def _live(reader: AIOKafkaConsumer, window: Window, prefix: str) -> list[bytes]:
+    told: dict[bytes, None] = {}
+    for topic in SIGNALS:
+        partitions = reader.partitions_for_topic(prefix + topic.name) or ()
+        async for message in _read(
+            reader, [TopicPartition(prefix + topic.name, number) for number in sorted(partitions)]
+        ):
+            if window.from_ms <= message.timestamp < window.to_ms:
+                told[message.value] = None
+    return list(told)
+
+
+async def _read(reader: AIOKafkaConsumer, places: list[TopicPartition]) -> AsyncIterator[Any]:
+    """Everything that stands in these partitions now, the topics side by side so that little has to wait."""
+    if not places:
+        return
+    reader.assign(places)
+    ends = await reader.end_offsets(places)
+    starts = await reader.beginning_offsets(places)
+    for place in places:
+        reader.seek(place, starts[place])
+    left = {place for place in places if starts[place] < ends[place]}
+    while left:
+        async with asyncio.timeout(60):
+            found = await reader.getmany(timeout_ms=READ_TIMEOUT_MS, max_records=2_000)
+        for place, messages in found.items():
+            for message in messages:
+                if message.offset < ends[place]:
+                    yield message
+        left = {place for place in left if await reader.position(place) < ends[place]}

@@ -1,0 +1,57 @@
+"""Live records of a topic, for people and for pipes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from schemas.codec import Received, decode, rfc3339
+
+
+async def tail(kafka: dict[str, Any], topic: str, as_json: bool, count: int | None, from_start: bool) -> None:
+    """Print records until `count` are told or the reader goes away. Heartbeats are passed over."""
+    consumer = AIOKafkaConsumer(
+        **kafka, enable_auto_commit=False, auto_offset_reset="earliest" if from_start else "latest"
+    )
+    await consumer.start()
+    try:
+        places = [TopicPartition(topic, number) for number in await _partitions(consumer, topic)]
+        consumer.assign(places)
+        if from_start:
+            for place in places:
+                consumer.seek(place, 0)
+        told = 0
+        async for message in consumer:
+            decoded = decode(message.headers, message.value, message.timestamp)
+            if isinstance(decoded, Received) or (message.value and not message.headers):
+                sys.stdout.write(_line(message, decoded, as_json))
+                sys.stdout.flush()
+                told += 1
+            if count and told >= count:
+                return
+    finally:
+        await consumer.stop()
+
+
+async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> list[int]:
+    await consumer.topics()
+    found = consumer.partitions_for_topic(topic)
+    if not found:
+        raise ConnectionError(
+            f"topic {topic} is not on the broker yet; start `pilothouse ingest`, which makes the topics"
+        )
+    return sorted(found)
+
+
+def _line(message: Any, decoded: Any, as_json: bool) -> str:
+    if as_json or not isinstance(decoded, Received):
+        return f"{message.value.decode(errors='replace')}\n"
+    record = decoded.record
+    what = next(
+        (text for name in ("title", "summary", "body", "name") if (text := getattr(record, name, ""))),
+        type(record).__name__,
+    )
+    where = getattr(record, "resource", "") or getattr(record, "id", "")
+    return f"{rfc3339(record.time_ms)} {record.cell} {where} {getattr(record, 'phase', '')} {what}\n"
