@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ingest.collector import CollectorKind, by_system
-from ingest.collectors import odoo_health, odoo_log
+from ingest.collectors import odoo_health, odoo_log, postgresql
 
 KINDS: tuple[CollectorKind, ...] = (
     odoo_health.KIND,
     odoo_log.KIND,
+    postgresql.KIND,
 )
 
 COLLECTORS = by_system(KINDS)

@@ -1,0 +1,210 @@
+"""Rows of the views to points by series identity. Pure: what a row means stands here, how it was read does not.
+
+A tenant's database without a row in a view that lists only what is there (backends, statements) is a measured zero.
+What was not measured is None, so that the layout of a server's scrapes stays the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+
+from schemas.series import identity
+
+Row = Mapping[str, Any]
+Points = dict[str, float | None]
+
+STATES = ("active", "idle", "idle in transaction", "idle in transaction (aborted)")
+
+OF_SERVER = {
+    "postgresql.connection.max": "connection_max",
+    "postgresql.checkpoint.requested": "checkpoints_requested",
+    "postgresql.checkpoint.timed": "checkpoints_timed",
+    "postgresql.checkpoint.write.time": "checkpoint_write_s",
+    "postgresql.checkpoint.sync.time": "checkpoint_sync_s",
+    "postgresql.wal.bytes": "wal_bytes",
+    "postgresql.archive.failures": "archive_failures",
+    "postgresql.archive.age": "archive_age_s",
+}
+OF_DATABASE = {
+    "postgresql.commits": "commits",
+    "postgresql.rollbacks": "rollbacks",
+    "postgresql.deadlocks": "deadlocks",
+    "postgresql.blocks.read": "blocks_read",
+    "postgresql.blocks.hit": "blocks_hit",
+    "postgresql.rows.returned": "rows_returned",
+    "postgresql.rows.fetched": "rows_fetched",
+    "postgresql.rows.inserted": "rows_inserted",
+    "postgresql.rows.updated": "rows_updated",
+    "postgresql.rows.deleted": "rows_deleted",
+    "postgresql.temp.bytes": "temp_bytes",
+    "postgresql.active.time": "active_s",
+    "postgresql.database.wraparound.age": "wraparound_age",
+}
+OF_DATABASE_TIMED = {"postgresql.blocks.read.time": "blocks_read_s", "postgresql.blocks.write.time": "blocks_write_s"}
+OF_ACTIVITY = {
+    "postgresql.lock.waiting": "waiting",
+    "postgresql.transaction.age.max": "transaction_age_s",
+    "postgresql.idle_in_transaction.age.max": "idle_in_transaction_age_s",
+}
+OF_STATEMENTS = {
+    "postgresql.query.count": "calls",
+    "postgresql.query.time": "time_s",
+    "postgresql.query.rows": "rows",
+    "postgresql.query.blocks": "blocks",
+}
+OF_IO = {"postgresql.io.reads": "reads", "postgresql.io.writes": "writes"}
+OF_IO_TIMED = {
+    "postgresql.io.read.time": "read_s",
+    "postgresql.io.write.time": "write_s",
+    "postgresql.io.fsync.time": "fsync_s",
+}
+
+
+@lru_cache(maxsize=65_536)
+def _series(metric: str, database: str, tenant: str | None, more: tuple[tuple[str, str], ...] = ()) -> str:
+    owner = {"tenant.id": tenant} if tenant else {}
+    return identity(metric, {"db.namespace": database, **owner, **dict(more)})
+
+
+class Databases:
+    """The databases that a server has, and whose they are."""
+
+    def __init__(self, tenant_of_database: Mapping[str, str], names: Iterable[str]) -> None:
+        self.names = tuple(names)
+        self._tenant_of = tenant_of_database
+
+    def tenant(self, database: str | None) -> str | None:
+        """The tenant whose database it is; None for one that nobody declared."""
+        return self._tenant_of.get(database) if database else None
+
+    def series(self, metric: str, database: str, **more: str) -> str:
+        """The identity of a database's series; `more` are attributes, `__` in their names stands for a dot."""
+        extra = tuple((name.replace("__", "."), value) for name, value in more.items())
+        return _series(metric, database, self.tenant(database), extra)
+
+    def columns(self, metrics: Mapping[str, str], row: Row, database: str, measured: bool = True) -> Points:
+        """The points of one database's row."""
+        return {self.series(metric, database): row[key] if measured else None for metric, key in metrics.items()}
+
+    def every(self, metrics: Iterable[str], value: float | None) -> Points:
+        """The same value for all databases."""
+        return {self.series(metric, database): value for metric in metrics for database in self.names}
+
+
+def of_server(row: Row) -> Points:
+    """Points of the server as a whole; its replay lag only if it is a standby."""
+    points: Points = {metric: row[key] for metric, key in OF_SERVER.items()}
+    return points if row["replay_lag_s"] is None else {**points, "postgresql.replay.lag": row["replay_lag_s"]}
+
+
+def of_databases(databases: Databases, rows: Iterable[Row], times_io: bool) -> Points:
+    """Points of pg_stat_database. Without track_io_timing its times stand at 0 and mean nothing."""
+    points: Points = {}
+    for row in rows:
+        points |= databases.columns(OF_DATABASE, row, row["database"])
+        points |= databases.columns(OF_DATABASE_TIMED, row, row["database"], measured=times_io)
+    return points
+
+
+def of_activity(databases: Databases, rows: Iterable[Row]) -> Points:
+    """Points of the client backends, without our own in those of its database."""
+    rows = list(rows)
+    points = databases.every([*OF_ACTIVITY, "postgresql.lock.wait.max"], 0.0)
+    for state in STATES:
+        points |= {_connections(databases, database, state): 0.0 for database in databases.names}
+    for row in rows:
+        points[_connections(databases, row["database"], row["state"])] = row["backends"]
+    for metric, key in OF_ACTIVITY.items():
+        for row in rows:
+            series = databases.series(metric, row["database"])
+            points[series] = _together(metric, points.get(series) or 0.0, row[key] or 0.0)
+    return {**points, "postgresql.connection.used": 1 + sum(row["backends"] for row in rows)}
+
+
+def without_activity(databases: Databases) -> Points:
+    """The same, when the server does not let us see other users' backends."""
+    points = databases.every([*OF_ACTIVITY, "postgresql.lock.wait.max"], None)
+    for state in STATES:
+        points |= {_connections(databases, database, state): None for database in databases.names}
+    return {**points, "postgresql.connection.used": None}
+
+
+def of_waits(databases: Databases, rows: Iterable[Row]) -> Points:
+    """The longest wait by database; only of databases in which somebody waits."""
+    points: Points = {}
+    for row in rows:
+        if row["waited_s"] is not None and row["database"]:
+            series = databases.series("postgresql.lock.wait.max", row["database"])
+            points[series] = max(points.get(series) or 0.0, row["waited_s"])
+    return points
+
+
+def of_orphans(databases: Databases, rows: Iterable[Row], alive: Iterable[int]) -> Points:
+    """Backends that work for an Odoo process which is not among the living."""
+    points = databases.every(["postgresql.orphans"], 0.0)
+    living = frozenset(alive)
+    for row in rows:
+        dead = [pid for pid in row["odoo_pids"] or () if int(pid) not in living]
+        if dead:
+            points[databases.series("postgresql.orphans", row["database"])] = float(len(dead))
+    return points
+
+
+def of_statements(databases: Databases, rows: Iterable[Row]) -> Points:
+    """Sums of pg_stat_statements by database."""
+    points = databases.every(OF_STATEMENTS, 0.0)
+    for row in rows:
+        points |= databases.columns(OF_STATEMENTS, row, row["database"])
+    return points
+
+
+def of_io(rows: Iterable[Row], times_io: bool, times_wal_io: bool) -> Points:
+    """Points of pg_stat_io by backend type and object; what cannot happen (NULL) has no series."""
+    points: Points = {}
+    for row in rows:
+        timed = times_wal_io if row["object"] == "wal" else times_io
+        place = {"postgresql.backend.type": row["backend_type"], "postgresql.io.object": row["object"]}
+        points |= {identity(name, place): row[key] for name, key in OF_IO.items() if row[key] is not None}
+        points |= {identity(name, place): row[key] if timed else None for name, key in OF_IO_TIMED.items()}
+    return points
+
+
+def of_replication(rows: Iterable[Row]) -> Points:
+    """Points of standbys and slots. An idle standby has no lag of its own to show: none when it has replayed all."""
+    points: Points = {}
+    for row in rows:
+        if row["kind"] == "slot":
+            slot = {"postgresql.replication.slot": row["name"]}
+            points[identity("postgresql.replication.slot.retained", slot)] = row["behind_bytes"]
+            continue
+        standby = {"postgresql.standby.name": row["name"], "client.address": row["address"]}
+        lag_s = 0.0 if row["lag_s"] is None and row["behind_bytes"] == 0 else row["lag_s"]
+        points[identity("postgresql.replication.lag", standby)] = lag_s
+        points[identity("postgresql.replication.lag.bytes", standby)] = row["behind_bytes"]
+    return points
+
+
+def of_sizes(databases: Databases, rows: Iterable[Row]) -> Points:
+    """Sizes of the databases that we may measure."""
+    points = databases.every(["postgresql.database.size"], None)
+    return points | {databases.series("postgresql.database.size", row["database"]): row["bytes"] for row in rows}
+
+
+def start_ms(rows: Iterable[Row], now_ms: int) -> int:
+    """Since when everything cumulative has counted without a break: the latest start or reset of all that was read.
+
+    After a clean restart PostgreSQL goes on from its saved counters, so a value may hold more than was counted since.
+    Differences between two values of one start are right; a value divided by the time since is not.
+    """
+    moments = [row[key] for row in rows for key in row.keys() if key.endswith(("reset_ms", "started_ms"))]  # noqa: SIM118 (asyncpg's Record iterates values)
+    return int(min(now_ms, max((moment for moment in moments if moment is not None), default=0)))
+
+
+def _connections(databases: Databases, database: str, state: str) -> str:
+    return databases.series("postgresql.connection.count", database, db__client__connection__state=state)
+
+
+def _together(metric: str, one: float, other: float) -> float:
+    return one + other if metric == "postgresql.lock.waiting" else max(one, other)

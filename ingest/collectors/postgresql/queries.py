@@ -1,0 +1,229 @@
+"""The statements, written for the views and columns that a server has rather than for its version number.
+
+Times come back in seconds, sizes in bytes, instants in Unix ms. A column that the server lacks comes back as NULL.
+Sources: PostgreSQL manuals 13-18, chapter The Cumulative Statistics System; pg_stat_statements 1.7-1.12.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+EXTENSION = "pg_stat_statements"
+VIEWS = (
+    "pg_stat_activity",
+    "pg_stat_archiver",
+    "pg_stat_bgwriter",
+    "pg_stat_checkpointer",
+    "pg_stat_database",
+    "pg_stat_io",
+    "pg_stat_wal",
+    "pg_locks",
+    EXTENSION,
+    f"{EXTENSION}_info",
+)
+MAX_WAITING = 200
+MAX_STATEMENTS = 20_000
+MAX_TEXT = 16_384
+
+PROBE = f"""
+SELECT c.relname::text AS view, quote_ident(n.nspname) AS schema, array_agg(a.attname::text) AS columns
+FROM pg_class c
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+WHERE c.relname = ANY($1)
+  AND (n.nspname = 'pg_catalog' OR n.oid IN (SELECT extnamespace FROM pg_extension WHERE extname = '{EXTENSION}'))
+GROUP BY 1, 2
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """Which views a server has, and their columns. `statements_schema` is where the extension is, quoted."""
+
+    columns: Mapping[str, frozenset[str]]
+    statements_schema: str | None = None
+
+    def has(self, view: str, column: str | None = None) -> bool:
+        """Whether the view, or its column, is there."""
+        return view in self.columns and (column is None or column in self.columns[view])
+
+    def column(self, view: str, *names: str, cast: str = "float8") -> str:
+        """The first of the names that the view has, or NULL."""
+        found = next((f"{view}.{name}" for name in names if self.has(view, name)), "NULL")
+        return f"{found}::{cast}"
+
+    def unix_ms(self, view: str, column: str) -> str:
+        """An instant of the view, Unix ms, or NULL."""
+        return f"extract(epoch FROM {self.column(view, column, cast='timestamptz')})::float8 * 1000"
+
+
+def server(have: Server) -> str:
+    """One row about the server as a whole."""
+    checkpoints = "pg_stat_checkpointer" if have.has("pg_stat_checkpointer") else "pg_stat_bgwriter"
+    views = [checkpoints, "pg_stat_archiver", *(["pg_stat_wal"] if have.has("pg_stat_wal") else [])]
+    return f"""
+SELECT current_user::text AS role, current_database()::text AS database,
+  pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all,
+  current_setting('track_io_timing')::bool AS times_io,
+  coalesce(current_setting('track_wal_io_timing', true)::bool, false) AS times_wal_io,
+  current_setting('max_connections')::float8 - current_setting('superuser_reserved_connections')::float8
+    - coalesce(current_setting('reserved_connections', true)::float8, 0) AS connection_max,
+  extract(epoch FROM pg_postmaster_start_time())::float8 * 1000 AS started_ms,
+  CASE WHEN NOT pg_is_in_recovery() THEN NULL
+    WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
+    ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8 END AS replay_lag_s,
+  {have.column(checkpoints, "num_requested", "checkpoints_req")} AS checkpoints_requested,
+  {have.column(checkpoints, "num_timed", "checkpoints_timed")} AS checkpoints_timed,
+  {have.column(checkpoints, "write_time", "checkpoint_write_time")} / 1000 AS checkpoint_write_s,
+  {have.column(checkpoints, "sync_time", "checkpoint_sync_time")} / 1000 AS checkpoint_sync_s,
+  {have.column("pg_stat_wal", "wal_bytes")} AS wal_bytes,
+  {have.column("pg_stat_archiver", "failed_count")} AS archive_failures,
+  extract(epoch FROM clock_timestamp() - pg_stat_archiver.last_archived_time)::float8 AS archive_age_s,
+  {have.unix_ms(checkpoints, "stats_reset")} AS checkpoints_reset_ms,
+  {have.unix_ms("pg_stat_wal", "stats_reset")} AS wal_reset_ms,
+  {have.unix_ms("pg_stat_archiver", "stats_reset")} AS archiver_reset_ms
+FROM {", ".join(views)}
+"""
+
+
+def databases(have: Server) -> str:
+    """One row a database that can be connected to."""
+
+    def column(name: str) -> str:
+        return have.column("pg_stat_database", name)
+
+    return f"""
+SELECT d.datname::text AS database, age(d.datfrozenxid)::float8 AS wraparound_age,
+  {column("xact_commit")} AS commits, {column("xact_rollback")} AS rollbacks, {column("deadlocks")} AS deadlocks,
+  {column("blks_read")} AS blocks_read, {column("blks_hit")} AS blocks_hit,
+  {column("blk_read_time")} / 1000 AS blocks_read_s, {column("blk_write_time")} / 1000 AS blocks_write_s,
+  {column("tup_returned")} AS rows_returned, {column("tup_fetched")} AS rows_fetched,
+  {column("tup_inserted")} AS rows_inserted, {column("tup_updated")} AS rows_updated,
+  {column("tup_deleted")} AS rows_deleted, {column("temp_bytes")} AS temp_bytes,
+  {column("active_time")} / 1000 AS active_s, {have.unix_ms("pg_stat_database", "stats_reset")} AS reset_ms
+FROM pg_database d JOIN pg_stat_database ON pg_stat_database.datid = d.oid
+WHERE d.datallowconn AND NOT d.datistemplate
+"""
+
+
+# Our own backend is left out: what we do by looking is not the tenant's doing.
+ACTIVITY = """
+SELECT datname::text AS database, coalesce(state, 'unknown') AS state, count(*)::float8 AS backends,
+  count(*) FILTER (WHERE wait_event_type = 'Lock')::float8 AS waiting,
+  max(extract(epoch FROM clock_timestamp() - xact_start))::float8 AS transaction_age_s,
+  max(extract(epoch FROM clock_timestamp() - state_change)) FILTER (WHERE state LIKE 'idle in transaction%')::float8
+    AS idle_in_transaction_age_s,
+  array_agg(substr(application_name, 6)) FILTER (WHERE state = 'active' AND application_name ~ '^odoo-[0-9]{1,9}$')
+    AS odoo_pids
+FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND datname IS NOT NULL AND pid <> pg_backend_pid()
+GROUP BY 1, 2
+"""
+
+
+def waits(have: Server) -> str:
+    """One row a backend that waits for a heavyweight lock or stands in the way of one; asked only while somebody waits.
+
+    Before 14 PostgreSQL does not say since when a backend waits; the time since its state changed is an upper bound.
+    For a row lock the relation stands on the tuple lock that the first in the queue holds.
+    """
+    since = (
+        "min(l.waitstart) FILTER (WHERE NOT l.granted)" if have.has("pg_locks", "waitstart") else "NULL::timestamptz"
+    )
+    # waitstart is NULL for a moment after a wait has begun.
+    instead = "clock_timestamp()" if have.has("pg_locks", "waitstart") else "a.state_change"
+    return f"""
+WITH locks AS MATERIALIZED (
+  SELECT l.pid, {since} AS since, min(l.locktype) FILTER (WHERE NOT l.granted) AS locktype,
+    max(l.relation) AS relation, max(l.database) AS database
+  FROM pg_locks l WHERE NOT l.granted OR l.locktype = 'tuple' GROUP BY l.pid
+), waiting AS MATERIALIZED (
+  SELECT a.pid, greatest(0, extract(epoch FROM clock_timestamp() - coalesce(l.since, {instead})))::float8 AS waited_s,
+    pg_blocking_pids(a.pid) AS blockers, l.locktype, l.relation, l.database
+  FROM pg_stat_activity a LEFT JOIN locks l USING (pid)
+  WHERE a.wait_event_type = 'Lock'
+  ORDER BY waited_s DESC LIMIT {MAX_WAITING}
+)
+SELECT a.pid, a.datname::text AS database, a.usename::text AS user_name, a.application_name, a.backend_type,
+  a.state, left(a.query, {MAX_TEXT}) AS query, w.waited_s, w.blockers, w.locktype,
+  extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS transaction_age_s,
+  (SELECT c.relname::text FROM pg_class c, pg_database d WHERE c.oid = w.relation
+    AND d.datname = current_database() AND w.database IN (0, d.oid)) AS relation
+FROM pg_stat_activity a LEFT JOIN waiting w USING (pid)
+WHERE a.pid IN (SELECT pid FROM waiting UNION SELECT unnest(blockers) FROM waiting)
+"""
+
+
+def statements(have: Server) -> str:
+    """One row a database: the sums over its statements. The texts stay on disk."""
+    reset, evicted = "NULL", "NULL"
+    info = f"{have.statements_schema}.{EXTENSION}_info"
+    if have.has(f"{EXTENSION}_info"):
+        reset = f"(SELECT extract(epoch FROM stats_reset) * 1000 FROM {info})"
+        evicted = f"(SELECT dealloc FROM {info})"
+    return f"""
+SELECT d.datname::text AS database, sum(s.calls)::float8 AS calls, sum(s.{_time(have)})::float8 / 1000 AS time_s,
+  sum(s.rows)::float8 AS rows, sum(s.shared_blks_hit + s.shared_blks_read)::float8 AS blocks,
+  {reset}::float8 AS reset_ms, {evicted}::float8 AS evicted
+FROM {have.statements_schema}.{EXTENSION}(false) s JOIN pg_database d ON d.oid = s.dbid
+{_outer_only(have)}
+GROUP BY 1
+"""
+
+
+def top_statements(have: Server) -> str:
+    """One row a statement and database, without its text."""
+    return f"""
+SELECT d.datname::text AS database, s.queryid AS id, sum(s.calls)::float8 AS calls,
+  sum(s.{_time(have)})::float8 / 1000 AS time_s, sum(s.rows)::float8 AS rows,
+  sum(s.shared_blks_read)::float8 AS blocks_read
+FROM {have.statements_schema}.{EXTENSION}(false) s JOIN pg_database d ON d.oid = s.dbid
+{_outer_only(have)}
+GROUP BY 1, 2 HAVING s.queryid IS NOT NULL ORDER BY 4 DESC LIMIT {MAX_STATEMENTS}
+"""
+
+
+def statement_texts(have: Server) -> str:
+    """Texts of the statements with the ids $1. This reads the file of all texts."""
+    return f"""
+SELECT queryid AS id, left(min(query), {MAX_TEXT}) AS query
+FROM {have.statements_schema}.{EXTENSION}(true) WHERE queryid = ANY($1) GROUP BY 1
+"""
+
+
+IO = """
+SELECT backend_type, object, sum(reads)::float8 AS reads, sum(writes)::float8 AS writes,
+  sum(read_time)::float8 / 1000 AS read_s, sum(write_time)::float8 / 1000 AS write_s,
+  sum(fsync_time)::float8 / 1000 AS fsync_s, extract(epoch FROM max(stats_reset))::float8 * 1000 AS reset_ms
+FROM pg_stat_io GROUP BY 1, 2
+HAVING coalesce(sum(reads), 0) + coalesce(sum(writes), 0) + coalesce(sum(fsyncs), 0) > 0
+"""
+
+# A standby may send on to others; it has no current position to write, but one to which it has replayed.
+REPLICATION = """
+WITH here AS (
+  SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn
+)
+SELECT 'standby' AS kind, application_name AS name, coalesce(host(client_addr), 'local') AS address,
+  extract(epoch FROM replay_lag)::float8 AS lag_s, pg_wal_lsn_diff(here.lsn, replay_lsn)::float8 AS behind_bytes
+FROM pg_stat_replication, here WHERE state IN ('streaming', 'catchup')
+UNION ALL
+SELECT 'slot', slot_name::text, NULL, NULL, pg_wal_lsn_diff(here.lsn, restart_lsn)::float8
+FROM pg_replication_slots, here
+"""
+
+SIZES = """
+SELECT datname::text AS database, pg_database_size(oid)::float8 AS bytes FROM pg_database
+WHERE datallowconn AND NOT datistemplate
+  AND (has_database_privilege(oid, 'CONNECT') OR pg_has_role('pg_read_all_stats', 'USAGE'))
+"""
+
+
+def _time(have: Server) -> str:
+    return "total_exec_time" if have.has(EXTENSION, "total_exec_time") else "total_time"
+
+
+def _outer_only(have: Server) -> str:
+    """With `track = all` the statements inside functions are listed too; their time is in that of the outer one."""
+    return "WHERE s.toplevel" if have.has(EXTENSION, "toplevel") else ""
