@@ -32,7 +32,13 @@ from typing import Any, Protocol, TypeVar
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaError, MessageSizeTooLargeError
+from aiokafka.errors import (
+    CommitFailedError,
+    IllegalStateError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+)
 from pydantic import ValidationError
 
 from schemas import topics as catalogue
@@ -490,7 +496,7 @@ class _Letters:
     async def send(
         self, rejected: Rejected, time_ms: int, key: bytes | None, headers: Iterable[tuple[str, bytes]], place: Any
     ) -> None:
-        """Return when the letter is in Kafka. Raises KafkaError or TimeoutError, and then the record comes again."""
+        """Return when the letter is in Kafka. Raises KafkaTimeoutError, and then the record comes again."""
         self._counts.rejected += 1
         more = {"rejected_by": f"sink.{self._sink}", "time_ms": time_ms, "key": key, "headers": headers, **place}
         try:
@@ -515,9 +521,9 @@ class _Letters:
                 )
         except MessageSizeTooLargeError:
             raise
-        except (KafkaError, TimeoutError):
+        except (KafkaError, TimeoutError) as error:
             await self.close()
-            raise
+            raise KafkaTimeoutError(f"no dead letter could be sent: {error!r}") from error
 
     async def _ready(self) -> Any:
         if self._producer is None:

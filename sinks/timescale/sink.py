@@ -75,6 +75,7 @@ class _Prepared:
     points: list[bytes] = field(default_factory=list)
     points_count: int = 0
     minutes: set[int] = field(default_factory=set)
+    refused: list[tuple[Message, Rejected]] = field(default_factory=list)
 
 
 class Timescale:
@@ -125,27 +126,30 @@ class Timescale:
 
     async def _store(self, batch: Batch, refuse: Refuse) -> None:
         connection = await self._connected()
-        prepared = await self._prepare(connection, batch, refuse)
+        prepared = await self._prepare(connection, batch)
         await self._partitions.ensure(connection, prepared.rows, prepared.minutes)
         async with connection.transaction():
             await self._move(connection, batch)
             await self._insert(connection, prepared)
+            # Before the commit, so that none is lost; after the rows, so that a second try does not send it again.
+            for message, rejected in prepared.refused:
+                await refuse(message, rejected)
         self._offsets.update(batch.next_offsets)
         self._count(prepared)
 
-    async def _prepare(self, connection: Any, batch: Batch, refuse: Refuse) -> _Prepared:
+    async def _prepare(self, connection: Any, batch: Batch) -> _Prepared:
         prepared = _Prepared(Rows())
         now = self.config.clock()
         for message in batch.messages:
             if rejected := add(prepared.rows, message, now):
-                await refuse(message, rejected)
+                prepared.refused.append((message, rejected))
         for letter in batch.letters:
             prepared.rows.tables["dead_letters"].append(letter_row(letter))
         for message, scrape in prepared.rows.scrapes:
             try:
                 ids = await self.index.ids(connection, scrape)
             except ValueError as error:
-                await refuse(message, Rejected(Reason.INVALID, str(error), message.payload))
+                prepared.refused.append((message, Rejected(Reason.INVALID, str(error), message.payload)))
                 continue
             copied, count = copy_format.points(scrape.time_ms, ids, scrape.values)
             prepared.points.append(copied)
