@@ -132,6 +132,7 @@ def _data(incident: Incident) -> dict[str, Any]:
 def _cause(cause: Cause) -> dict[str, Any]:
     kind, _, resource = cause.cause.partition(":")
     return {
+        "cause": cause.cause,
         "kind": kind,
         "resource": resource,
         "probability": cause.probability,
