@@ -81,7 +81,7 @@ class OdooLog:
         piece = read(self._path, before.place, self._options.max_bytes)
         reading = Reading(self._target, before, ship_all=self._options.ship == "all", mask=self._options.mask)
         refused, used = self._fold(reading, piece, now_ms)
-        trim(before, now_ms)
+        trim(before)
         scrape = self._target.scrape(reading.points(), now_ms, start_time_ms=before.since_ms)
         records = [*reading.records(), *self._missing(piece, now_ms), scrape]
         after = before.model_copy(update={"place": piece.after(used)})

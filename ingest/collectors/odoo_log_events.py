@@ -338,9 +338,10 @@ class Reading:
         )
 
 
-def trim(memory: Memory, now_ms: int) -> None:
-    """Forget what no longer matters, and beyond the bound what is oldest."""
-    recent = [(pid, time_ms) for pid, time_ms in memory.killed.items() if now_ms - time_ms < KILL_MEMORY_MS]
+def trim(memory: Memory) -> None:
+    """Forget what no longer matters by the log's own clock, and beyond the bound what is oldest."""
+    newest_ms = max(memory.killed.values(), default=0)
+    recent = [(pid, time_ms) for pid, time_ms in memory.killed.items() if newest_ms - time_ms < KILL_MEMORY_MS]
     memory.killed = dict(recent[-MAX_REMEMBERED:])
     memory.failing = dict(list(memory.failing.items())[-MAX_REMEMBERED:])
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from ingest.collector import Collected, Target, Unavailable
 from ingest.collectors.odoo_log import OdooLog
 from schemas.estate import Cell, Resource, Tenant
+from schemas.metrics import BY_NAME
 from schemas.records import LogBatch, OperationsEvent, Record, Scrape, SecurityEvent
+from schemas.series import parse
 from tests.support.golden import GOLDEN, agrees, told
 
 VERSIONS = ("17.0", "18.0", "19.0")
@@ -67,6 +69,7 @@ async def test_a_recorded_log_is_told_as_in_its_golden_file(version: str) -> Non
     collected = await look(watch(path))
     assert not collected.refused
     agrees(told(collected.records), path.with_suffix(".told"))
+    assert {parse(series).name for series in points(collected)} <= set(BY_NAME)
 
 
 @settings(max_examples=25, deadline=None)
