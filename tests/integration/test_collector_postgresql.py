@@ -183,6 +183,18 @@ async def test_a_look_asks_few_statements(database_url: str, database: str) -> N
     assert asked <= 6
 
 
+async def test_wal_that_a_slot_holds_back_is_measured(database_url: str, admin: Connection) -> None:
+    await admin.execute("SELECT pg_create_physical_replication_slot('standby1', true)")
+    try:
+        async with collector(database_url) as one:
+            found = points(await one.collect(NOW_MS, None))
+    finally:
+        await admin.execute("SELECT pg_drop_replication_slot('standby1')")
+    retained = found['postgresql.replication.slot.retained{postgresql.replication.slot="standby1"}']
+    assert retained is not None
+    assert retained >= 0
+
+
 # Whom it blames
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 EXTENSION = "pg_stat_statements"
 VIEWS = (
-    "pg_stat_activity",
     "pg_stat_archiver",
     "pg_stat_bgwriter",
     "pg_stat_checkpointer",
