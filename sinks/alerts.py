@@ -254,7 +254,7 @@ class Alerts:
         try:
             status, headers = await self._post(notification)
         except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._failed(notification, f"{type(error).__name__} {error}".strip(), is_away=True) from error
+            raise self._failed(notification, _reason(error), is_away=True) from None
         if 200 <= status < 300:
             self._backoff.succeeded()
             self._tries = ("", 0)
@@ -303,6 +303,12 @@ class Alerts:
 
     def _unavailable(self, reason: str, retry_after_s: float) -> SinkUnavailable:
         return SinkUnavailable(self.name, reason, "Bring its receiver back; its alerts wait", retry_after_s)
+
+
+def _reason(error: Exception) -> str:
+    # Not its own words: they may hold the url, and a webhook's url is a secret.
+    what = error.strerror if isinstance(error, OSError) else None
+    return f"{type(error).__name__} {what or ''}".strip()
 
 
 def _checked_url(route: Route, url: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.estate import Estate, Reference
-from sinks.consumer import Config, Sink
+from sinks.consumer import Config, Counts, Sink
 
 Resolve = Callable[[str | Reference | None, str], str]
 """The value behind a reference, "" behind None; the second argument says who wants it, for the message of a failure."""
@@ -34,3 +34,4 @@ class Task:
 
     sink: Sink
     config: Config = field(default_factory=Config)
+    counts: Counts = field(default_factory=Counts)

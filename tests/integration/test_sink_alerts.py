@@ -295,6 +295,23 @@ async def test_retry_after_is_honoured(bus: Bus, receiver: Receiver) -> None:
     await alerts.close()
 
 
+async def test_no_url_is_told_when_a_receiver_does_not_speak_http(bus: Bus) -> None:
+    """A webhook's url often is its password."""
+
+    async def babble(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 mail.example ESMTP\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(babble, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        alerts = Alerts(Route(name="r", url="-"), f"http://127.0.0.1:{port}/hidden", SECRET, bus.kafka, time.time)
+        with pytest.raises(SinkUnavailable) as away:
+            await alerts._tell(_notification(incident()))
+        await alerts.close()
+    assert "hidden" not in str(away.value)
+
+
 async def test_a_receiver_that_stays_away_too_long_loses_the_alert_to_the_dead_letters(
     bus: Bus, receiver: Receiver
 ) -> None:
