@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -51,20 +50,34 @@ class KafkaProducer:
                     sending[lane] = await self._producer.send_batch(
                         self._built(batch), self._prefix + lane.topic, partition=lane.partition
                     )
+                    sending[lane].add_done_callback(_heard)
                 await asyncio.wait(sending.values())
         except TimeoutError:
             log.debug("no answer within %s s", self._timeout_s)
         return {lane: _outcome(sending.get(lane)) for lane in batches}
 
     async def close(self) -> None:
-        """Let go of everything, also when Kafka is away."""
-        # stop() flushes first, and an idempotent producer flushes for ever while the broker is away: the batches are
-        # failed before. Whoever sent them takes the next producer.
-        self._producer._message_accumulator.fail_all(ProducerClosed())
-        await self._producer.client.close()
-        with contextlib.suppress(TimeoutError, ProducerClosed):
-            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+        """Let go of everything, also when Kafka is away: stop() alone would flush until it is back."""
+        try:
+            async with asyncio.timeout(2 * CLOSE_TIMEOUT_S):
+                await self._end_sending()
+                # Nobody waits for what is left: whoever sent it takes the next producer.
+                self._producer._message_accumulator.fail_all(ProducerClosed())
                 await self._producer.stop()
+        except Exception:
+            log.exception("a producer does not close")
+
+    async def _end_sending(self) -> None:
+        """Take no more batches; requests under way end because their connections do."""
+        sending = self._producer._sender.sender_task
+        if sending is None:
+            return
+        sending.cancel()
+        for connection in list(self._producer.client._conns.values()):
+            connection.close()
+        _, pending = await asyncio.wait([sending], timeout=CLOSE_TIMEOUT_S)
+        for task in pending:  # it waits for a request that does not end: the second time that is cancelled too
+            task.cancel()
 
     def _built(self, batch: Sequence[Wire]) -> Any:
         builder = self._producer.create_batch()
@@ -96,6 +109,12 @@ def connector(kafka: Mapping[str, Any], prefix: str = "", timeout_s: float = TIM
         return connected
 
     return connect
+
+
+def _heard(sent: asyncio.Future[Any]) -> None:
+    """A failure that comes after the deadline is known to nobody, and need not be."""
+    if not sent.cancelled():
+        sent.exception()
 
 
 def _outcome(sent: asyncio.Future[Any] | None) -> Exception | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ from aiokafka.errors import TopicAlreadyExistsError, for_code
 from schemas.topics import PARTITIONS, TOPICS, Topic
 
 REQUEST_TIMEOUT_MS = 30_000
+KNOWN_STEP_S = 0.1
 
 
 class TopicsError(Exception):
@@ -28,12 +30,13 @@ async def ensure_topics(
     client = AIOKafkaAdminClient(**kafka, request_timeout_ms=REQUEST_TIMEOUT_MS)
     await client.start()
     try:
-        there = await _partition_counts(client, {prefix + topic.name for topic in TOPICS})
+        names = {prefix + topic.name for topic in TOPICS}
+        there = await _partition_counts(client, names)
+        if missing := [topic for topic in TOPICS if prefix + topic.name not in there]:
+            await _create(client, missing, prefix, partitions, replication)
+            there = await _all_there(client, names)
         if wrong := {name: count for name, count in there.items() if count != partitions}:
             raise TopicsError(_mend(wrong, partitions))
-        missing = [topic for topic in TOPICS if prefix + topic.name not in there]
-        if missing:
-            await _create(client, missing, prefix, partitions, replication)
     finally:
         await client.close()
 
@@ -43,6 +46,14 @@ async def _partition_counts(client: AIOKafkaAdminClient, names: set[str]) -> dic
     listed = sorted(names.intersection(await client.list_topics()))
     described = await client.describe_topics(listed) if listed else []
     return {topic["topic"]: len(topic["partitions"]) for topic in described}
+
+
+async def _all_there(client: AIOKafkaAdminClient, names: set[str]) -> dict[str, int]:
+    """The partition counts once a broker knows all topics, which is a moment after they were made."""
+    async with asyncio.timeout(REQUEST_TIMEOUT_MS / 1000):
+        while names - (there := await _partition_counts(client, names)).keys():  # noqa: ASYNC110 (Kafka tells nobody)
+            await asyncio.sleep(KNOWN_STEP_S)
+    return there
 
 
 async def _create(
