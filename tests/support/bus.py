@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import GroupCoordinatorNotAvailableError
 
 from schemas.codec import Envelope, encode
 from schemas.records import DeadLetter, Record
@@ -90,6 +91,8 @@ class Bus:
         await client.start()
         try:
             offsets = await client.list_consumer_group_offsets(group)
+        except GroupCoordinatorNotAvailableError:
+            return -1  # a fresh broker makes the topic of the offsets when the first group comes
         finally:
             await client.close()
         place = offsets.get(TopicPartition(self.name(topic), 0))
