@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import MessageSizeTooLargeError, ProducerClosed, RecordListTooLargeError
+from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 
 from ingest.rounds import Connect, Lane, TooLarge
 from schemas.codec import Wire
@@ -61,8 +61,9 @@ class KafkaProducer:
         try:
             async with asyncio.timeout(2 * CLOSE_TIMEOUT_S):
                 await self._end_sending()
-                # Nobody waits for what is left: whoever sent it takes the next producer.
-                self._producer._message_accumulator.fail_all(ProducerClosed())
+                # Nobody waits for what is left, and stop() must not either: whoever sent it takes the next producer.
+                self._producer._message_accumulator._batches.clear()
+                self._producer._message_accumulator._pending_batches.clear()
                 await self._producer.stop()
         except Exception:
             log.exception("a producer does not close")
