@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from ingest.collector import CollectorKind, by_system
-from ingest.collectors import odoo, odoo_health, odoo_log, postgresql
+from ingest.collectors import odoo, odoo_health, odoo_log, postgresql, redis
 
 KINDS: tuple[CollectorKind, ...] = (
     odoo.KIND,
     odoo_health.KIND,
     odoo_log.KIND,
     postgresql.KIND,
+    redis.KIND,
 )
 
 COLLECTORS = by_system(KINDS)
