@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ingest.collector import CollectorKind, by_system
-from ingest.collectors import odoo, odoo_health, odoo_log, postgresql, redis
+from ingest.collectors import host, odoo, odoo_health, odoo_log, postgresql, redis
 
 KINDS: tuple[CollectorKind, ...] = (
+    host.KIND,
     odoo.KIND,
     odoo_health.KIND,
     odoo_log.KIND,

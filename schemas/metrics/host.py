@@ -79,5 +79,4 @@ METRICS = (
         floor=0.3,
     ),
     Metric("system.uptime", Kind.GAUGE, "s", "Time since boot."),
-    Metric("system.clock.offset", Kind.GAUGE, "s", "Offset of the clock against a reference, where one is known."),
 )
