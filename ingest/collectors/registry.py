@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ingest.collector import CollectorKind, by_system
-from ingest.collectors import host, odoo, odoo_health, odoo_log, postgresql, redis
+from ingest.collectors import host, odoo, odoo_health, odoo_log, postgresql, redis, tls
 
 KINDS: tuple[CollectorKind, ...] = (
     host.KIND,
@@ -12,6 +12,7 @@ KINDS: tuple[CollectorKind, ...] = (
     odoo_log.KIND,
     postgresql.KIND,
     redis.KIND,
+    tls.KIND,
 )
 
 COLLECTORS = by_system(KINDS)
