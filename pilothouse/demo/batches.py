@@ -21,19 +21,20 @@ POSTING, STORM, EDI = "posting", "storm", "edi"
 SWEEP_S = 1.5  # the posting takes in the orders that have come since
 HELD_S, FREE_S = 4.0, 6.0  # a weak posting commits and begins again
 STORM_SESSIONS, STORM_HELD_S = 6, 0.35
-EDI_SESSIONS = 4
-EDI_ROWS = 4_000
-EDI_ROWS_MAX = 40_000
+EDI_SESSIONS = 8
+EDI_ROWS, MATCHES = 4_000, 8
 
 OPEN_ORDERS = """SELECT id FROM sale_order WHERE invoice_status <> 'invoiced' AND state <> 'cancel'
     ORDER BY id FOR UPDATE SKIP LOCKED"""
 DRAFT_INVOICES = "SELECT id FROM account_move WHERE state = 'draft' ORDER BY id FOR UPDATE SKIP LOCKED"
 HOT_QUANTS = f"SELECT id FROM stock_quant WHERE location_id = {STOCK_LOCATION} ORDER BY id FOR UPDATE"
+# Each session has lines of its own, told apart by their quantity, so that sessions never wait for one another.
 IMPORT = f"""INSERT INTO edi_import_line (partner_ref, product_ref, payload, quantity)
-    SELECT 'C' || n % 200, 'SKU' || n % 60, repeat(md5(n::text), 8), n % 9 FROM generate_series(1, {EDI_ROWS}) n"""
+    SELECT 'C' || n % 200, 'SKU' || n % 60, repeat(md5(n::text), 8), $1 FROM generate_series(1, {EDI_ROWS}) n"""
 MATCH = """SELECT count(*), max(md5(line.payload || partner.name)) FROM edi_import_line line
-    JOIN res_partner partner ON partner.name LIKE '%' || substr(line.partner_ref, 2) WHERE line.id % 40 = $1"""
-CLEAR = f"DELETE FROM edi_import_line WHERE (SELECT count(*) FROM edi_import_line) > {EDI_ROWS_MAX}"
+    JOIN res_partner partner ON partner.name LIKE '%' || substr(line.partner_ref, 2)
+    WHERE line.quantity = $1 AND line.id % 40 = $2"""
+CLEAR = "DELETE FROM edi_import_line WHERE quantity = $1"
 
 
 async def run(tenant: dict[str, Any], kind: str, strength: float) -> None:
@@ -86,10 +87,10 @@ async def _read_in(url: str, number: int, strength: float) -> None:
     loop = asyncio.get_running_loop()
     while True:
         began_s = loop.time()
-        await connection.execute(IMPORT)
-        for part in range(4):
-            await connection.fetch(MATCH, part * 10 + number)
-        await connection.execute(CLEAR)
+        await connection.execute(IMPORT, number)
+        for part in range(MATCHES):
+            await connection.fetch(MATCH, number, part)
+        await connection.execute(CLEAR, number)
         # In its weak form the same work, with pauses.
         await asyncio.sleep((loop.time() - began_s) * (1 / strength - 1))
 

@@ -64,10 +64,10 @@ class People:
                 customer.add_done_callback(self._customers.discard)
 
     async def _serve(self) -> None:
-        order = await self.erp.call("sales", "sale.order", "web_save", business.create_quotation)
+        order = await self.erp.call("sale.order", "web_save", business.create_quotation)
         if order is not None:
             await asyncio.sleep(random.uniform(*THINK_S))
-            await self.erp.call("sales", "sale.order", "action_confirm", _on(business.confirm, order))
+            await self.erp.call("sale.order", "action_confirm", _on(business.confirm, order))
 
     async def _again(self, role: Callable[..., Awaitable[None]], **given: int) -> None:
         """A role looks at its list again and again, more often the busier it is."""
@@ -78,12 +78,12 @@ class People:
             except AWAY:
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_S)
 
-    async def _list(self, user: str, model: str, look: Callable[[Cursor, int], Awaitable[list[int]]]) -> list[int]:
-        return await self.erp.call(user, model, "web_search_read", _on(look, BATCH)) or []
+    async def _list(self, model: str, look: Callable[[Cursor, int], Awaitable[list[int]]]) -> list[int]:
+        return await self.erp.call(model, "web_search_read", _on(look, BATCH)) or []
 
     async def _reserve(self) -> None:
-        for picking in await self._list("warehouse", "stock.picking", business.pickings_to_reserve):
-            await self.erp.call("warehouse", "stock.picking", "action_assign", _on(self._assign, picking))
+        for picking in await self._list("stock.picking", business.pickings_to_reserve):
+            await self.erp.call("stock.picking", "action_assign", _on(self._assign, picking))
 
     async def _assign(self, cursor: Cursor, picking: int) -> None:
         uuid = await business.reserve(cursor, picking)
@@ -97,19 +97,19 @@ class People:
         await self.erp.valkey.call("LPUSH", queue_of(self._tenant.name), uuid)
 
     async def _ship(self, parity: int) -> None:
-        pickings = await self._list("warehouse", "stock.picking", business.pickings_to_ship)
+        pickings = await self._list("stock.picking", business.pickings_to_ship)
         for picking in [one for one in pickings if one % 2 == parity]:
-            await self.erp.call("warehouse", "stock.picking", "button_validate", _on(business.ship, picking))
+            await self.erp.call("stock.picking", "button_validate", _on(business.ship, picking))
 
     async def _invoice(self) -> None:
-        for order in await self._list("finance", "sale.order", business.orders_to_invoice):
-            await self.erp.call("finance", "sale.order", "create_invoices", _on(business.create_invoice, order))
-        for invoice in await self._list("finance", "account.move", business.invoices_to_post):
-            await self.erp.call("finance", "account.move", "action_post", _on(business.post, invoice))
+        for order in await self._list("sale.order", business.orders_to_invoice):
+            await self.erp.call("sale.order", "create_invoices", _on(business.create_invoice, order))
+        for invoice in await self._list("account.move", business.invoices_to_post):
+            await self.erp.call("account.move", "action_post", _on(business.post, invoice))
 
     async def _browse(self) -> None:
         model = random.choice(("sale.order", "stock.picking", "account.move"))
-        await self.erp.call("sales", model, "web_search_read", _on(business.browse, model))
+        await self.erp.call(model, "web_search_read", _on(business.browse, model))
 
 
 def _on(action: Callable[[Cursor, Any], Awaitable[Any]], document: object) -> Callable[[Cursor], Awaitable[Any]]:

@@ -341,7 +341,7 @@ INDEXES = (
 )
 MAGIC = "create_uid int4\nwrite_uid int4\ncreate_date timestamp\nwrite_date timestamp\n"
 
-PRODUCTS, PARTNERS, ORDERS = 60, 200, 400
+PRODUCTS, PARTNERS, ORDERS = 60, 200, 3_000
 STOCK_LOCATION, CUSTOMERS = 8, 5
 
 # The company before the demo: what it sells, whom to, how it ships, and orders that are long done.
@@ -377,27 +377,25 @@ INSERT INTO ir_cron (ir_actions_server_id, user_id, interval_number, interval_ty
   FROM unnest(ARRAY[{crons}]) WITH ORDINALITY cron (name, n);
 INSERT INTO sale_order (name, state, company_id, partner_id, partner_invoice_id, partner_shipping_id, currency_id, user_id,
     warehouse_id, carrier_id, invoice_status, delivery_status, picking_policy, amount_untaxed, amount_tax, amount_total,
-    locked, date_order, effective_date)
+    locked, date_order, effective_date, create_uid, write_uid, create_date, write_date)
   SELECT 'S' || lpad(n::text, 5, '0'), 'sale', 1, partner, partner, partner, 1, 3, 1, n % 3 + 1, 'invoiced', 'full', 'direct',
-    100, 20, 120, false, {now} - (8 * 24 - n / 4.0) * interval '1 hour', {now} - (7 * 24 - n / 4.0) * interval '1 hour'
-  FROM generate_series(1, {orders}) n, LATERAL (SELECT n % {partners} + 1 AS partner) p;
+    100, 20, 120, false, ordered, left_house, 3, 5, ordered, left_house
+  FROM generate_series(1, {orders}) n, LATERAL (SELECT n % {partners} + 1 AS partner,
+    {now} - (770 - n / 4.0) * interval '1 hour' AS ordered, {now} - (768 - n / 4.0) * interval '1 hour' AS left_house) d;
 INSERT INTO sale_order_line (order_id, sequence, product_id, state, name, product_uom_qty, price_unit, price_subtotal,
-    price_total, qty_delivered, qty_invoiced, qty_to_invoice, invoice_status, customer_lead)
-  SELECT id, 10, id % {products} + 1, 'sale', 'SKU', 1, 100, 100, 120, 1, 1, 0, 'invoiced', 0 FROM sale_order;
+    price_total, qty_delivered, qty_invoiced, qty_to_invoice, invoice_status, customer_lead, create_date, write_date)
+  SELECT id, 10, id % {products} + 1, 'sale', 'SKU', 1, 100, 100, 120, 1, 1, 0, 'invoiced', 0, create_date, write_date
+  FROM sale_order;
 INSERT INTO stock_picking (name, state, origin, move_type, priority, location_id, location_dest_id, picking_type_id,
-    partner_id, company_id, sale_id, carrier_id, carrier_tracking_ref, scheduled_date, date_deadline, date_done)
+    partner_id, company_id, sale_id, carrier_id, carrier_tracking_ref, scheduled_date, date_deadline, date_done,
+    create_uid, write_uid, create_date, write_date)
   SELECT 'WH/OUT/' || lpad(id::text, 5, '0'), 'done', name, 'direct', '0', {stock}, {customers}, 1, partner_id, 1, id,
-    carrier_id, 'T' || id, date_order, date_order, effective_date FROM sale_order;
+    carrier_id, 'T' || id, date_order, date_order, effective_date, 3, 4, date_order, effective_date FROM sale_order;
 INSERT INTO account_move (name, state, move_type, auto_post, journal_id, company_id, partner_id, currency_id, date,
-    invoice_date, invoice_origin, payment_state, amount_untaxed, amount_tax, amount_total, amount_residual)
+    invoice_date, invoice_origin, payment_state, amount_untaxed, amount_tax, amount_total, amount_residual,
+    create_uid, write_uid, create_date, write_date)
   SELECT 'INV/{year}/' || lpad(id::text, 5, '0'), 'posted', 'out_invoice', 'no', 1, 1, partner_id, 1, date_order, date_order,
-    name, 'paid', 100, 20, 120, 0 FROM sale_order;
-"""
-# What is seeded was written when it was done, not now.
-AGES = """
-UPDATE sale_order SET create_uid = 3, write_uid = 3, create_date = date_order, write_date = effective_date;
-UPDATE stock_picking SET create_uid = 3, write_uid = 4, create_date = scheduled_date, write_date = date_done;
-UPDATE account_move SET create_uid = 5, write_uid = 5, create_date = date, write_date = date;
+    name, 'paid', 100, 20, 120, 0, 5, 5, effective_date, effective_date FROM sale_order;
 ANALYZE;
 """
 
@@ -437,7 +435,7 @@ def _create(table: str, version: int) -> str:
 
 def seed(version: int, year: int, company: str, crons: Crons, carriers: tuple[str, ...]) -> str:
     """Statements that fill the tables with a company that has been in business for a while."""
-    return (SEED + AGES).format(
+    return SEED.format(
         version=version,
         company=_quoted(company),
         crons=", ".join(map(_quoted, crons.names)),
