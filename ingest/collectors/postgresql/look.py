@@ -80,6 +80,8 @@ def mend(error: Exception) -> str:
             return (
                 "Raise max_connections, or reserve one (16+: reserved_connections, GRANT pg_use_reserved_connections)"
             )
+        case asyncpg.ProtocolViolationError():
+            return "Name the server itself, not a connection pool such as PgBouncer before it"
         case _:
             return "Check that the server runs and that its address can be reached from here"
 
