@@ -25,6 +25,7 @@ from processors.steps.registry import STEPS
 from schemas.estate import Estate, Reference
 from sinks import registry as sinks
 from sinks.context import Context
+from sinks.migrations import migrate
 
 GROUP = "pilothouse-processors"
 
@@ -80,9 +81,12 @@ def sink(names: list[str], estate: Estate, settings: Settings, instance: str | N
     )
 
     async def run_all(stop: asyncio.Event) -> None:
+        if "timescale" in names and settings.database_url:
+            await migrate(settings.database_url)
         async with asyncio.TaskGroup() as tasks:
             for name in names:
-                tasks.create_task(sinks.run(name, context, stop, instance and f"{instance}-{name}"))
+                made = sinks.SINKS[name](context)
+                tasks.create_task(sinks.run(made, context.kafka, stop, instance and f"{instance}-{name}"))
 
     _until_stopped(run_all)
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from pilothouse.broker import partitions
 from processors.fold import PartitionFold, Plan
 from schemas.codec import Rejected, decode, encode
 from schemas.topics import INPUTS, SIGNALS
@@ -92,29 +93,26 @@ async def replay(
     """Fold the log of every partition up to the window's end. Raises ValueError when the window is empty."""
     if window.to_ms <= window.from_ms:
         raise ValueError(f"the window ends at {window.to_ms} ms, not after its begin at {window.from_ms} ms")
+    known = await partitions(kafka, [prefix + topic.name for topic in (*INPUTS, *SIGNALS)])
+    first = prefix + INPUTS[0].name
+    if first not in known:
+        raise ConnectionError(f"topic {first} is not on the broker; is PILOTHOUSE_KAFKA the right one?")
     reader = AIOKafkaConsumer(
         **kafka, enable_auto_commit=False, auto_offset_reset="earliest", max_partition_fetch_bytes=4 * 2**20
     )
     await reader.start()
     try:
         result = Result(window)
-        for partition in await _partitions(reader, prefix):
+        for partition in known[first]:
             await _fold(reader, plan, partition, prefix, result)
         if compare:
-            result.live = await _live(reader, window, prefix)
+            places = [
+                TopicPartition(prefix + topic.name, one) for topic in SIGNALS for one in known[prefix + topic.name]
+            ]
+            result.live = await _live(reader, places, window)
         return result
     finally:
         await reader.stop()
-
-
-async def _partitions(reader: AIOKafkaConsumer, prefix: str) -> list[int]:
-    await reader.topics()
-    found = reader.partitions_for_topic(prefix + INPUTS[0].name)
-    if not found:
-        raise ConnectionError(
-            f"topic {prefix}{INPUTS[0].name} is not on the broker; is PILOTHOUSE_KAFKA the right one?"
-        )
-    return sorted(found)
 
 
 async def _fold(reader: AIOKafkaConsumer, plan: Plan, partition: int, prefix: str, result: Result) -> None:
@@ -132,15 +130,11 @@ async def _fold(reader: AIOKafkaConsumer, plan: Plan, partition: int, prefix: st
     result.counts += fold.counts
 
 
-async def _live(reader: AIOKafkaConsumer, window: Window, prefix: str) -> list[bytes]:
+async def _live(reader: AIOKafkaConsumer, places: list[TopicPartition], window: Window) -> list[bytes]:
     told: dict[bytes, None] = {}
-    for topic in SIGNALS:
-        partitions = reader.partitions_for_topic(prefix + topic.name) or ()
-        async for message in _read(
-            reader, [TopicPartition(prefix + topic.name, number) for number in sorted(partitions)]
-        ):
-            if window.from_ms <= message.timestamp < window.to_ms:
-                told[message.value] = None
+    async for message in _read(reader, places):
+        if window.from_ms <= message.timestamp < window.to_ms:
+            told[message.value] = None
     return list(told)
 
 

@@ -53,7 +53,7 @@ class Supervisor:
     def __init__(self, programs: Sequence[Program]) -> None:
         self.programs = list(programs)
         self.restarts: Counter[str] = Counter()
-        self._stopping = False
+        self._resting: set[str] = set()
 
     async def up(self) -> None:
         """Start all, in order."""
@@ -66,17 +66,21 @@ class Supervisor:
             for program in self.programs:
                 tasks.create_task(self._keep(program))
 
+    async def rest(self, program: Program) -> None:
+        """Stop one and leave it stopped."""
+        self._resting.add(program.name)
+        await program.stop()
+
     async def down(self) -> None:
         """Stop all, in reverse."""
-        self._stopping = True
         for program in reversed(self.programs):
-            await program.stop()
+            await self.rest(program)
 
     async def _keep(self, program: Program) -> None:
         pause_s, since_s = PAUSE_S, time.monotonic()
         while True:
             await asyncio.sleep(LOOK_S)
-            if program.running or self._stopping:
+            if program.running or program.name in self._resting:
                 continue
             if time.monotonic() - since_s > HEALTHY_S:
                 pause_s = PAUSE_S

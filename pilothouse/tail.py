@@ -7,6 +7,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from pilothouse.broker import partitions
 from schemas.codec import Received, decode, rfc3339
 
 
@@ -17,7 +18,12 @@ async def tail(kafka: dict[str, Any], topic: str, as_json: bool, count: int | No
     )
     await consumer.start()
     try:
-        places = [TopicPartition(topic, number) for number in await _partitions(consumer, topic)]
+        known = await partitions(kafka, [topic])
+        if topic not in known:
+            raise ConnectionError(
+                f"topic {topic} is not on the broker yet; start `pilothouse ingest`, which makes the topics"
+            )
+        places = [TopicPartition(topic, number) for number in known[topic]]
         consumer.assign(places)
         if from_start:
             for place in places:
@@ -33,16 +39,6 @@ async def tail(kafka: dict[str, Any], topic: str, as_json: bool, count: int | No
                 return
     finally:
         await consumer.stop()
-
-
-async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> list[int]:
-    await consumer.topics()
-    found = consumer.partitions_for_topic(topic)
-    if not found:
-        raise ConnectionError(
-            f"topic {topic} is not on the broker yet; start `pilothouse ingest`, which makes the topics"
-        )
-    return sorted(found)
 
 
 def _line(message: Any, decoded: Any, as_json: bool) -> str:

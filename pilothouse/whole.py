@@ -10,6 +10,7 @@ import signal
 import sys
 from pathlib import Path
 
+from ingest.topics import ensure_topics
 from pilothouse.services.stack import STORE, Stack
 from pilothouse.settings import Settings
 from pilothouse.supervisor import Program, Supervisor
@@ -56,6 +57,12 @@ def our_programs(estate: Estate, config: Path, settings: Settings) -> list[Progr
     ]
 
 
+async def make_topics(settings: Settings) -> None:
+    """The catalogue on our own broker, before anybody asks for it. Elsewhere ingest makes what is missing."""
+    if settings.kafka:
+        await ensure_topics(settings.kafka.aiokafka_options(), settings.topic_prefix, settings.partitions)
+
+
 async def up(estate: Estate, config: Path, settings: Settings) -> None:
     """Run until SIGTERM or Ctrl-C."""
     stop = asyncio.Event()
@@ -63,6 +70,7 @@ async def up(estate: Estate, config: Path, settings: Settings) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with Stack(settings, postgres=[STORE]) as stack:
         os.environ.update(environment(stack.settings))
+        await make_topics(stack.settings)
         supervisor = Supervisor(our_programs(estate, config, stack.settings))
         await supervisor.up()
         for program in supervisor.programs:

@@ -8,9 +8,11 @@ supervisor starts it again. Faust's defaults take a minute to notice a killed wo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import logging
 import os
+import signal
 import time
 import uuid
 from collections.abc import Callable
@@ -30,6 +32,7 @@ from schemas.topics import INPUTS
 log = logging.getLogger(__name__)
 
 STALLED_S = 20.0
+LEAVE_S = 5.0
 WATCH_EVERY_S = 5.0
 GC_THRESHOLD = (50_000, 20, 50)  # a decoded scrape is hundreds of objects that die young without any cycle
 EXIT_ILL = 70  # EX_SOFTWARE of sysexits.h
@@ -104,7 +107,7 @@ def application(worker: Worker, group: str, data_dir: str, instance: str | None 
         consumer_auto_offset_reset="earliest",
         consumer_group_instance_id=instance,
         consumer_max_fetch_size=4 * 2**20,
-        broker_max_poll_records=500,
+        broker_max_poll_records=2_000,
         broker_commit_interval=1.0,
         broker_session_timeout=6.0,
         broker_heartbeat_interval=2.0,
@@ -134,6 +137,8 @@ def application(worker: Worker, group: str, data_dir: str, instance: str | None 
     @app.task  # type: ignore[untyped-decorator]
     async def open_store() -> None:
         await worker.store.start()
+        # Faust takes many seconds to wind down. A snapshot is all that a successor needs, so that is all we wait for.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: asyncio.ensure_future(_leave(worker)))
 
     @app.task  # type: ignore[untyped-decorator]
     async def watch() -> None:
@@ -151,6 +156,16 @@ def run(worker: Worker, group: str, data_dir: str, instance: str | None = None) 
     program = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, quiet=True)
     program.spinner = None  # it draws on the terminal; what there is to say goes to the log
     program.execute_from_commandline()
+
+
+async def _leave(worker: Worker) -> None:
+    """Snapshot what is folded and end. What is read meanwhile is read again by the next worker."""
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(LEAVE_S):
+            for runner in list(worker.runners.values()):
+                await runner.flush()
+            await asyncio.gather(*(runner.settle() for runner in worker.runners.values()))
+    os._exit(0)
 
 
 def _require_compiled_streams() -> None:

@@ -22,6 +22,8 @@ from schemas.metrics import Departure, Kind, describe
 from schemas.records import Evidence, Record, Scrape, Severity
 from schemas.series import parse, split
 
+OUTCOMES = frozenset({"done", "sale", "posted", "purchase"})
+
 
 class Config(StepConfig):
     """When silence is too long."""
@@ -181,7 +183,11 @@ def _places(layout: str) -> list[tuple[int, str]]:
 
 def _must_move(identity: str) -> bool:
     metric = describe(identity.partition("{")[0])
-    return metric.kind is Kind.SUM and metric.bad is Departure.DOWN
+    if metric.kind is not Kind.SUM or metric.bad is not Departure.DOWN:
+        return False
+    # A document may pass through a state between two looks; only where its way ends must it be seen.
+    state = parse(identity).attributes.get("erp.document.state")
+    return state is None or state in OUTCOMES
 
 
 def pack(state: State) -> Parts:

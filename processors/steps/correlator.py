@@ -175,6 +175,8 @@ def kind_of(cause: str) -> str:
 
 
 def _change(config: Config, state: State, change: Change) -> None:
+    if change.status is ChangeStatus.ROLLED_BACK:
+        return  # it ends a story rather than beginning one
     known = state.changes.get(change.change_id)
     if known is None or known.status is ChangeStatus.STARTED:
         first = known.time_ms if known else change.time_ms
@@ -379,7 +381,7 @@ def _worth_telling(config: Config, state: State, members: list[Signal], at_ms: i
 
 def _incident(config: Config, state: State, members: list[Signal], at_ms: int, before: Incident | None) -> Incident:
     causes = rank(config, state, members)
-    tenants = _tenants(members, before)
+    tenants = _tenants(config, state, causes[0].cause, members, before)
     impact = _impact(members, before)
     severity = max([signal.severity for signal in members] + ([before.severity] if before else []))
     if impact.documents >= 5 and severity is Severity.WARNING:
@@ -410,8 +412,11 @@ def _advice(top: Cause, lead: Signal | None) -> str | None:
     return lead.advice if lead else None
 
 
-def _tenants(members: Iterable[Signal], before: Incident | None) -> tuple[str, ...]:
-    counts: dict[str, float] = dict.fromkeys(before.tenants, 0.0) if before else {}
+def _tenants(
+    config: Config, state: State, cause: str, members: Iterable[Signal], before: Incident | None
+) -> tuple[str, ...]:
+    """Who suffers, by what was seen, worst first; then those whom the cause reaches by the map or the change."""
+    counts: dict[str, float] = dict.fromkeys(before.tenants, 0.0) if before and before.causes[0].cause == cause else {}
     for signal in members:
         # Who only causes the load does not suffer from it.
         sufferers = (
@@ -419,7 +424,20 @@ def _tenants(members: Iterable[Signal], before: Incident | None) -> tuple[str, .
         )
         for tenant in set(sufferers):
             counts[tenant] = counts.get(tenant, 0.0) + signal.score
+    for tenant in _reached(config, state, cause):
+        counts.setdefault(tenant, 0.0)
     return tuple(sorted(counts, key=lambda tenant: (-counts[tenant], tenant)))
+
+
+def _reached(config: Config, state: State, cause: str) -> Iterable[str]:
+    """Tenants that a change was made to, or whose Odoo needs the resource that the cause names."""
+    for change in state.changes.values():
+        if _change_candidate(change).cause == cause:
+            return change.tenants or config.tenants()
+    declared, resource = config.declared, cause.partition(":")[2]
+    if declared is None or resource not in declared.resources_by_name:
+        return ()
+    return [one.tenant for one in declared.resources if one.tenant and resource in one.depends_on]
 
 
 def _impact(members: Iterable[Signal], before: Incident | None) -> Impact:

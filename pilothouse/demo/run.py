@@ -1,0 +1,314 @@
+"""`pilothouse demo`: a company on real servers, watched by the real Pilothouse, with real faults.
+
+The past is played through the same topics first; then ingest looks at the live servers, faults are injected and healed
+one after the other, and what Pilothouse tells is read from its topics and its webhook, as anybody would. What was
+handed over and what the store holds are counted at the end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from ingest.backfill import backfill
+from ingest.producer import connector
+from pilothouse import logs
+from pilothouse.broker import partitions
+from pilothouse.demo import faults, history, report, timeline
+from pilothouse.demo.company import Peak, Plan
+from pilothouse.demo.count import count
+from pilothouse.demo.estate import DemoEstate, servers
+from pilothouse.demo.faults import Fault, Webhook
+from pilothouse.demo.receiver import Receiver
+from pilothouse.demo.story import Story
+from pilothouse.services.child import DataDirError
+from pilothouse.services.stack import STORE, Stack
+from pilothouse.settings import Settings
+from pilothouse.supervisor import Program, Supervisor
+from pilothouse.whole import environment, make_topics, our_programs
+from schemas.codec import Received, decode
+from schemas.estate import Estate, Reference, Route
+from schemas.estate import Receiver as ReceiverKeys
+from schemas.records import Incident, Signal
+from schemas.topics import DETECTIONS, INCIDENTS
+
+MARKER = "demo.json"
+STARTUP_S = 25.0  # from planning to the first live record, about; only the announced peak depends on it
+FIRST_RECORD_TIMEOUT_S = 90.0
+SETTLE_S = 12.0
+PARTITIONS = 4
+GITHUB_KEY, ALERT_URL, ALERT_KEY = "PILOTHOUSE_DEMO_GITHUB", "PILOTHOUSE_DEMO_ALERTS", "PILOTHOUSE_DEMO_ALERT_KEY"
+
+Group = tuple[Fault, ...]
+
+
+async def demo(settings: Settings, seconds: float, scenario: str, report_file: Path | None, *, console: bool) -> int:
+    """Run the demo; gives the exit code: 0 when all was seen as it was, 1 when not."""
+    logs.configure()
+    story, stop = Story(), asyncio.Event()
+    names = _names(scenario)
+    slots = timeline.slots(len(names), seconds)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    directory = fresh_directory(settings)
+    own = settings.model_copy(update={"data_dir": directory, "partitions": PARTITIONS})
+    story.say(
+        "This company stands in for a host of Odoos: real servers, real load, Odoo's tables and log, but no Odoo.",
+        "bold",
+    )
+    plan = _plan(names, slots)
+    wanted = servers()
+    async with (
+        Receiver() as receiver,
+        Stack(own, postgres={STORE: {}, **wanted.postgres}, valkey=wanted.valkey) as stack,
+        DemoEstate(stack, plan) as company,
+        _house(stack, company, receiver, story) as house,
+    ):
+        house.weak = scenario == "weak"
+        await house.play(names, slots, seconds, stop)
+        report_made = await house.report()
+    if report_file:
+        await asyncio.to_thread(report_file.write_text, json.dumps(report_made, indent=2) + "\n")
+    _conclude(story, report_made)
+    return 0 if report.is_good(report_made) else 1
+
+
+def _names(scenario: str) -> tuple[str, ...]:
+    if scenario in ("all", "weak"):
+        return timeline.ORDER
+    if scenario == "double":
+        return tuple(f"D{number}" for number in range(1, 6))
+    return () if scenario == "none" else timeline.chosen(scenario)
+
+
+def _plan(names: Sequence[str], slots: Sequence[timeline.Slot]) -> Plan:
+    now_ms = time.time_ns() // 1_000_000
+    peaks = tuple(
+        Peak(now_ms + round((STARTUP_S + slot.starts_s) * 1000), now_ms + round((STARTUP_S + slot.ends_s) * 1000))
+        for name, slot in zip(names, slots, strict=True)
+        if name == "S12"
+    )
+    return Plan.at(now_ms, peaks)
+
+
+def fresh_directory(settings: Settings) -> Path:
+    """An empty directory for a demo. One that an earlier demo made is made anew. Raises DataDirError for another's."""
+    directory = settings.data_dir if settings.data_dir.name.endswith("demo") else settings.data_dir / "demo"
+    if directory.exists() and any(directory.iterdir()) and not (directory / MARKER).exists():
+        raise DataDirError(f"{directory} holds something that no demo made; name an empty directory with --data")
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(parents=True)
+    directory.chmod(0o711)
+    (directory / MARKER).write_text("{}\n")
+    return directory
+
+
+@dataclass
+class House:
+    """Pilothouse and the company while the demo runs."""
+
+    stack: Stack
+    company: DemoEstate
+    receiver: Receiver
+    story: Story
+    supervisor: Supervisor
+    estate: Estate
+    seen: report.Seen = field(default_factory=report.Seen)
+    faults: list[report.Done] = field(default_factory=list)
+    peaks: list[report.Done] = field(default_factory=list)
+    weak: bool = False
+
+    def program(self, name: str) -> Program:
+        """One of ours by its verb."""
+        return next(one for one in self.supervisor.programs if one.name == f"program/{name}")
+
+    @property
+    def kafka(self) -> dict[str, Any]:
+        """How to reach the broker."""
+        assert self.stack.settings.kafka
+        return self.stack.settings.kafka.aiokafka_options()
+
+    async def play(
+        self, names: Sequence[str], slots: Sequence[timeline.Slot], seconds: float, stop: asyncio.Event
+    ) -> None:
+        """Inject and heal one thing after the other until the time is over or `stop` is set."""
+        began_s = time.time()
+        self.story.began_s = began_s
+        webhook = Webhook(f"{self.program('ingest').url}/v1/changes/github", os.environ[GITHUB_KEY])
+        for name, slot in zip(names, slots, strict=True):
+            if await _wait(began_s + slot.starts_s, stop):
+                return
+            group = self._group(name, webhook)
+            await self._run(name, group, slot.ends_s - slot.starts_s, stop)
+        end_s = began_s + seconds if seconds else (time.time() + SETTLE_S if names else float("inf"))
+        await _wait(end_s, stop)
+
+    async def _run(self, name: str, group: Group, seconds: float, stop: asyncio.Event) -> None:
+        done = [self._note(name, fault) for fault in group]
+        for fault, note in zip(group, done, strict=True):
+            self.story.done(f"{name}: {fault.sentence}")
+            note.injected_s = time.time()
+            await fault.inject()
+        await _wait(time.time() + seconds, stop)
+        for fault, note in zip(group, done, strict=True):
+            await fault.heal()
+            note.healed_s = time.time()
+            self.story.done(f"{name}: {fault.name} is over")
+
+    def _note(self, name: str, fault: Fault) -> report.Done:
+        done = report.Done(name, fault.cell, fault.true_cause, fault.tenants, time.time())
+        (self.faults if fault.true_cause else self.peaks).append(done)
+        return done
+
+    def _group(self, name: str, webhook: Webhook) -> Group:
+        strength = faults.WEAK if self.weak else 1.0
+        company = self.company
+        if name.startswith("D"):
+            return faults.double(company, webhook)[int(name[1:]) - 1]
+        single = {
+            "S1": lambda: faults.redis_slow(company, strength=strength),
+            "S2": lambda: faults.month_end_locks(company, strength=strength),
+            "S4": lambda: faults.bad_release(company, webhook, strength=strength),
+            "S5": lambda: faults.noisy_import(company, strength=strength),
+            "S10": lambda: faults.lock_storm(company, strength=strength),
+            "S12": lambda: faults.expected_peak(company),
+        }
+        return (single[name](),)
+
+    async def watch(self) -> None:
+        """Read what the processors tell, and tell the story; until cancelled."""
+        known = await partitions(self.kafka, [DETECTIONS.name, INCIDENTS.name])
+        reader = AIOKafkaConsumer(**self.kafka, enable_auto_commit=False, auto_offset_reset="latest")
+        await reader.start()
+        try:
+            reader.assign([TopicPartition(topic, number) for topic, numbers in known.items() for number in numbers])
+            async for message in reader:
+                decoded = decode(message.headers, message.value, message.timestamp)
+                if isinstance(decoded, Received):
+                    self._take(time.time(), decoded)
+        finally:
+            await reader.stop()
+
+    def _take(self, at_s: float, received: Received) -> None:
+        record = received.record
+        self.seen.latencies_s.append(at_s - received.envelope.recorded_ms / 1000)
+        if isinstance(record, Signal):
+            self.seen.signals.append((at_s, record))
+        elif isinstance(record, Incident):
+            self.seen.incidents.append((at_s, record))
+            self.story.seen(record)
+
+    async def report(self) -> dict[str, Any]:
+        """Stop looking, let the store catch up, count."""
+        await self.supervisor.rest(self.program("ingest"))
+        url = self.stack.settings.database_url
+        assert url
+        spool = self.stack.data_dir / "ingest" / "spool.db"
+        stored = await count(self.kafka, self.stack.settings.topic_prefix, url, spool)
+        return report.build(self.faults, self.peaks, self.seen, stored)
+
+
+@asynccontextmanager
+async def _house(stack: Stack, company: DemoEstate, receiver: Receiver, story: Story) -> AsyncIterator[House]:
+    """Start our programs, play the past, begin to look; the first live record is in the store when this is entered."""
+    began_s = time.time()
+    secret = secrets.token_hex(24)
+    os.environ.update(company.environ | environment(stack.settings))
+    os.environ.update({GITHUB_KEY: secret, ALERT_URL: receiver.url, ALERT_KEY: receiver.secret})
+    estate = _estate(company)
+    config = stack.data_dir / "estate"
+    await asyncio.to_thread(_write_estate, config, estate)
+    await make_topics(stack.settings)
+    programs = our_programs(estate, config, stack.settings)
+    house = House(stack, company, receiver, story, Supervisor(programs), estate)
+    tasks: list[asyncio.Task[None]] = []
+    try:
+        for name in ("process", "sink"):
+            await house.program(name).start()
+        records = await backfill(history.moments(company), connector(house.kafka, stack.settings.topic_prefix))
+        story.say(f"{records:,} records of the last four weeks stand on the topics, {time.time() - began_s:.1f} s")
+        tasks.append(asyncio.create_task(house.watch()))
+        live_ms = time.time_ns() // 1_000_000
+        await house.program("ingest").start()
+        tasks.append(asyncio.create_task(house.supervisor.watch()))
+        await _first_row(stack.settings.database_url or "", live_ms)
+        story.say(
+            f"the first live rows are in the database, {time.time() - began_s:.1f} s; memory {_memory_mib(house):.0f} MiB"
+        )
+        yield house
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await house.supervisor.down()
+
+
+def _estate(company: DemoEstate) -> Estate:
+    route = Route(name="on-call", url=Reference(env=ALERT_URL), secret=Reference(env=ALERT_KEY), min_severity="warning")
+    github = ReceiverKeys(name="github", keys=(Reference(env=GITHUB_KEY),))
+    return company.estate.model_copy(update={"routes": (route,), "receivers": (github,)})
+
+
+def _write_estate(config: Path, estate: Estate) -> None:
+    config.mkdir(exist_ok=True)
+    content = estate.model_dump(mode="json", exclude_defaults=True)
+    (config / "estate.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+async def _first_row(database_url: str, since_ms: int) -> None:
+    import asyncpg
+
+    async with asyncio.timeout(FIRST_RECORD_TIMEOUT_S):
+        while True:
+            with contextlib.suppress(asyncpg.PostgresError, OSError):
+                connection = await asyncpg.connect(database_url)
+                try:
+                    query = "SELECT 1 FROM metrics WHERE time >= to_timestamp($1) LIMIT 1"
+                    if await connection.fetchval(query, since_ms / 1000):
+                        return
+                finally:
+                    await connection.close()
+            await asyncio.sleep(0.2)
+
+
+def _memory_mib(house: House) -> float:
+    ours = sum(program.pss_mib for program in house.supervisor.programs if program.running)
+    return ours + sum(child.pss_mib for child in house.stack.children)
+
+
+async def _wait(until_s: float, stop: asyncio.Event) -> bool:
+    """Wait for a Unix second; True when `stop` came first."""
+    with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), None if until_s == float("inf") else max(until_s - time.time(), 0.01))
+    return stop.is_set()
+
+
+def _conclude(story: Story, made: dict[str, Any]) -> None:
+    for fault in made["faults"]:
+        right = fault["named_cause"] == fault["true_cause"]
+        after = f"{fault['detected_at'] - fault['injected_at']:.1f} s" if fault["detected_at"] else "never"
+        named = fault["named_cause"] or "nothing"
+        story.say(
+            f"{fault['name']:4} {fault['true_cause']}: seen after {after}, named {named}",
+            "green" if right else "bold red",
+        )
+    for peak in made["peaks"]:
+        story.say(f"{peak['name']:4} expected peak: {'silent' if not peak['signals'] else 'a false alarm'}")
+    story.say(
+        f"{made['records_in']:,} records, {made['points_in']:,} points, lost {made['lost']}, duplicates {made['duplicates']}, "
+        f"false alarms {len(made['false_alarms'])}"
+    )
