@@ -61,6 +61,11 @@ HEARTBEAT = Heartbeat.type.encode()
 TRUNCATED_BYTES = 512 * 1024
 """What is kept of a payload that is too large for the dead letters' topic."""
 
+SLICE = 100
+"""Records that are taken from the fetched ones at a time, so that a batch ends near its bound of bytes."""
+YIELD_EVERY = 4
+"""Records that are decoded before the write under way gets its turn."""
+
 Sequences = dict[tuple[TopicPartition, str], int]
 """The last sequence that was written, by topic partition and source."""
 
@@ -152,11 +157,14 @@ class Config:
     """A name that survives a restart (`sink-0`): the restarted worker takes its partitions at once, with no rebalance."""
     dead_letters: str = catalogue.DEAD_LETTERS.name
     batch_records_max: int = 2_000
-    batch_bytes_max: int = 8 * 1024 * 1024
+    batch_bytes_max: int = 4 * 1024 * 1024
+    """Small enough that the next batch is decoded while this one is written, large enough that commits are rare."""
     linger_s: float = 0.0
     """How long a batch may wait to be filled."""
     idle_commit_s: float = 5.0
     """Heartbeats alone are committed this often."""
+    show_every_s: float = 1.0
+    """How often the group is told of offsets that the sink keeps itself."""
     fetch_bytes_max: int = 16 * 1024 * 1024
     session_timeout_s: float = 6.0
     heartbeat_interval_s: float = 2.0
@@ -309,14 +317,33 @@ class _Reader:
         self._clock = asyncio.get_running_loop().time
         self._committed_at = self._arrived_at = self._clock()
         self._idle: dict[TopicPartition, int] = {}
+        self._leads = False  # the sink's own offsets lead; the group's only show the lag
+        self._shown_at = float("-inf")
+        self._coming: Mapping[tuple[TopicPartition, str], int] = {}
+        self._writing: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        while not self.stop.is_set():
-            if self.opened_epoch != self.membership.epoch and self.membership.partitions:
-                await self._open()
-            fetched = await self._fetch()
-            if self.opened_epoch == self.membership.epoch:
-                await self._take(fetched)
+        """Read and decode one batch while the one before it is written."""
+        try:
+            while not self.stop.is_set():
+                if self.opened_epoch != self.membership.epoch and self.membership.partitions:
+                    await self._written()
+                    await self._open()
+                fetched = await self._fetch()
+                if self.opened_epoch == self.membership.epoch:
+                    await self._take(fetched)
+            await self._written()
+        finally:
+            if self._writing:
+                self._writing.cancel()
+                await asyncio.wait([self._writing])
+
+    async def _written(self) -> None:
+        """Wait for the write under way; what it raised is raised here."""
+        if self._writing:
+            await asyncio.wait([self._writing])
+            writing, self._writing = self._writing, None
+            writing.result()
 
     async def _open(self) -> None:
         """Ask the sink where it stands and go there."""
@@ -327,8 +354,9 @@ class _Reader:
             return
         for partition, offset in opened.offsets.items():
             self.consumer.seek(partition, offset)
+        self._leads = bool(opened.offsets)
         self.sequences.update(opened.sequences)
-        self._idle = {}
+        self._idle, self._coming = {}, {}
         self.opened_epoch = epoch
 
     async def _fetch(self) -> list[Any]:
@@ -337,13 +365,13 @@ class _Reader:
         room, deadline = self.config.batch_bytes_max, self._clock() + self.config.linger_s
         timeout_ms = 200
         while room > 0 and len(fetched) < self.config.batch_records_max and not self.stop.is_set():
-            wanted = self.config.batch_records_max - len(fetched)
+            wanted = min(SLICE, self.config.batch_records_max - len(fetched))
             got = await self.consumer.getmany(timeout_ms=timeout_ms, max_records=wanted)
             for records in got.values():
                 fetched.extend(records)
                 room -= sum(len(record.value or b"") for record in records)
-            timeout_ms = int(1000 * (deadline - self._clock())) if fetched else 0
-            if timeout_ms <= 0 and not got:
+            timeout_ms = max(0, int(1000 * (deadline - self._clock()))) if fetched else 0
+            if not timeout_ms and not got:
                 break
         return fetched
 
@@ -354,14 +382,22 @@ class _Reader:
             self._arrived_at = self._clock()
         batch = await self._batch(fetched)
         due = self._clock() - self._committed_at >= self.config.idle_commit_s
-        if batch.messages or batch.letters or (self._idle and due):
-            await self._deliver(batch)
+        if not (batch.messages or batch.letters or (self._idle and due)):
+            return
+        epoch = self.opened_epoch
+        await self._written()
+        # Without its predecessor this batch is not the next one.
+        if epoch == self.opened_epoch == self.membership.epoch:
+            self._idle, self._coming = {}, batch.sequences
+            self._writing = asyncio.create_task(self._deliver(batch))
 
     async def _batch(self, fetched: list[Any]) -> Batch:
         messages: list[Message] = []
         letters: list[DeadLetter] = []
         sequences: Sequences = {}
-        for record in fetched:
+        for number, record in enumerate(fetched):
+            if number % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
             partition = TopicPartition(record.topic, record.partition)
             self._idle[partition] = record.offset + 1
             if record.topic == self.config.dead_letters:
@@ -401,7 +437,8 @@ class _Reader:
     def _is_new(self, partition: TopicPartition, received: Received, sequences: Sequences) -> bool:
         # A record that left the spool twice comes back at a new offset, but with the sequence it had.
         origin, sequence = (partition, received.envelope.source), received.envelope.sequence
-        if sequence <= sequences.get(origin, self.sequences.get(origin, -1)):
+        written = self._coming.get(origin, self.sequences.get(origin, -1))
+        if sequence <= sequences.get(origin, written):
             self.counts.repeated += 1
             return False
         sequences[origin] = sequence
@@ -431,7 +468,6 @@ class _Reader:
 
     def _delivered(self, batch: Batch) -> None:
         self._committed_at = self._clock()
-        self._idle = {}
         self.counts.writes += 1
         self.counts.written += len(batch.messages) + len(batch.letters)
         for origin, sequence in batch.sequences.items():
@@ -442,6 +478,9 @@ class _Reader:
             self.counts.sources_forgotten += 1
 
     async def _commit(self, batch: Batch) -> None:
+        if self._leads and self._clock() - self._shown_at < self.config.show_every_s:
+            return
+        self._shown_at = self._clock()
         try:
             async with asyncio.timeout(self.config.request_timeout_s):
                 await self.consumer.commit(dict(batch.next_offsets))

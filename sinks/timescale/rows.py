@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from json import dumps
 from typing import Any
 
 import orjson
@@ -151,15 +152,14 @@ def clean(value: Any) -> Any:
 
 def json(value: Any) -> str:
     """The value as text for a jsonb column."""
-    return orjson.dumps(clean(value), default=_plain).decode()
+    try:
+        return orjson.dumps(clean(value), default=_plain).decode()
+    except orjson.JSONEncodeError:  # an integer of more than 64 bits, which jsonb holds
+        return dumps(clean(value), default=_plain)
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return clean(value.model_dump(mode="json"))
-    if isinstance(value, int):
-        return float(value)  # wider than 64 bits
-    raise TypeError(f"{type(value).__name__} is not JSON")
+def _plain(value: BaseModel) -> Any:
+    return clean(value.model_dump(mode="json"))
 
 
 def _refused(message: Message, why: str, now_ms: int) -> Rejected:

@@ -20,11 +20,11 @@ from aiokafka import TopicPartition
 
 from schemas import topics as catalogue
 from schemas.codec import Reason, Rejected
-from schemas.records import DeadLetter
+from schemas.records import DeadLetter, Scrape
 from sinks.consumer import Assignment, Batch, Message, Opened, OutOfStep, Refuse, SinkUnavailable
 from sinks.timescale import copy_format
 from sinks.timescale.rows import COLUMNS, Row, Rows, add, ledger, letter_row
-from sinks.timescale.series_index import SeriesIndex
+from sinks.timescale.series_index import Ids, SeriesIndex
 from sinks.timescale.trouble import NAME, is_bad_data, unavailable
 from sinks.timescale.upkeep import Partitions, Upkeep
 
@@ -37,6 +37,10 @@ TOPICS = tuple(
 
 COPIED = ("records", "logs")
 """Written by COPY. Row security, which the other tables have, refuses COPY; theirs are INSERTs."""
+
+
+CHUNK_BYTES = 128 * 1024
+"""What is handed to COPY at a time."""
 
 
 def now_ms() -> int:
@@ -72,8 +76,8 @@ class _Prepared:
     """A batch laid out as rows, ready for its transaction."""
 
     rows: Rows
-    points: list[bytes] = field(default_factory=list)
-    points_count: int = 0
+    scrapes: list[tuple[Message, Scrape, Ids]] = field(default_factory=list)
+    points: int = 0
     minutes: set[int] = field(default_factory=set)
     refused: list[tuple[Message, Rejected]] = field(default_factory=list)
 
@@ -147,15 +151,10 @@ class Timescale:
             prepared.rows.tables["dead_letters"].append(letter_row(letter))
         for message, scrape in prepared.rows.scrapes:
             try:
-                ids = await self.index.ids(connection, scrape)
+                prepared.scrapes.append((message, scrape, await self.index.ids(connection, scrape)))
+                prepared.minutes.add(scrape.time_ms // 60_000)
             except ValueError as error:
                 prepared.refused.append((message, Rejected(Reason.INVALID, str(error), message.payload)))
-                continue
-            copied, count = copy_format.points(scrape.time_ms, ids, scrape.values)
-            prepared.points.append(copied)
-            prepared.points_count += count
-            prepared.minutes.add(scrape.time_ms // 60_000)
-            prepared.rows.tables["records"].append(ledger(message, count))
         return prepared
 
     async def _move(self, connection: Any, batch: Batch) -> None:
@@ -169,9 +168,9 @@ class Timescale:
             await connection.execute(_SEEN, self._cluster, *_columns(last, 4))
 
     async def _insert(self, connection: Any, prepared: _Prepared) -> None:
-        if prepared.points_count:
+        if prepared.scrapes:
             await connection.copy_to_table(
-                "metrics", source=_stream(prepared.points), columns=copy_format.POINT_COLUMNS, format="binary"
+                "metrics", source=_points(prepared), columns=copy_format.POINT_COLUMNS, format="binary"
             )
             if not self._partitions.timescale:
                 await connection.execute(_DUE, sorted(prepared.minutes))
@@ -183,8 +182,8 @@ class Timescale:
 
     def _count(self, prepared: _Prepared) -> None:
         self.stored.transactions += 1
-        self.stored.points += prepared.points_count
-        self.stored.rows += prepared.points_count + sum(map(len, prepared.rows.tables.values()))
+        self.stored.points += prepared.points
+        self.stored.rows += prepared.points + sum(map(len, prepared.rows.tables.values()))
 
     async def _bisect(self, batch: Batch, refuse: Refuse, bad: _BadRowsError) -> None:
         """Store the halves one after the other; what cannot be halved is what the database refuses."""
@@ -272,11 +271,18 @@ def _upto(messages: Sequence[Message], letters: Sequence[DeadLetter]) -> Batch:
     return Batch(messages, reached, seen, letters)
 
 
-async def _stream(points: Sequence[bytes]) -> AsyncIterator[bytes]:
-    yield copy_format.HEADER
-    for one in points:
-        yield one
-    yield copy_format.TRAILER
+async def _points(prepared: _Prepared) -> AsyncIterator[bytes]:
+    """The points as COPY reads them. Each scrape is laid out while the server is busy with those before it."""
+    chunk = bytearray(copy_format.HEADER)
+    for message, scrape, ids in prepared.scrapes:
+        copied, count = copy_format.points(scrape.time_ms, ids, scrape.values)
+        prepared.points += count
+        prepared.rows.tables["records"].append(ledger(message, count))
+        chunk += copied
+        if len(chunk) >= CHUNK_BYTES:
+            yield bytes(chunk)
+            chunk.clear()
+    yield bytes(chunk + copy_format.TRAILER)
 
 
 def _columns(rows: Sequence[Row], width: int) -> list[list[Any]]:

@@ -49,9 +49,10 @@ class Partitions:
         """Make the partitions of these rows, unless TimescaleDB makes them."""
         if self.timescale:
             return
-        await self._ensure(connection, "metrics", {_day(minute * 60_000) for minute in minutes})
-        for table in ("logs", "records"):
-            await self._ensure(connection, table, {row[0].date() for row in rows.tables[table]})
+        scraped = {_day(minute * 60_000) for minute in minutes}
+        await self._ensure(connection, "metrics", scraped)
+        await self._ensure(connection, "logs", {row[0].date() for row in rows.tables["logs"]})
+        await self._ensure(connection, "records", scraped | {row[0].date() for row in rows.tables["records"]})
 
     async def _ensure(self, connection: Any, table: str, days: set[date]) -> None:
         if missing := days - self._there[table]:
