@@ -320,12 +320,14 @@ class _Reader:
         self._leads = False  # the sink's own offsets lead; the group's only show the lag
         self._shown_at = float("-inf")
         self._coming: Mapping[tuple[TopicPartition, str], int] = {}
-        self._writing: asyncio.Task[None] | None = None
+        self._writing: asyncio.Task[bool] | None = None
 
     async def run(self) -> None:
         """Read and decode one batch while the one before it is written."""
         try:
             while not self.stop.is_set():
+                if self._writing and self._writing.done():
+                    await self._written()
                 if self.opened_epoch != self.membership.epoch and self.membership.partitions:
                     await self._written()
                     await self._open()
@@ -338,12 +340,13 @@ class _Reader:
                 self._writing.cancel()
                 await asyncio.wait([self._writing])
 
-    async def _written(self) -> None:
-        """Wait for the write under way; what it raised is raised here."""
-        if self._writing:
-            await asyncio.wait([self._writing])
-            writing, self._writing = self._writing, None
-            writing.result()
+    async def _written(self) -> bool:
+        """Wait for the write under way and tell whether it was done or given up; what it raised is raised here."""
+        if not self._writing:
+            return True
+        await asyncio.wait([self._writing])
+        writing, self._writing = self._writing, None
+        return writing.result()
 
     async def _open(self) -> None:
         """Ask the sink where it stands and go there."""
@@ -384,10 +387,8 @@ class _Reader:
         due = self._clock() - self._committed_at >= self.config.idle_commit_s
         if not (batch.messages or batch.letters or (self._idle and due)):
             return
-        epoch = self.opened_epoch
-        await self._written()
-        # Without its predecessor this batch is not the next one.
-        if epoch == self.opened_epoch == self.membership.epoch:
+        # A batch never overtakes one that was given up: that one is read again, and this one after it.
+        if await self._written():
             self._idle, self._coming = {}, batch.sequences
             self._writing = asyncio.create_task(self._deliver(batch))
 
@@ -452,19 +453,21 @@ class _Reader:
         place = {"topic": message.topic, "partition": message.partition, "offset": message.offset}
         await self.worker.letters.send(rejected, message.timestamp_ms, message.key, message.headers, place)
 
-    async def _deliver(self, batch: Batch) -> None:
-        """Write and commit, or leave it: to the partitions' next owner, or to a fresh start of the sink."""
+    async def _deliver(self, batch: Batch) -> bool:
+        """Write and commit, or give it up: to the partitions' next owner, or to a fresh start of the sink."""
 
-        async def write_and_commit() -> None:
+        async def write_and_commit() -> bool:
             await self.sink.write(batch, self._refuse)
             self._delivered(batch)
             await self._commit(batch)
+            return True
 
         try:
-            await self._until_available(write_and_commit, self.opened_epoch)
+            return await self._until_available(write_and_commit, self.opened_epoch) or False
         except OutOfStep:
             self.counts.out_of_step += 1
             self.opened_epoch = 0
+            return False
 
     def _delivered(self, batch: Batch) -> None:
         self._committed_at = self._clock()

@@ -157,6 +157,25 @@ async def test_stopping_while_the_sink_is_away_takes_no_longer_than_a_moment(bus
     assert await bus.committed() == 0
 
 
+async def test_a_batch_that_was_given_up_is_never_overtaken_by_the_next(bus: Bus) -> None:
+    def away_for_the_first(batch: Batch) -> None:
+        if any(message.content.envelope.sequence == 1 for message in batch.messages):
+            raise SinkUnavailable("list", "it is away", "Wait", 3600)
+
+    await bus.put(1, 2)
+    sink = ListSink([bus.topic], away_for_the_first)
+    counts, stop = Counts(), asyncio.Event()
+    one_by_one = bus.config(batch_records_max=1)
+    task = asyncio.create_task(run_sink(sink, {"bootstrap_servers": bus.bootstrap}, stop, one_by_one, counts))
+    await _wait(lambda: counts.unavailable > 0 and counts.records == 2)
+    stop.set()
+    await task
+    assert (sink.written, await bus.committed()) == ([], 0)
+    again = ListSink([bus.topic])
+    await bus.run(again, lambda: len(again.written) == 2)
+    assert again.written == [1, 2]
+
+
 async def test_repeated_records_heartbeats_and_bad_bytes_never_reach_the_sink(bus: Bus) -> None:
     await bus.put(1, 2, 1, 2)
     await bus.put_wire(encode_heartbeat(Heartbeat(publisher="ingest-0", time_ms=1)))
