@@ -16,6 +16,7 @@ import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from pilothouse.services.stack import STORE, Stack
 from schemas.codec import Envelope, Wire, encode, encode_heartbeat
 from schemas.records import (
     BusinessBatch,
@@ -92,6 +93,10 @@ class Store:
     async def all(self, query: str, *arguments: Any) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in await self.connection.fetch(query, *arguments)]
 
+    async def reconnect(self) -> None:
+        await self.connection.close()
+        self.connection = await asyncpg.connect(self.url)
+
     async def one(self, query: str, *arguments: Any) -> Any:
         return await self.connection.fetchval(query, *arguments)
 
@@ -115,9 +120,9 @@ async def until(condition: Callable[[], Awaitable[bool]], what: str, timeout_s: 
 @pytest.fixture
 async def store(database_url: str) -> AsyncIterator[Store]:
     await migrate(database_url)
-    connection = await asyncpg.connect(database_url)
-    yield Store(database_url, connection)
-    await connection.close()
+    store = Store(database_url, await asyncpg.connect(database_url))
+    yield store
+    await store.connection.close()
 
 
 @asynccontextmanager
@@ -518,3 +523,21 @@ async def test_a_writer_that_owns_nothing_can_store_everything(bus: Bus, store: 
             await sink.upkeep.round()
     finally:
         await store.connection.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+
+
+@pytest.mark.parametrize("which", ["kafka", "postgres"])
+async def test_a_server_killed_under_load_costs_no_row(bus: Bus, store: Store, stack: Stack, which: str) -> None:
+    assert stack.kafka
+    server = stack.kafka if which == "kafka" else stack.postgres[STORE]
+    sink = Timescale(store_config(bus, store))
+    async with running(bus, store, sink, bus.config(batch_records_max=5)):
+        for n in range(100):
+            await bus.put(scrape(n), partition=n % 4)
+        await server.kill()
+        await server.start()
+        await store.reconnect()
+        for n in range(100, 120):
+            await bus.put(scrape(n), partition=n % 4)
+        await store.until("SELECT sum(next_offset)::int FROM kafka_offsets", 120, timeout_s=40)
+    assert await store.all("SELECT count(*), count(DISTINCT sequence), sum(rows) FROM records") == [(120, 120, 360)]
+    assert await store.one("SELECT count(*) FROM metrics") == 360
