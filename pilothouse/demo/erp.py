@@ -93,9 +93,10 @@ class Erp:
         """Connect as Odoo does: the process id stands in application_name."""
         self._pool = await asyncpg.create_pool(
             self._url,
-            min_size=1,
+            min_size=self._connections,
             max_size=self._connections,
             max_inactive_connection_lifetime=0,
+            reset=_nothing,
             server_settings={"application_name": f"odoo-{os.getpid()}"},
         )
 
@@ -144,6 +145,10 @@ class Erp:
         message = f"{code}, {TRIES - tries} tries left, try again in {wait_s:.4f} sec..."
         self.log.write(INFO, self.database, "odoo.service.model", message)
         return wait_s
+
+
+async def _nothing(_: object) -> None:
+    """We leave nothing in a connection that would have to be cleared before the next transaction."""
 
 
 def _with_reads(method: str, work: Work[Result]) -> Work[Result]:
