@@ -85,7 +85,7 @@ class Supervisor:
             if time.monotonic() - since_s > HEALTHY_S:
                 pause_s = PAUSE_S
             self.restarts[program.name] += 1
-            log.warning("starting a program again", extra={"program": program.name, "pause_s": pause_s})
+            log.info("starting a program again", extra={"program": program.name, "pause_s": pause_s})
             await asyncio.sleep(pause_s)
             pause_s, since_s = min(2 * pause_s, PAUSE_MAX_S), time.monotonic()
             await program.start()

@@ -28,10 +28,10 @@ OUTCOMES = frozenset({"done", "sale", "posted", "purchase"})
 class Config(StepConfig):
     """When silence is too long."""
 
-    expected: float = Field(14.0, gt=0, description="Expected events that did not come; e^-14 is one in a million.")
-    healthy_factor: float = Field(3.0, gt=1, description="And so many times the longest healthy silence.")
+    expected: float = Field(10.0, gt=0, description="Expected events that did not come; e^-10 is one in 20,000.")
+    healthy_factor: float = Field(2.5, gt=1, description="And so many times the longest healthy silence.")
     silent_ms: int = Field(8_000, gt=0, description="And so long at least, ms.")
-    caution: float = Field(0.5, gt=0, le=1, description="Share of the usual rate that is counted on.")
+    caution: float = Field(0.8, gt=0, le=1, description="Share of the usual rate that is counted on.")
     gap_ms: int = Field(1_200_000, gt=0, description="Longer without a look is not measured, ms.")
     learn: int = Field(20, ge=1, description="Looks before a series is judged.")
 

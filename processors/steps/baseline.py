@@ -31,6 +31,7 @@ from schemas.series import Series, parse, split
 
 LAYOUTS_MAX = 64
 GRAIN_CHANGE = 3.0
+GRAIN_RUN = 3
 
 
 class Config(StepConfig):
@@ -121,6 +122,7 @@ class State:
     interval_ms: float = 0.0
     start_ms: int = -1
     hour: int = -1
+    odd: int = 0  # intervals in a row that do not fit the grain
     episodes: Episodes = field(default_factory=Episodes)
 
     def grow(self) -> None:
@@ -188,15 +190,18 @@ def _rates(config: Config, state: State, values: Floats, scrape: Scrape) -> tupl
 
 
 def _follow_grain(state: State, time_ms: int) -> None:
-    """A scrape interval that changes for good changes the noise: it is learned anew."""
+    """A scrape interval that changes for good changes the noise: it is learned anew. A single hole does not."""
     if state.last_ms < 0:
         return
     interval = float(time_ms - state.last_ms)
-    if not state.interval_ms or not state.interval_ms / GRAIN_CHANGE < interval < state.interval_ms * GRAIN_CHANGE:
-        state.arrays["seen"][:] = 0
-        state.interval_ms = interval
-    else:
+    if state.interval_ms and state.interval_ms / GRAIN_CHANGE < interval < state.interval_ms * GRAIN_CHANGE:
+        state.odd = 0
         state.interval_ms += 0.1 * (interval - state.interval_ms)
+        return
+    state.odd += 1
+    if not state.interval_ms or state.odd >= GRAIN_RUN:
+        state.arrays["seen"][:] = 0
+        state.interval_ms, state.odd = interval, 0
 
 
 def _compare(
@@ -246,10 +251,10 @@ def _judge(
     error = observed - expected
     beyond = (np.abs(distance) > config.limit) & (np.abs(error) >= slots.floor)
     beyond &= ((distance > 0) & slots.up) | ((distance < 0) & slots.down)
-    beyond &= arrays["seen"] >= config.warm_up
+    beyond &= (arrays["seen"] >= config.warm_up) & (state.odd == 0)
     if not beyond.any() and not arrays["hot"].any():
         return []
-    arrays["hot"][:] = np.where(beyond, np.minimum(arrays["hot"] + 1, 3 * config.run), np.maximum(arrays["hot"] - 1, 0))
+    arrays["hot"][:] = np.where(beyond, np.minimum(arrays["hot"] + 1, config.run + 1), np.maximum(arrays["hot"] - 1, 0))
     hot = np.flatnonzero((arrays["hot"] >= config.run) & beyond)
     causes: dict[tuple[str, str | None], list[int]] = {}
     for slot in hot:
@@ -288,14 +293,18 @@ def _worst(members: list[int], distance: Floats) -> list[int]:
 def _evidence(state: State, slot: int, scrape: Scrape, observed: Floats, expected: Floats) -> Evidence:
     series, value, usual = state.slots.series[slot], float(observed[slot]), float(expected[slot])
     metric = describe(series.name)
-    unit = metric.unit + ("/s" if metric.kind is Kind.SUM else "")
+    unit = metric.unit.strip("{}") + ("/s" if metric.kind is Kind.SUM else "")
     return Evidence(
-        text=f"{series.name} of {series.tenant or scrape.resource} is {value:.4g} {unit}, usually {usual:.4g} at this hour",
+        text=f"{series.name} of {series.tenant or scrape.resource} is {value:.4g} {unit}, usually {_round(usual)} at this hour",
         series=state.slots.identities[slot],
         value=value,
         expected=usual,
         time_ms=scrape.time_ms,
     )
+
+
+def _round(value: float) -> str:
+    return f"{value:.4g}" if abs(value) > 1e-6 else "0"
 
 
 def _learn(
@@ -325,6 +334,7 @@ def pack(state: State) -> Parts:
         "interval_ms": state.interval_ms,
         "start_ms": state.start_ms,
         "hour": state.hour,
+        "odd": state.odd,
         "episodes": state.episodes.dump(),
     }
     present = columns.pack({**state.arrays, **state.profile.present()}, more)
@@ -345,6 +355,7 @@ def unpack(parts: Parts) -> State:
         interval_ms=more["interval_ms"],
         start_ms=more["start_ms"],
         hour=more["hour"],
+        odd=more["odd"],
         episodes=Episodes.load(more["episodes"]),
     )
 

@@ -112,7 +112,6 @@ class Story(BaseModel):
 
     incident: Incident
     members: list[str]
-    ended_ms: int | None = None
 
 
 class State(BaseModel):
@@ -159,12 +158,10 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
 
 def tick(config: Config, state: State, at_ms: int) -> tuple[State, Findings]:
     """Look at the signals as a whole and tell what has changed."""
+    found = _end(config, state, at_ms)
     _forget(config, state, at_ms)
-    found: Findings = []
-    told: set[str] = set()
     for members in _groups(config, state):
-        found += _tell(config, state, members, at_ms, told)
-    found += _end(config, state, at_ms, told)
+        found += _tell(config, state, members, at_ms)
     state.due_ms = at_ms + config.look_every_ms if state.signals or state.stories else None
     return state, found
 
@@ -175,7 +172,7 @@ def kind_of(cause: str) -> str:
 
 
 def _change(config: Config, state: State, change: Change) -> None:
-    if change.status is ChangeStatus.ROLLED_BACK:
+    if change.status is ChangeStatus.ROLLED_BACK or _is_return(state, change):
         return  # it ends a story rather than beginning one
     known = state.changes.get(change.change_id)
     if known is None or known.status is ChangeStatus.STARTED:
@@ -183,6 +180,14 @@ def _change(config: Config, state: State, change: Change) -> None:
         state.changes[change.change_id] = change.model_copy(update={"time_ms": first})
     if len(state.changes) > 200:
         state.changes.pop(next(iter(state.changes)))
+
+
+def _is_return(state: State, change: Change) -> bool:
+    """Whether it goes back to what a known change of the same service came from."""
+    return any(
+        one.previous_revision == change.revision and one.service == change.service and one.change_id != change.change_id
+        for one in state.changes.values()
+    )
 
 
 def _bound(config: Config, state: State) -> None:
@@ -197,8 +202,10 @@ def _drop(state: State, identity: str) -> None:
 
 
 def _forget(config: Config, state: State, at_ms: int) -> None:
+    """Let go of what has ended and of old changes; a story keeps its signals to its end, so that its causes stay."""
+    kept = {member for story in state.stories.values() for member in story.members}
     for identity, ended in list(state.ended_ms.items()):
-        if ended <= at_ms - config.quiet_ms:
+        if ended <= at_ms - config.quiet_ms and identity not in kept:
             _drop(state, identity)
     for name, change in list(state.changes.items()):
         if change.time_ms < at_ms - config.change_ms:
@@ -294,7 +301,7 @@ def rank(config: Config, state: State, members: list[Signal]) -> list[Cause]:
     weights: dict[str, float] = {}
     facts: dict[str, list[Evidence]] = {}
     inside = {signal.id for signal in members}
-    for one in _candidates(state):
+    for one in sorted(_candidates(state), key=lambda one: -(one.signal is not None and one.signal.advice is not None)):
         if one.signal is not None and one.signal.id not in inside:
             continue
         explained = sum(_explains(config, one, other) * (0.3 + 0.7 * other.score) for other in members)
@@ -341,17 +348,15 @@ def _mutual(config: Config, one: Candidate, other: Signal) -> bool:
     return _explains(config, back, one.signal) > 0.3
 
 
-def _tell(config: Config, state: State, members: list[Signal], at_ms: int, told: set[str]) -> Findings:
+def _tell(config: Config, state: State, members: list[Signal], at_ms: int) -> Findings:
     story = _story_of(state, members)
     if story is None and not _worth_telling(config, state, members, at_ms):
         return []
     incident = _incident(config, state, members, at_ms, story.incident if story else None)
-    told.add(incident.id)
     ids = [signal.id for signal in members]
     if story is None:
         state.stories[incident.id] = Story(incident=incident, members=ids)
         return [incident]
-    story.ended_ms = None
     story.members = list(dict.fromkeys([*story.members, *ids]))[-500:]
     if not _is_news(config, story.incident, incident, at_ms):
         return []
@@ -388,7 +393,9 @@ def _incident(config: Config, state: State, members: list[Signal], at_ms: int, b
         severity = Severity.CRITICAL
     started = min([signal.started_ms for signal in members] + ([before.started_ms] if before else []))
     top = causes[0]
-    lead = next((one for one in members if one.cause == top.cause), None)
+    told = [one for one in members if one.cause == top.cause]
+    # A step that knows the kind of trouble says more than a number out of its band.
+    lead = max(told, key=lambda one: (one.advice is not None, one.score, one.id), default=None)
     return Incident(
         cell=members[0].cell,
         time_ms=at_ms,
@@ -468,16 +475,20 @@ def _is_news(config: Config, before: Incident, after: Incident, at_ms: int) -> b
     return grown or set(after.tenants) != set(before.tenants)
 
 
-def _end(config: Config, state: State, at_ms: int, told: set[str]) -> Findings:
-    """End the stories whose signals have all ended and been forgotten."""
+def _end(config: Config, state: State, at_ms: int) -> Findings:
+    """End the stories all of whose signals have ended a while ago."""
     found: Findings = []
     for identity, story in list(state.stories.items()):
-        if identity in told or any(member in state.signals for member in story.members):
+        if any(_goes_on(config, state, member, at_ms) for member in story.members):
             continue
         last = story.incident
         found.append(last.model_copy(update={"phase": Phase.RESOLVED, "time_ms": at_ms, "version": last.version + 1}))
         state.stories.pop(identity)
     return found
+
+
+def _goes_on(config: Config, state: State, identity: str, at_ms: int) -> bool:
+    return identity in state.signals and state.ended_ms.get(identity, at_ms) > at_ms - config.quiet_ms
 
 
 def due(state: State) -> int | None:

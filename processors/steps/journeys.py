@@ -31,11 +31,11 @@ class Config(StepConfig):
     """When a document is delayed."""
 
     quantile: float = Field(0.95, gt=0.5, lt=1, description="Share of documents that leave a state in its usual time.")
-    times_usual: float = Field(3.0, gt=1, description="A delayed document stays so many times that long.")
-    at_least_ms: int = Field(8_000, gt=0, description="And so long at least, ms.")
+    times_usual: float = Field(2.0, gt=1, description="A delayed document stays so many times that long.")
+    at_least_ms: int = Field(6_000, gt=0, description="And so long at least, ms.")
     learn: int = Field(30, ge=5, description="Documents that must have left a state before its clock is judged.")
     forget: float = Field(0.999, gt=0, lt=1, description="Weight of what was learned, with every document that leaves.")
-    documents: int = Field(5, ge=1, description="So many delayed documents of a tenant are a finding.")
+    documents: int = Field(3, ge=1, description="So many delayed documents of a tenant are a finding.")
     share: float = Field(0.2, gt=0, le=1, description="And such a share of those that are open in the state.")
     look_every_ms: int = Field(2_000, gt=0, description="Clocks are read so often, ms of log time.")
     documents_max: int = Field(50_000, ge=100, description="Open documents kept a tenant; the oldest go first.")

@@ -48,7 +48,7 @@ METRICS = (
         "Jobs by odoo.queue_job.state and odoo.queue_job.channel.",
         bad=Departure.UP,
         cause="queue.backlog",
-        floor=20,
+        floor=8,
     ),
     Metric(
         "odoo.queue_job.age.max",

@@ -94,7 +94,7 @@ METRICS = (
         "Length of a declared queue (list, stream, set), by redis.key and tenant.",
         bad=Departure.UP,
         cause="queue.backlog",
-        floor=20,
+        floor=6,
     ),
     Metric("redis.persistence.rdb.age", Kind.GAUGE, "s", "Time since the last successful RDB save."),
     Metric(
