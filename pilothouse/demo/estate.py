@@ -46,7 +46,7 @@ from pilothouse.services.child import free_port
 from pilothouse.services.postgres import Postgres
 from pilothouse.services.stack import Stack
 from pilothouse.services.valkey import Valkey
-from schemas.calendar import DAYS, Calendar, Campaign, CutOff, Shift
+from schemas.calendar import DAYS, MINUTE_MS, Calendar, Campaign, CutOff, Shift
 from schemas.estate import Cell as WatchedCell
 from schemas.estate import Estate, Reference, Resource, Tier
 from schemas.estate import Tenant as WatchedTenant
@@ -317,13 +317,18 @@ def calendars(plan: Plan) -> tuple[Calendar, ...]:
     campaigns = tuple(
         Campaign(
             name="flash sale",
-            starts=datetime.fromtimestamp(peak.starts_ms / 1000, UTC),
-            ends=datetime.fromtimestamp(peak.ends_ms / 1000, UTC),
+            # A calendar knows nothing finer than minutes.
+            starts=_minute(peak.starts_ms // MINUTE_MS),
+            ends=_minute(-(-peak.ends_ms // MINUTE_MS)),
             load=peak.load,
         )
         for peak in plan.peaks
     )
     return Calendar(name=ORDINARY, **common), Calendar(name=TRADE, campaigns=campaigns, **common)
+
+
+def _minute(number: int) -> datetime:
+    return datetime.fromtimestamp(number * MINUTE_MS // 1000, UTC)
 
 
 def pin_to_one_cpu(pid: int) -> None:

@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,7 +35,7 @@ WEAK = 1 / 3
 BLOCK_S = 0.5  # of Valkey at a time
 RELEASE, RELEASE_BEFORE = "2.4.1", "2.4.0"
 REPOSITORY = "example/odoo"
-POST_TIMEOUT_S = 10.0
+POST_TIMEOUT_S = FELT_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,13 @@ class SlowRedis(Fault):
     _blocking: asyncio.Task[None] | None = None
 
     async def inject(self) -> None:
-        """Begin; from now on hardly a command gets through between two blocks."""
+        """Begin; from now on one command of each client gets through between two blocks."""
         self._blocking = asyncio.create_task(self._block())
+        watch = Valkey(self.url)
+        async with asyncio.timeout(FELT_TIMEOUT_S):
+            while await _seconds_of_a_ping(watch) < self.block_s / 4:
+                pass
+        watch.close()
 
     async def heal(self) -> None:
         """Let it go; the block that is on runs out."""
@@ -200,7 +206,7 @@ def bad_release(
 ) -> Fault:
     """S4: a release after which workers die while the web answers. To all tenants of the cell unless some are named."""
     given = tenants or _tenants(cell)
-    how = "end as they start" if strength >= 1 else "die on every third job"
+    how = "end as they start" if strength >= 1 else "die on every second job"
     return BadRelease(
         name="bad release",
         sentence=f"odoo {RELEASE} is deployed to {', '.join(given)}: job and cron workers {how}, the web answers",
@@ -225,7 +231,8 @@ def noisy_import(demo: DemoEstate, tenant: str = "delta", strength: float = 1.0)
         f"an EDI import of {tenant} writes and joins on {batches.EDI_SESSIONS} connections without measure",
         f"tenant.load:{tenant}",
     )
-    fault.tenants = _tenants(demo.odoo_of(tenant).cell)
+    if not fault.is_weak:
+        fault.tenants = _tenants(demo.odoo_of(tenant).cell)
     return fault
 
 
@@ -303,6 +310,12 @@ def _batch(demo: DemoEstate, tenant: str, kind: str, strength: float, name: str,
     )
 
 
+async def _seconds_of_a_ping(valkey: Valkey) -> float:
+    began_s = time.perf_counter()
+    await valkey.call("PING")
+    return time.perf_counter() - began_s
+
+
 def _tenants(cell: Cell) -> tuple[str, ...]:
     return tuple(tenant.name for tenant in cell.tenants)
 
@@ -342,15 +355,18 @@ def deployment_status(
     return json.dumps(body).encode()
 
 
-async def post(webhook: Webhook, body: bytes) -> None:
-    """Deliver a body as GitHub does, signed. Raises aiohttp.ClientError when it is not taken."""
-    signature = "sha256=" + hmac.new(webhook.secret.encode(), body, hashlib.sha256).hexdigest()
-    headers = {
+def headers(secret: str, body: bytes) -> dict[str, str]:
+    """GitHub's headers of a delivery, its signature among them."""
+    return {
         "content-type": "application/json",
         "x-github-event": "deployment_status",
         "x-github-delivery": str(uuid4()),
-        "x-hub-signature-256": signature,
+        "x-hub-signature-256": "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest(),
     }
+
+
+async def post(webhook: Webhook, body: bytes) -> None:
+    """Deliver a body as GitHub does, signed. Raises aiohttp.ClientError when it is not taken."""
     timeout = aiohttp.ClientTimeout(total=POST_TIMEOUT_S)
     async with aiohttp.ClientSession(timeout=timeout, raise_for_status=True) as session:
-        await session.post(webhook.url, data=body, headers=headers)
+        await session.post(webhook.url, data=body, headers=headers(webhook.secret, body))

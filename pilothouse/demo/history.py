@@ -137,7 +137,6 @@ ODOO = (
     _m("odoo.queue_job.done", 0.0, 0.0, 1.0, COUNT, of=_job()),
     _m("odoo.queue_job.failed", of=_job()),
     _m("erp.order.value", 0.0, 0.0, 985.0, SPREAD, 0.03),
-    _m("erp.document.transitions", 0.0, 0.0, 0.29, COUNT, of=_document("sale.order", "draft")),
     _m("erp.document.transitions", 0.0, 0.0, 1.0, COUNT, of=_document("sale.order", "sale")),
     _m("erp.document.transitions", 0.0, 0.0, 0.19, COUNT, of=_document("stock.picking", "confirmed")),
     _m("erp.document.transitions", 0.0, 0.0, 0.23, COUNT, of=_document("stock.picking", "assigned")),
@@ -335,7 +334,8 @@ class _Maker:
         return columns
 
     def _valid_s(self) -> Floats:
-        return np.asarray(VALID_FOR.total_seconds() + (self.times_ms[-1] - self.times_ms) / 1000, np.float64)
+        now_ms = int(self.times_ms[-1])
+        return np.array([VALID_FOR.total_seconds() + (now_ms - at) / 1000 for at in self.times_ms.tolist()], np.float64)
 
     def _constant(self, value: float) -> Floats:
         return np.full(self.times_ms.size, value)
@@ -362,7 +362,7 @@ class _Maker:
 
     def _values(self, measure: Measure, mean: Floats) -> Floats:
         if describe(measure.name).kind is Kind.SUM:
-            return np.round(np.cumsum(self._scattered(measure, mean * (GRAIN_MS / 1000))), 4)
+            return self._scattered(measure, mean * (GRAIN_MS / 1000)).cumsum().round(4)
         return self._scattered(measure, mean)
 
     def _scattered(self, measure: Measure, mean: Floats) -> Floats:

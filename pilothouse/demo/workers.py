@@ -23,7 +23,7 @@ from pilothouse.demo.schema import STOCK_LOCATION
 CONNECTIONS = 2
 TAKE_S = 2  # a worker waits so long for a job before it looks round
 CARRIER_S = (0.02, 0.06)  # between these, the carrier's own time for a label
-LIMPING = 3  # a limping release dies on one of so many jobs
+LIMPING = 2  # a limping release dies on one of so many jobs
 CRON_LOOK_S = 1.0
 PAUSE_S = 1.0
 LOW_STOCK = 1000
