@@ -20,6 +20,7 @@ import asyncpg
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from pilothouse.settings import Settings
 from schemas.codec import Envelope, encode
 from schemas.records import Scrape
 from sinks.consumer import Assignment, Batch, Config, Opened, Refuse, run_sink
@@ -39,6 +40,13 @@ class Size:
 
     scrapes: int = 1_500
     rounds: int = 4
+
+
+async def measure(settings: Settings) -> dict[str, float]:
+    """`run` on the servers that `settings` name."""
+    assert settings.kafka
+    assert settings.database_url
+    return await run(settings.database_url, settings.kafka.aiokafka_options())
 
 
 async def run(database_url: str, kafka: Mapping[str, Any], size: Size | None = None) -> dict[str, float]:

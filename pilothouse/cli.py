@@ -268,13 +268,13 @@ def demo(
     no_console: Annotated[bool, typer.Option("--no-console", help="Do not serve the console.")] = False,
 ) -> None:
     """One company through every layer: real servers, real load, real faults. It stands in for Odoo."""
-    from pilothouse.demo import run
+    from pilothouse.demo.run import demo as run_demo
 
     with _said():
         settings = _settings()
         if data:
             settings = settings.model_copy(update={"data_dir": data.absolute()})
-        raise typer.Exit(asyncio.run(run.demo(settings, seconds, scenario, report, console=not no_console)))
+        raise typer.Exit(asyncio.run(run_demo(settings, seconds, scenario, report, console=not no_console)))
 
 
 @app.command(epilog="Example: pilothouse bench pipeline -o json")

@@ -58,6 +58,7 @@ _CRON_ENDED = (
         r"Job '(?P<name>.+)' \((?P<id>\d+)\) (?P<how>fully done|partially done|failed) \(.*duration (?P<seconds>[\d.]+)s\)"
     ),
 )
+RARE = ("odoo.log.errors", "odoo.log.retries", "odoo.http.errors")
 _EMAIL = re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)+")
 _LOGIN = re.compile(r"(?<=login:).*(?= from )|(?<=\(user ').*(?='\) on )|(?<=> for ').*(?=' \(#\d+\) from )")
 _EXCEPTION = re.compile(r"([A-Za-z_][\w.]*)(?::|$)")
@@ -116,6 +117,8 @@ class Reading:
     def fold(self, entry: Entry) -> None:
         """Count the entry, tell what it means, and ship it if it is worth it."""
         self._add("odoo.log.records", entry, {"odoo.log.level": entry.level})
+        if entry.severity_number >= ERROR:
+            self._add("odoo.log.errors", entry)
         request = entry.request
         if request is not None:
             self._request(entry, request)
@@ -130,12 +133,18 @@ class Reading:
 
     def points(self) -> dict[str, float | None]:
         """The counters, and of this look's requests the mean and the longest time."""
-        points: dict[str, float | None] = dict(self.memory.counters)
+        points: dict[str, float | None] = {**self._none_yet(), **self.memory.counters}
         for tenant, wait in self._waits.items():
             attributes = _of(tenant)
             points[identity("odoo.http.request.duration.mean", attributes)] = wait.total_s / wait.count
             points[identity("odoo.http.request.duration.max", attributes)] = wait.longest_s
         return points
+
+    def _none_yet(self) -> dict[str, float]:
+        """What has not happened is a measured zero: its first time must be seen as a rise, not as a new series."""
+        tenants = (None, *self.target.cell.tenants_by_name)
+        never = {identity(name, _of(tenant)): 0.0 for name in RARE for tenant in tenants}
+        return {**never, identity("odoo.worker.killed"): 0.0}
 
     # What a line means, by the logger that wrote it; None means nothing in particular.
 

@@ -148,8 +148,8 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     observed, measured = _rates(config, state, values, scrape)
     expected, scale, distance = _compare(config, state, observed, measured, scrape.time_ms)
     found = _judge(config, state, scrape, observed, expected, scale, distance)
-    _learn(config, state, observed, measured, expected, scale)
     state.last_ms = scrape.time_ms
+    _learn(config, state, observed, measured, expected, scale)
     return state, found
 
 
@@ -311,6 +311,9 @@ def _learn(
     config: Config, state: State, observed: Floats, measured: NDArray[np.bool_], expected: Floats, scale: Floats
 ) -> None:
     arrays = state.arrays
+    load = _load(config, state, state.last_ms)
+    if load is not None:
+        measured = measured & (load == 1.0)  # a campaign or a holiday teaches nothing about ordinary days
     error = observed - expected
     young = arrays["seen"] < config.warm_up
     # A departure teaches as much as four scales: an incident pulls the usual a little, a lasting change in the end.

@@ -168,8 +168,15 @@ METRICS = (
     Metric("odoo.http.request.duration.max", Kind.GAUGE, "s", "Slowest request since the last look, by tenant."),
     Metric("odoo.sql.queries", Kind.SUM, "{query}", "SQL statements of requests by tenant, from the log."),
     Metric("odoo.sql.time", Kind.SUM, "s", "SQL time of requests by tenant, from the log."),
+    Metric("odoo.log.records", Kind.SUM, "{record}", "Log records by tenant and odoo.log.level."),
     Metric(
-        "odoo.log.records", Kind.SUM, "{record}", "Log records by tenant and severity.", bad=Departure.UP, floor=0.5
+        "odoo.log.errors",
+        Kind.SUM,
+        "{record}",
+        "Log records at ERROR or CRITICAL, by tenant.",
+        bad=Departure.UP,
+        cause="odoo.errors",
+        floor=0.2,
     ),
     Metric(
         "odoo.log.retries",

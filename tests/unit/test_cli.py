@@ -1,0 +1,76 @@
+"""The command line as a person meets it: wrong arguments, helpful words, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from pilothouse.cli import app
+
+ESTATE = "cells: [{name: eu1, tenants: [{name: acme}]}]\n"
+
+
+def run(*arguments: str, **environ: str) -> Result:
+    return CliRunner().invoke(app, arguments, env={"PILOTHOUSE_KAFKA": "", **environ})
+
+
+def test_check_says_what_an_estate_holds(tmp_path: Path) -> None:
+    (tmp_path / "estate.yaml").write_text(ESTATE)
+    result = run("check", "-c", str(tmp_path), "-o", "json")
+    assert (result.exit_code, json.loads(result.stdout)["tenants"]) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("cells: [{name: eu1, tenants: []}]", "tenants"),
+        ("cells: [{name: eu1, tenants: [{name: acme, tier: golden}]}]", "'golden'"),
+        ("cells: 7", "must be a list"),
+        ("sells: []", "holds sells"),
+        ("cells: [", "cannot be read as YAML"),
+    ],
+)
+def test_check_names_the_file_and_the_fault(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    result = run("check", "-c", str(tmp_path))
+    assert result.exit_code == 1
+    assert says in result.stderr
+    assert "mine.yaml" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("check", "-c", "/nowhere"), "is not a folder"),
+        (("sink", "csv", "-c", "/nowhere"), "known are alerts, otlp, timescale"),
+        (("topics", "tail", "telemetry.v0"), "is unknown"),
+        (("bench", "speed"), "known are pipeline, sink, latency and all"),
+        (("replay", "--from", "yesterday", "--to", "now"), "'yesterday' is no instant"),
+        (("replay", "--from", "1", "--to", "2"), "PILOTHOUSE_KAFKA is not set"),
+    ],
+)
+def test_misuse_is_told_from_failure(arguments: tuple[str, ...], says: str) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+def test_an_instant_without_a_zone_is_refused() -> None:
+    result = run("replay", "--from", "2026-11-20T08:00:00", "--to", "1", PILOTHOUSE_KAFKA="127.0.0.1:1")
+    assert result.exit_code == 2
+    assert "names no time zone" in result.stderr
+
+
+def test_every_verb_has_an_example() -> None:
+    verbs = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    for verb in verbs:
+        assert "Example:" in run(verb, "--help").stdout, verb
+
+
+def test_topics_export_writes_contracts(tmp_path: Path) -> None:
+    assert run("topics", "export", str(tmp_path)).exit_code == 0
+    assert (tmp_path / "asyncapi.yaml").exists()
+    assert (tmp_path / "odcs" / "telemetry.metrics.v1.yaml").exists()
