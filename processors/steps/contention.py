@@ -39,7 +39,7 @@ class Config(StepConfig):
     quiet_ms: int = Field(8_000, gt=0, description="A lock episode ends when nobody has waited for so long, ms.")
     busy: float = Field(1.0, gt=0, description="Busy backends above its usual that a noisy neighbour has at least.")
     times_usual: float = Field(3.0, gt=1, description="And so many times its usual.")
-    share: float = Field(0.5, gt=0, le=1, description="And so large a share of all tenants' busy backends.")
+    share: float = Field(0.7, gt=0, le=1, description="And so large a share of what all tenants use above their usual.")
     looks: int = Field(2, ge=1, description="For so many looks in a row.")
     slower: float = Field(1.5, gt=1, description="A victim's requests take so many times as long as usual.")
     slower_s: float = Field(0.03, gt=0, description="And so much longer at least, s.")
@@ -214,12 +214,13 @@ def _neighbours(config: Config, state: State, scrape: Scrape) -> Findings:
     found: Findings = []
     episodes = Episodes(state.open)
     total = sum(load.busy for load in state.load.values())
+    above = sum(max(0.0, load.busy - (load.usual_busy or 0.0)) for load in state.load.values())
     for tenant, load in state.load.items():
         usual = load.usual_busy if load.usual_busy is not None else load.busy
         campaign = config.calendar(tenant).at(scrape.time_ms).load
         limit = max(usual * config.times_usual * campaign, usual * campaign + config.busy)
-        shared = len(state.load) == 1 or load.busy >= config.share * total
-        over = load.seen >= 5 and load.busy > limit and shared
+        alone = load.busy - usual >= config.share * above
+        over = load.seen >= 5 and load.busy > limit and alone
         load.over = min(load.over + 1, 4) if over else max(load.over - 1, 0)
         cause = f"tenant.load:{tenant}"
         if load.over >= config.looks or (cause in state.open and load.over > 0):
