@@ -12,7 +12,7 @@ from ingest.spool import Row, Spool, SpoolFull
 from schemas.records import DeadLetter
 
 ROUND_BYTES = 4_000_000
-HEARTBEAT_S = 1.0
+HEARTBEAT_S = 0.5
 DISK_PAUSE_S = 1.0
 
 

@@ -135,7 +135,7 @@ class Alerts:
                 self._partitions.setdefault(partition, Partition())
         if self._holding is None:
             self._holding = asyncio.create_task(self._tell_held_news(), name=f"{self.name}: held news")
-        return Opened(offsets)
+        return Opened(offsets, stored=False)
 
     async def write(self, batch: Batch, refuse: Refuse) -> None:
         """Return when the route has taken all that is news to it, or it is in the dead letters."""

@@ -121,10 +121,14 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Where the sink stands: offsets of all its partitions, or of none, and then the group's offsets count."""
+    """Where the sink stands: offsets of all its partitions, or of none, and then the group's offsets count.
+
+    `stored` says that the sink keeps these offsets beside its rows: the group's are then for show, and may lag.
+    """
 
     offsets: Mapping[TopicPartition, int] = field(default_factory=dict)
     sequences: Mapping[tuple[TopicPartition, str], int] = field(default_factory=dict)
+    stored: bool = True
 
 
 Refuse = Callable[[Message, Rejected], Awaitable[None]]
@@ -357,7 +361,7 @@ class _Reader:
             return
         for partition, offset in opened.offsets.items():
             self.consumer.seek(partition, offset)
-        self._leads = bool(opened.offsets)
+        self._leads = bool(opened.offsets) and opened.stored
         self.sequences.update(opened.sequences)
         self._idle, self._coming = {}, {}
         self.opened_epoch = epoch

@@ -40,9 +40,12 @@ class Config(StepConfig):
     busy: float = Field(1.0, gt=0, description="Busy backends above its usual that a noisy neighbour has at least.")
     times_usual: float = Field(3.0, gt=1, description="And so many times its usual.")
     share: float = Field(0.7, gt=0, le=1, description="And so large a share of what all tenants use above their usual.")
+    after_wait_ms: int = Field(
+        10_000, ge=0, description="So long after a lock wait of its own a load is not judged, ms."
+    )
     looks: int = Field(2, ge=1, description="For so many looks in a row.")
     slower: float = Field(1.5, gt=1, description="A victim's requests take so many times as long as usual.")
-    slower_s: float = Field(0.03, gt=0, description="And so much longer at least, s.")
+    slower_s: float = Field(0.01, gt=0, description="And so much longer at least, s.")
     follow: float = Field(0.02, gt=0, lt=1, description="Weight of a look in the usual.")
 
 
@@ -64,6 +67,7 @@ class Load(BaseModel):
     busy: float = 0.0
     usual_busy: float | None = None
     waiting: float = 0.0
+    waited_ms: int = Field(-1, description="When somebody was last seen waiting for a lock, Unix ms.")
     duration_s: float | None = None
     usual_duration_s: float | None = None
     seen: int = 0
@@ -202,6 +206,7 @@ def _take_load(config: Config, state: State, scrape: Scrape, points: dict[str, d
     for tenant, waiting in points.get(WAITING, {}).items():
         load = state.load.setdefault(tenant, Load())
         load.waiting += 0.5 * (waiting - load.waiting)
+        load.waited_ms = scrape.time_ms if waiting else load.waited_ms
     for tenant, total in points.get(ACTIVE, {}).items():
         load = state.load.setdefault(tenant, Load())
         elapsed_s = (scrape.time_ms - load.last_ms) / 1000
@@ -220,7 +225,9 @@ def _neighbours(config: Config, state: State, scrape: Scrape) -> Findings:
         campaign = config.calendar(tenant).at(scrape.time_ms).load
         limit = max(usual * config.times_usual * campaign, usual * campaign + config.busy)
         alone = load.busy - usual >= config.share * above
-        over = load.seen >= 5 and load.busy > limit and alone
+        # PostgreSQL counts a statement's time at its end: when a lock is let go, the waits arrive in a lump.
+        waited = load.waited_ms >= 0 and scrape.time_ms - load.waited_ms < config.after_wait_ms
+        over = load.seen >= 5 and load.busy > limit and alone and not waited
         load.over = min(load.over + 1, 4) if over else max(load.over - 1, 0)
         cause = f"tenant.load:{tenant}"
         if load.over >= config.looks or (cause in state.open and load.over > 0):

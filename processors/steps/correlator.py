@@ -13,7 +13,7 @@ topology and time (Google SRE workbook ch. 8); weights add up as a noisy-or is a
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from pydantic import BaseModel, Field
@@ -96,10 +96,10 @@ TELLING = frozenset(
 class Config(StepConfig):
     """How signals become stories."""
 
-    settle_ms: int = Field(3_000, ge=0, description="A story is told so long after its first signal, ms, to gather.")
+    settle_ms: int = Field(500, ge=0, description="A story is told so long after its first signal, ms, to gather.")
     patience_ms: int = Field(60_000, gt=0, description="A lone symptom is told after so long, ms.")
     quiet_ms: int = Field(10_000, gt=0, description="A story ends so long after its last signal, ms.")
-    look_every_ms: int = Field(1_000, gt=0, description="How often stories are looked at, ms of log time.")
+    look_every_ms: int = Field(500, gt=0, description="How often stories are looked at, ms of log time.")
     tell_every_ms: int = Field(10_000, gt=0, description="Lesser news of a story is told so often at most, ms.")
     change_ms: int = Field(1_800_000, gt=0, description="A change is a candidate for so long, ms.")
     change_fades_ms: int = Field(600_000, gt=0, description="And loses weight in this time (to 1/e), ms.")
@@ -420,7 +420,7 @@ def _advice(top: Cause, lead: Signal | None) -> str | None:
 
 
 def _tenants(
-    config: Config, state: State, cause: str, members: Iterable[Signal], before: Incident | None
+    config: Config, state: State, cause: str, members: Sequence[Signal], before: Incident | None
 ) -> tuple[str, ...]:
     """Who suffers, by what was seen, worst first; then those whom the cause reaches by the map or the change."""
     counts: dict[str, float] = dict.fromkeys(before.tenants, 0.0) if before and before.causes[0].cause == cause else {}
@@ -431,20 +431,23 @@ def _tenants(
         )
         for tenant in set(sufferers):
             counts[tenant] = counts.get(tenant, 0.0) + signal.score
-    for tenant in _reached(config, state, cause):
+    for tenant in _reached(config, state, cause, members):
         counts.setdefault(tenant, 0.0)
     return tuple(sorted(counts, key=lambda tenant: (-counts[tenant], tenant)))
 
 
-def _reached(config: Config, state: State, cause: str) -> Iterable[str]:
-    """Tenants that a change was made to, or whose Odoo needs the resource that the cause names."""
+def _reached(config: Config, state: State, cause: str, members: Iterable[Signal]) -> Iterable[str]:
+    """Tenants that a change was made to, or whose Odoo needs the resource that the cause names or weighs upon."""
     for change in state.changes.values():
         if _change_candidate(change).cause == cause:
             return change.tenants or config.tenants()
-    declared, resource = config.declared, cause.partition(":")[2]
-    if declared is None or resource not in declared.resources_by_name:
+    declared, (kind, _, culprit) = config.declared, cause.partition(":")
+    if declared is None:
         return ()
-    return [one.tenant for one in declared.resources if one.tenant and resource in one.depends_on]
+    burdened = (one.resource for one in members if one.cause == cause)
+    resource = next(burdened, "") if kind == "tenant.load" else culprit
+    needing = [one.tenant for one in declared.resources if one.tenant and resource in one.depends_on]
+    return [tenant for tenant in needing if tenant != culprit]
 
 
 def _impact(members: Iterable[Signal], before: Incident | None) -> Impact:

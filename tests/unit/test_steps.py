@@ -308,3 +308,9 @@ def test_a_story_ends_when_all_of_it_has_ended() -> None:
     assert told[-1].causes[0].cause == "redis.latency:valkey-eu1"
     assert told[-1].time_ms >= T0 + 24_000
     assert [one.version for one in told] == list(range(1, len(told) + 1))
+
+
+def test_who_shares_the_server_with_a_noisy_neighbour_is_named_and_the_neighbour_is_not() -> None:
+    at = signal("tenant.load:borealis", 1, tenant="borealis")
+    told = incidents([Item(at.at_ms, at.record.model_copy(update={"resource": "valkey-eu1"}))])
+    assert told[-1].tenants == ("acme",)

@@ -1,0 +1,160 @@
+"""From an event published to its webhook received, while 50,000 points a second flow through the same worker.
+
+A lock tree of a new tenant is published every other second; the alert that follows is received by a real webhook. The time
+includes the grace, the worker, the correlator, the alerts sink and its signature.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from aiokafka import AIOKafkaProducer
+
+from pilothouse.demo.receiver import Receiver
+from pilothouse.settings import Settings
+from pilothouse.supervisor import Program, Supervisor
+from pilothouse.whole import environment, make_topics
+from schemas.codec import Envelope, Wire, encode, encode_heartbeat
+from schemas.records import Heartbeat, OperationsEvent, Record, Scrape
+from schemas.topics import INPUTS, topic_of
+
+POINTS, SCRAPES_A_SECOND, CELL = 500, 100, "eu1"
+URL, KEY = "PILOTHOUSE_BENCH_URL", "PILOTHOUSE_BENCH_KEY"
+WARM_UP_S, EVENT_EVERY_S, LAST_S = 12.0, 2.0, 10.0
+LAYOUT = "\n".join(sorted(f'postgresql.bench.{n:03}{{tenant.id="tenant-{n % 20:02}"}}' for n in range(POINTS)))
+
+
+async def measure(settings: Settings, events: int = 25) -> dict[str, Any]:
+    """`p50_s` and `p99_s` of `events` alerts, with the rate of points that was reached."""
+    config = settings.data_dir / "estate"
+    await make_topics(settings)
+    async with Receiver() as receiver:
+        await asyncio.to_thread(_write_estate, config)
+        os.environ.update(environment(settings) | {URL: receiver.url, KEY: receiver.secret})
+        supervisor = Supervisor(_programs(settings, config))
+        await supervisor.up()
+        try:
+            sent, rate = await _drive(settings, events)
+        finally:
+            await supervisor.down()
+        return _answer(sent, receiver, rate)
+
+
+def _write_estate(config: Path) -> None:
+    config.mkdir(exist_ok=True)
+    route = {"name": "bench", "url": {"env": URL}, "secret": {"env": KEY}, "min_severity": "info"}
+    estate = {"cells": [{"name": CELL, "tenants": [{"name": "acme"}]}], "routes": [route]}
+    (config / "estate.yaml").write_text(yaml.safe_dump(estate))
+
+
+def _programs(settings: Settings, config: Path) -> list[Program]:
+    verbs = {"process": ["process", "-c", str(config)], "sink": ["sink", "alerts", "-c", str(config)]}
+    home, logs = settings.data_dir / "programs", settings.data_dir / "logs"
+    return [Program(f"program/{name}", verb, home / name, logs) for name, verb in verbs.items()]
+
+
+async def _drive(settings: Settings, events: int) -> tuple[dict[str, float], float]:
+    assert settings.kafka
+    producer = AIOKafkaProducer(**settings.kafka.aiokafka_options(), acks="all", linger_ms=5, compression_type="lz4")
+    await producer.start()
+    source = _Source(producer, settings.partitions)
+    flow = asyncio.create_task(source.flow())
+    sent: dict[str, float] = {}
+    try:
+        await asyncio.sleep(WARM_UP_S)
+        began, before = time.monotonic(), source.scrapes
+        for number in range(events):
+            tenant = f"tenant-{number:03}"
+            sent[tenant] = time.time()
+            await source.send(_lock(tenant))
+            await asyncio.sleep(EVENT_EVERY_S)
+        rate = (source.scrapes - before) * POINTS / (time.monotonic() - began)
+        await asyncio.sleep(LAST_S)
+    finally:
+        flow.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await flow
+        await producer.stop()
+    return sent, rate
+
+
+class _Source:
+    """Scrapes at a steady rate, a heartbeat every half second, all in the order of time."""
+
+    def __init__(self, producer: AIOKafkaProducer, partitions: int) -> None:
+        self._producer, self._partitions = producer, partitions
+        self._sequence = self.scrapes = 0
+
+    async def flow(self) -> None:
+        rng, due, beat = np.random.default_rng(1), time.monotonic(), 0.0
+        while True:
+            await self.send(self._scrape(rng))
+            self.scrapes += 1
+            if time.monotonic() - beat >= 0.5:
+                beat = time.monotonic()
+                await self._beat()
+            due = max(due + 1 / SCRAPES_A_SECOND, time.monotonic() - 1)
+            await asyncio.sleep(max(due - time.monotonic(), 0))
+
+    async def send(self, record: Record) -> None:
+        self._sequence += 1
+        wire = encode(record, Envelope("bench", self._sequence, _now_ms()))
+        await self._put(topic_of(record).name, wire)
+
+    def _scrape(self, rng: np.random.Generator) -> Scrape:
+        values = tuple(np.round(50 + 5 * rng.standard_normal(POINTS), 4).tolist())
+        resource = f"pg-{self.scrapes % SCRAPES_A_SECOND}"
+        return Scrape(cell=CELL, resource=resource, system="bench", time_ms=_now_ms(), series=LAYOUT, values=values)
+
+    async def _beat(self) -> None:
+        wire = encode_heartbeat(Heartbeat(publisher="bench", time_ms=_now_ms()))
+        for topic in INPUTS:
+            for partition in range(self._partitions):
+                await self._put(topic.name, wire, partition)
+
+    async def _put(self, topic: str, wire: Wire, partition: int | None = None) -> None:
+        await self._producer.send(
+            topic, wire.value, wire.key, headers=wire.headers, timestamp_ms=wire.timestamp_ms, partition=partition
+        )
+
+
+def _lock(tenant: str) -> OperationsEvent:
+    attributes = {"postgresql.waiting.count": 9, "postgresql.waiting.max_s": 9.0, "postgresql.blocker.pid": 1}
+    return OperationsEvent(
+        cell=CELL,
+        time_ms=_now_ms(),
+        resource="pg-0",
+        system="postgresql",
+        tenant=tenant,
+        name="postgresql.lock.blocked",
+        attributes=attributes,
+    )
+
+
+def _answer(sent: dict[str, float], receiver: Receiver, rate: float) -> dict[str, Any]:
+    took: dict[str, float] = {}
+    for at_s, body in receiver.alerts:
+        tenant = body["data"]["causes"][0]["cause"].partition(":")[2]
+        if tenant in sent:
+            took.setdefault(tenant, at_s - sent[tenant])
+    ordered = sorted(took.values())
+    if not ordered:
+        raise RuntimeError("no alert came; see the programs' logs in the data directory")
+    return {
+        "p50_s": round(ordered[len(ordered) // 2], 3),
+        "p99_s": round(ordered[min(int(0.99 * len(ordered)), len(ordered) - 1)], 3),
+        "events": len(sent),
+        "received": len(took),
+        "points_per_second": round(rate),
+    }
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
