@@ -11,7 +11,6 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import uvloop
 
@@ -104,8 +103,3 @@ def _until_stopped(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:
         await work(stop)
 
     uvloop.run(run())
-
-
-def spool_dir(settings: Settings) -> Path:
-    """Where ingest keeps what Kafka has not taken yet."""
-    return settings.data_dir / "ingest"

@@ -119,10 +119,6 @@ class Order:
             floors[topic] = min(floors[topic], offset)
         return floors
 
-    def waiting(self) -> int:
-        """How many records are held."""
-        return len(self._waiting)
-
     def _let_go(self, topic: int, offset: int) -> None:
         if self._held and offset + 1 >= (self.clocks[topic].next_offset or 0):
             self._held.discard(topic)

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from processors.fold import Failure, Finding, PartitionFold
+from processors.fold import Finding, PartitionFold
 from processors.lineage import Entry, Writer
+from processors.order import Place
 from schemas.codec import Reason, Rejected, Wire, dead_letter, decode, encode, encode_dead_letter
 from schemas.topics import DEAD_LETTERS, INPUTS, topic_of
 
@@ -159,35 +160,28 @@ class Runner:
         self._sent.append(await self._bus.send(topic, self.partition, encode(finding.record, finding.envelope)))
 
     async def _reject(self, message: Message, rejected: Rejected) -> None:
-        letter = dead_letter(
-            rejected,
-            rejected_by="processors",
-            time_ms=message.timestamp_ms,
-            topic=INPUTS[message.topic].name,
-            partition=self.partition,
-            offset=message.offset,
-            key=message.key,
-            headers=message.headers,
-        )
         self.fold.counts[f"rejected_{rejected.reason}"] += 1
-        self._sent.append(await self._bus.send(DEAD_LETTERS.name, None, encode_dead_letter(letter)))
+        place = Place(message.timestamp_ms, message.topic, message.offset)
+        await self._put_aside(rejected, place, message.key, message.headers)
 
     async def _bury(self) -> None:
         failures, self.fold.failures = self.fold.failures, []
         for failure in failures:
-            self._sent.append(await self._bus.send(DEAD_LETTERS.name, None, self._letter(failure)))
+            wire = encode(failure.received.record, failure.received.envelope)
+            detail = f"a step raised {type(failure.error).__name__}: {failure.error}"
+            await self._put_aside(Rejected(Reason.FAILED, detail, wire.value), failure.place, wire.key, wire.headers)
 
-    def _letter(self, failure: Failure) -> Wire:
-        place, wire = failure.place, encode(failure.received.record, failure.received.envelope)
-        detail = f"a step raised {type(failure.error).__name__}: {failure.error}"
+    async def _put_aside(
+        self, rejected: Rejected, place: Place, key: bytes | None, headers: Iterable[tuple[str, bytes]]
+    ) -> None:
         letter = dead_letter(
-            Rejected(Reason.FAILED, detail, wire.value),
+            rejected,
             rejected_by="processors",
             time_ms=place.at_ms,
             topic=INPUTS[place.topic].name,
             partition=self.partition,
             offset=place.offset,
-            key=wire.key,
-            headers=wire.headers,
+            key=key,
+            headers=headers,
         )
-        return encode_dead_letter(letter)
+        self._sent.append(await self._bus.send(DEAD_LETTERS.name, None, encode_dead_letter(letter)))

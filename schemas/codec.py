@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from schemas.records import (
     BusinessBatch,
@@ -227,8 +227,3 @@ def _unknown(event_type: str) -> tuple[Reason, str]:
         Reason.UNKNOWN_TYPE,
         f"ce_type {event_type!r} is none of ours; it must be one of {', '.join(sorted(BY_TYPE))}",
     )
-
-
-def schema_models() -> tuple[type[BaseModel], ...]:
-    """Every model that travels, for the generated schemas."""
-    return (*RECORD_TYPES, Heartbeat, DeadLetter)
