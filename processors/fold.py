@@ -83,6 +83,7 @@ class _Head(BaseModel):
     """What a snapshot holds of the partition itself."""
 
     cursor: tuple[int, int, int]
+    horizon_ms: int
     clocks: list[Clock]
     sequences: dict[str, int]
     last_ms: int
@@ -219,6 +220,7 @@ class PartitionFold:
         """The whole state as named parts: ("head",) and (cell, step, unit, part)."""
         head = _Head(
             cursor=self.order.cursor,
+            horizon_ms=self.order.horizon_ms,
             clocks=self.order.clocks,
             sequences=self._sequences,
             last_ms=self._last_ms,
@@ -243,7 +245,7 @@ class PartitionFold:
         if ("head",) not in parts:
             return fold
         head = _Head.model_validate(orjson.loads(parts["head",]))
-        fold.order.resume(Place(*head.cursor), head.clocks)
+        fold.order.resume(Place(*head.cursor), head.clocks, head.horizon_ms)
         fold._sequences, fold._last_ms, fold._in_ms = head.sequences, head.last_ms, head.in_ms
         for (cell, step, unit), unit_parts in _by_unit(parts).items():
             fold._restore_unit(cell, step, unit, unit_parts, head.versions)

@@ -74,11 +74,13 @@ class Order:
         """Every item before this is here."""
         return self._held_at_ms if self._held else self._reached_ms()
 
-    def resume(self, cursor: Place, clocks: list[Clock]) -> None:
+    def resume(self, cursor: Place, clocks: list[Clock], horizon_ms: int) -> None:
         """Go on from a snapshot. The horizon stays until every topic is read again up to where its clock was taken."""
         self.cursor, self.clocks[: len(clocks)] = cursor, clocks
         self._held = {topic for topic in self.topics if self.clocks[topic].next_offset is not None}
-        self._held_at_ms = self._reached_ms()
+        self._held_at_ms = (
+            horizon_ms  # not what the clocks say: the snapshot may have been taken while this one stood still
+        )
 
     def beat(self, topic: int, offset: int, heartbeat: Heartbeat) -> None:
         """Take in a heartbeat. One that was seen before a snapshot is part of the restored clock already."""
