@@ -64,11 +64,13 @@ def bodies(collected: Collected) -> list[str]:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-async def test_a_recorded_log_is_told_as_in_its_golden_file(version: str) -> None:
-    path = GOLDEN / "odoo_log" / f"{version}.log"
+async def test_a_recorded_log_is_told_as_in_its_golden_file(version: str, tmp_path: Path) -> None:
+    golden = GOLDEN / "odoo_log" / f"{version}.log"
+    path = tmp_path / golden.name  # a copy: when the clone wrote the file would decide what has settled
+    write(path, golden.read_bytes())
     collected = await look(watch(path))
     assert not collected.refused
-    agrees(told(collected.records), path.with_suffix(".told"))
+    agrees(told(collected.records), golden.with_suffix(".told"))
     assert {parse(series).name for series in points(collected)} <= set(BY_NAME)
 
 
