@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from schemas import series as series_identity
+from schemas.impact import Impact as Impact  # part of what a record is
 
 Scalar = str | int | float | bool
 Name = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\s\x00-\x1f]+$")]
@@ -230,18 +231,6 @@ class Evidence(BaseModel):
     value: float | None = Field(None, description="What was measured, in the series' unit.")
     expected: float | None = Field(None, description="What was expected there and then.")
     time_ms: TimeMs | None = Field(None, description="When it was seen, Unix ms UTC.")
-
-
-class Impact(BaseModel):
-    """The business at stake."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-    documents: int = Field(0, ge=0, description="Documents delayed now.")
-    by_type: dict[str, int] = Field(default_factory=dict, description="The same by document type.")
-    value: float = Field(0.0, description="Value of the orders behind them, each counted once.")
-    currency: str | None = Field(None, description="ISO 4217 code of `value`.")
-    names: tuple[str, ...] = Field((), max_length=10, description="Some of the documents, most valuable first.")
 
 
 class Signal(Record):

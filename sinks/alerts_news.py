@@ -15,6 +15,7 @@ import orjson
 
 from schemas.codec import rfc3339
 from schemas.estate import Route
+from schemas.impact import Impact
 from schemas.records import Cause, Incident, Phase, Severity
 
 TYPES = {Phase.OPEN: "incident.open", Phase.UPDATED: "incident.updated", Phase.RESOLVED: "incident.resolved"}
@@ -126,7 +127,16 @@ def _data(incident: Incident) -> dict[str, Any]:
         "severity": incident.severity.name.lower(),
         "started": rfc3339(incident.started_ms),
         "causes": [_cause(cause) for cause in incident.causes],
+        "impact": _impact(incident.impact),
     }
+
+
+def _impact(impact: Impact) -> dict[str, Any]:
+    """The business at stake, with cut-offs as times that people read."""
+    cut_offs = [
+        {"cut_off": rfc3339(one.cut_off_ms), **one.model_dump(exclude={"cut_off_ms"})} for one in impact.by_cut_off
+    ]
+    return {**impact.model_dump(mode="json"), "by_cut_off": cut_offs}
 
 
 def _cause(cause: Cause) -> dict[str, Any]:

@@ -196,6 +196,20 @@ def _impact(impact: Impact | None) -> Attributes:
         "pilothouse.impact.documents": impact.documents,
         "pilothouse.impact.value": impact.value,
         "pilothouse.impact.currency": impact.currency,
+        **_by_cut_off(impact),
+    }
+
+
+def _by_cut_off(impact: Impact) -> Attributes:
+    """What will miss the next shipping cut-off."""
+    cut_off = impact.next_cut_off
+    if cut_off is None:
+        return {}
+    return {
+        "pilothouse.impact.cut_off": rfc3339(cut_off.cut_off_ms),
+        "pilothouse.impact.cut_off.carrier": cut_off.carrier,
+        "pilothouse.impact.cut_off.documents": cut_off.documents,
+        "pilothouse.impact.cut_off.value": cut_off.value,
     }
 
 

@@ -453,20 +453,8 @@ def _reached(config: Config, state: State, cause: str, members: Iterable[Signal]
 def _impact(members: Iterable[Signal], before: Incident | None) -> Impact:
     """Sum over the tenants of what is at stake now, or the worst so far, whichever is more."""
     now = [signal.impact for signal in members if signal.impact]
-    documents = sum(one.documents for one in now)
-    if before and before.impact.documents >= documents:
-        return before.impact
-    by_type: dict[str, int] = {}
-    for one in now:
-        for kind, count in one.by_type.items():
-            by_type[kind] = by_type.get(kind, 0) + count
-    return Impact(
-        documents=documents,
-        by_type=by_type,
-        value=round(sum(one.value for one in now), 2),
-        currency=next((one.currency for one in now if one.currency), None),
-        names=tuple(name for one in now for name in one.names)[:10],
-    )
+    joined = Impact.joined(now)
+    return before.impact if before and before.impact.documents >= joined.documents else joined
 
 
 def _is_news(config: Config, before: Incident, after: Incident, at_ms: int) -> bool:

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.estate import Route
+from schemas.impact import CutOffStake, Stake
 from schemas.records import Cause, Evidence, Impact, Incident, Phase, Severity
 from sinks.alerts_news import Notification, Told, body, concerns, due, flush, fold
 from tests.support.golden import GOLDEN, agrees
@@ -185,7 +186,15 @@ def test_the_body_is_as_documented(phase: Phase) -> None:
         ),
         tenants=("acme", "bolt"),
         impact=Impact(
-            documents=37, by_type={"sale.order": 37}, value=48210.5, currency="EUR", names=("S00042", "S00043")
+            documents=37,
+            by_type={"sale.order": 37},
+            value=48210.5,
+            currency="EUR",
+            names=("S00042", "S00043"),
+            by_tenant={"acme": Stake(documents=37, value=48210.5)},
+            by_warehouse={"acme/Main": Stake(documents=37, value=48210.5)},
+            by_carrier={"DHL": Stake(documents=12, value=9100.0)},
+            by_cut_off=(CutOffStake(documents=9, value=7000.0, cut_off_ms=1_795_276_800_000, carrier="DHL"),),
         ),
         signals=("9b1d", "c04e"),
         advice="Ask acme's accountant, or end session 4711.",
