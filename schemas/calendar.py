@@ -158,15 +158,18 @@ class Calendar(BaseModel):
         return min((at for at in found if at < 2**62), default=None)
 
     def business_ms(self, from_ms: int, to_ms: int) -> int:
-        """Open time between two instants, to the minute, in ms; at most 35 days are looked at."""
+        """Open time between two instants, ms; at most 35 days are looked at. Adjoining stretches add up exactly."""
         if to_ms <= from_ms:
             return 0
         first = max(from_ms, to_ms - 35 * DAY_MS)
-        total, at = 0, first
-        while at < to_ms:
-            step = min(MINUTE_MS * 5, to_ms - at)
-            total += step if self.at(at).is_open else 0
-            at += step
+        total, done = 0, first
+        day, last = self.local(first).date() - timedelta(days=1), self.local(to_ms).date()
+        while day <= last:
+            for opens, closes in _open_spans(_Key(self), day):
+                begin, end = max(opens, done), min(closes, to_ms)
+                if end > begin:
+                    total, done = total + end - begin, end
+            day += timedelta(days=1)
         return total
 
     def _covers(self, shift: Shift, local: datetime, back: int) -> bool:
@@ -217,6 +220,26 @@ def _moment(key: _Key, minute: int) -> Moment:
         load=campaign.load if campaign else 1.0,
         maintenance=next((one.name for one in calendar.maintenance if one.covers(time_ms)), None),
     )
+
+
+@lru_cache(maxsize=16_384)
+def _open_spans(key: _Key, day: date) -> tuple[tuple[int, int], ...]:
+    """Stretches of open time that begin on a local day, in their order; they may overlap."""
+    calendar = key.calendar
+    if day in calendar.holidays:
+        return ()
+    zone, after = ZoneInfo(calendar.time_zone), day + timedelta(days=1)
+    if not calendar.shifts:
+        return ((_ms(datetime.combine(day, time(), zone)), _ms(datetime.combine(after, time(), zone))),)
+    today = [shift for shift in calendar.shifts if DAYS[day.weekday()] in shift.days]
+    spans = [
+        (
+            _ms(datetime.combine(day, shift.opens, zone)),
+            _ms(datetime.combine(after if shift.closes <= shift.opens else day, shift.closes, zone)),
+        )
+        for shift in today
+    ]
+    return tuple(sorted(spans))
 
 
 def _is_month_end(day: date, days: int) -> bool:

@@ -1,9 +1,11 @@
-"""Which documents of a tenant are stuck on their way, and what are they worth?
+"""Which documents of a tenant are stuck on their way, what are they worth, and which will miss the next cut-off?
 
 A journey (quotation, order, reservation, picking, shipment, invoice) is a state machine over documents; each document has
-a clock that runs while it stays in a state and the calendar is open. How long a state usually takes is learned as a
-histogram in powers of two, forgotten slowly; a document that stays several times longer than nearly all before it is
-delayed. The delayed documents, and the value of the orders behind them, are the business at stake.
+a clock that runs while it stays in a state and the calendar is open. A document that stays several times longer than
+nearly all before it is late; when more are late than usual, they are delayed. The delayed documents, and the value of the
+orders behind them, are the business at stake, with what will miss its shipping cut-off at the present pace.
+
+Nothing is asked of a document that is due another day, and one that has stood for days is parked, not stuck.
 Source: state clocks of process mining (van der Aalst, Process Mining, 2nd ed., ch. 9, "operational support").
 """
 
@@ -11,38 +13,52 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, time, timedelta
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, Field
+import orjson
+from pydantic import Field
 
-from processors.episodes import Episodes, Open
-from processors.step import Findings, Item, Step, StepConfig, json_state
-from schemas.records import BusinessBatch, Evidence, Impact, Record, Severity
+from processors.durations import Durations
+from processors.episodes import Episodes
+from processors.pace import Due, Pace, late
+from processors.step import Findings, Item, Parts, Step, StepConfig
+from schemas.calendar import Calendar
+from schemas.impact import CutOffStake, Impact, Stake
+from schemas.records import BusinessBatch, Evidence, Record, Severity
 
-BUCKETS = 32
-OPEN_STATES = {
-    "stock.picking": frozenset({"waiting", "confirmed", "assigned"}),
-    "sale.order": frozenset({"sale"}),
-    "account.move": frozenset({"draft"}),
+WAY = {
+    "sale.order": ("sale",),
+    "stock.picking": ("waiting", "confirmed", "assigned"),
+    "account.move": ("draft",),
 }
+"""States in which a document waits for something, in their order."""
+SHIPS, SHIPPED = "stock.picking", "done"
+PARTS = 16  # of the open documents in a snapshot; only those that changed are written again
 
 
 class Config(StepConfig):
-    """When a document is delayed."""
+    """When documents are delayed. Times in states are business time."""
 
     quantile: float = Field(0.95, gt=0.5, lt=1, description="Share of documents that leave a state in its usual time.")
-    times_usual: float = Field(2.0, gt=1, description="A delayed document stays so many times that long.")
+    times_usual: float = Field(2.0, gt=1, description="A late document stays so many times that long.")
     at_least_ms: int = Field(6_000, gt=0, description="And so long at least, ms.")
+    parked_ms: int = Field(172_800_000, gt=0, description="One that stands for longer is parked and not counted, ms.")
     learn: int = Field(30, ge=5, description="Documents that must have left a state before its clock is judged.")
     forget: float = Field(0.999, gt=0, lt=1, description="Weight of what was learned, with every document that leaves.")
-    documents: int = Field(3, ge=1, description="So many delayed documents of a tenant are a finding.")
+    usual_late_ms: float = Field(
+        3_600_000, gt=0, description="Time in which the usual number of late ones follows, ms."
+    )
+    documents: int = Field(3, ge=1, description="So many more late documents than usual in a state are a finding.")
     share: float = Field(0.2, gt=0, le=1, description="And such a share of those that are open in the state.")
     look_every_ms: int = Field(2_000, gt=0, description="Clocks are read so often, ms of log time.")
     documents_max: int = Field(50_000, ge=100, description="Open documents kept a tenant; the oldest go first.")
 
 
 class Document(NamedTuple):
-    """An open document and its clock."""
+    """An open document. `begun_ms` is when its state began by the business clock, `place` the order in which they came."""
 
     kind: str
     state: str
@@ -54,78 +70,105 @@ class Document(NamedTuple):
     warehouse: str | None
     carrier: str | None
     deadline_ms: int | None
+    begun_ms: int = 0
+    place: int = 0
+
+    @property
+    def stage(self) -> str:
+        """Type and state in one."""
+        return f"{self.kind},{self.state}"
 
 
-class State(BaseModel):
-    """The documents of one tenant and what is known of their states' durations."""
+@dataclass
+class Stage:
+    """The documents that stand in one state, how long they usually do, and how many are late however well all goes."""
+
+    here: dict[str, Document] = field(default_factory=dict)
+    durations: Durations = field(default_factory=Durations)
+    usual_late: float | None = None
+    by_hour: list[float] = field(default_factory=lambda: [0.0] * 24)
+    """Most that were late at each hour of the day: what was left over in the evening is late in the morning."""
+    hour: int = -1
+    most: float = 0.0
+    """Most that were late in the present hour."""
+
+    def turn(self, hour: int, most_more: float) -> None:
+        """The hour is over: what was usual in it moves a third of the way, by `most_more` at most."""
+        if hour != self.hour and self.hour >= 0:
+            usual = self.by_hour[self.hour]
+            self.by_hour[self.hour] = usual + (min(self.most, 2 * usual + most_more) - usual) / 3
+            self.most = 0.0
+        self.hour = hour
+
+
+@dataclass
+class State:
+    """The documents of one tenant. `clock_ms` is its business clock as it stood at `at_ms`."""
 
     tenant: str = ""
     cell: str = ""
     resource: str = ""
-    open: dict[str, Document] = Field(default_factory=dict)
-    usual: dict[str, list[float]] = Field(default_factory=dict, description="Weights by log2 of s, by type and state.")
+    at_ms: int = -1
+    clock_ms: int = 0
+    open: dict[str, Document] = field(default_factory=dict)
+    """By type and id, in the order in which they came to their state."""
+    stages: dict[str, Stage] = field(default_factory=dict)
+    pace: Pace = field(default_factory=Pace)
     due_ms: int | None = None
+    entered: int = 0
     forgotten: int = 0
-    episodes: dict[str, Open] = Field(default_factory=dict)
+    episodes: Episodes = field(default_factory=Episodes)
 
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     """Move documents on; a state older than the one known is passed over."""
     batch: BusinessBatch = item.record
-    for row in _rows(batch):
-        _move(config, state, *row)
     state.cell, state.resource = batch.cell, batch.resource
     state.tenant = next((tenant for tenant in batch.tenants if tenant), state.tenant)
+    calendar = config.calendar(state.tenant)
+    _move_clock(calendar, state, item.at_ms)
+    for row in _rows(batch):
+        _move(config, calendar, state, *row)
     if state.due_ms is None:
         state.due_ms = item.at_ms + config.look_every_ms
     return state, []
 
 
 def tick(config: Config, state: State, at_ms: int) -> tuple[State, Findings]:
-    """Read the clocks."""
-    state.due_ms = at_ms + config.look_every_ms if state.open or state.episodes else None
-    episodes = Episodes(state.episodes)
-    moment = config.calendar(state.tenant).at(at_ms)
-    if not moment.is_open or moment.maintenance:
-        return state, episodes.close_others(set(), at_ms)
-    delayed = _delayed(config, state, at_ms, moment.load)
-    cause = f"process.delayed:{state.tenant}"
-    if not delayed:
-        return state, episodes.close(cause, at_ms)
-    impact = impact_of(delayed)
-    return state, episodes.seen(
-        key=cause,
-        time_ms=at_ms,
-        tell_every_ms=5_000,
-        cell=state.cell,
-        detector=STEP.name,
-        cause=cause,
-        resource=state.resource,
-        tenant=state.tenant,
-        severity=Severity.WARNING,
-        score=min(0.99, 1 - 1 / (1 + impact.documents / config.documents)),
-        summary=f"{impact.documents} documents of {state.tenant} are stuck, {impact.value:,.0f} {impact.currency or ''} at stake",
-        evidence=tuple(_evidence(config, state, delayed, at_ms)),
-        tenants=(state.tenant,),
-        impact=impact,
+    """Read the clocks. While the calendar is closed they stand; what was told before may end, nothing new is told."""
+    state.due_ms = at_ms + config.look_every_ms if state.open or state.episodes.open else None
+    calendar = config.calendar(state.tenant)
+    elapsed_ms = _move_clock(calendar, state, at_ms)
+    moment, cause = calendar.at(at_ms), _cause(state)
+    works = moment.is_open and not moment.maintenance
+    if not works and cause not in state.episodes.open:
+        return state, []
+    delayed = _delayed(config, state, calendar, at_ms, elapsed_ms)
+    if not delayed or not works:
+        return state, [] if delayed else state.episodes.close(cause, at_ms)
+    return state, state.episodes.seen(
+        key=cause, time_ms=at_ms, tell_every_ms=5_000, **_finding(config, state, calendar, cause, delayed, at_ms)
     )
 
 
-def impact_of(documents: Iterable[Document]) -> Impact:
-    """What is at stake: documents by type, and the value of the orders behind them, each order once."""
-    found = sorted(documents, key=lambda one: -(one.amount or 0.0))
-    by_type: dict[str, int] = {}
-    orders: dict[Any, float] = {}
-    for one in found:
-        by_type[one.kind] = by_type.get(one.kind, 0) + 1
-        orders.setdefault(one.order if one.order is not None else (one.kind, one.name), one.amount or 0.0)
-    return Impact(
-        documents=len(found),
-        by_type=by_type,
-        value=round(sum(orders.values()), 2),
-        currency=next((one.currency for one in found if one.currency), None),
-        names=tuple(one.name for one in found if one.name)[:10],
-    )
+def _cause(state: State) -> str:
+    return f"process.delayed:{state.tenant}"
+
+
+def _move_clock(calendar: Calendar, state: State, at_ms: int) -> int:
+    """Take the business clock to `at_ms`; gives by how much it went on, ms. In maintenance it stands."""
+    runs = state.at_ms >= 0 and not calendar.at(at_ms).maintenance
+    elapsed = calendar.business_ms(state.at_ms, at_ms) if runs else 0
+    state.at_ms, state.clock_ms = max(at_ms, state.at_ms), state.clock_ms + elapsed
+    state.pace.move(state.clock_ms)
+    return elapsed
+
+
+def _clock_at(calendar: Calendar, state: State, time_ms: int) -> int:
+    """What the business clock showed at an instant up to now, and will show at one ahead."""
+    if time_ms > state.at_ms:
+        return state.clock_ms + calendar.business_ms(state.at_ms, time_ms)
+    return state.clock_ms - calendar.business_ms(time_ms, state.at_ms)
 
 
 def _rows(batch: BusinessBatch) -> Iterable[tuple[str, Document]]:
@@ -137,71 +180,213 @@ def _rows(batch: BusinessBatch) -> Iterable[tuple[str, Document]]:
         yield f"{kind},{number}", Document(kind, *rest)
 
 
-def _move(config: Config, state: State, key: str, document: Document) -> None:
+def _move(config: Config, calendar: Calendar, state: State, key: str, document: Document) -> None:
     known = state.open.get(key)
     if known and (document.since_ms < known.since_ms or document.state == known.state):
         return
     if known:
-        _learn(config, state, known, document.since_ms)
+        _leave(config, calendar, state, key, known, document.since_ms)
+        if document.kind == SHIPS and document.state == SHIPPED:
+            state.pace.move(state.clock_ms, 1)
+    if document.state in WAY.get(document.kind, ()):
+        begun = _clock_at(calendar, state, min(document.since_ms, state.at_ms))
+        state.entered += 1
+        _enter(config, state, key, document._replace(begun_ms=begun, place=state.entered))
+
+
+def _enter(config: Config, state: State, key: str, document: Document) -> None:
+    state.open[key] = document
+    state.stages.setdefault(document.stage, Stage()).here[key] = document
+    if len(state.open) > config.documents_max:
+        oldest = next(iter(state.open))
+        state.stages[state.open.pop(oldest).stage].here.pop(oldest, None)
+        state.forgotten += 1
+
+
+def _leave(config: Config, calendar: Calendar, state: State, key: str, left: Document, at_ms: int) -> None:
     state.open.pop(key, None)
-    if document.state in OPEN_STATES.get(document.kind, ()):
-        state.open[key] = document
-        if len(state.open) > config.documents_max:
-            state.open.pop(next(iter(state.open)))
-            state.forgotten += 1
+    stage = state.stages[left.stage]
+    stage.here.pop(key, None)
+    took_ms = _clock_at(calendar, state, min(at_ms, state.at_ms)) - left.begun_ms
+    if calendar.at(at_ms).is_open and took_ms < config.parked_ms:
+        # An outage is not the new usual, unless it lasts for a thousand documents.
+        stage.durations.add(took_ms, config.forget, weight=0.1 if _cause(state) in state.episodes.open else 1.0)
 
 
-def _learn(config: Config, state: State, left: Document, at_ms: int) -> None:
-    if not config.calendar(state.tenant).at(at_ms).is_open:
-        return
-    weights = state.usual.setdefault(f"{left.kind},{left.state}", [0.0] * BUCKETS)
-    seconds = max((at_ms - left.since_ms) / 1000, 0.0)
-    bucket = min(int(math.log2(seconds * 4 + 1)), BUCKETS - 1)
-    state.usual[f"{left.kind},{left.state}"] = [
-        weight * config.forget + (1.0 if place == bucket else 0.0) for place, weight in enumerate(weights)
-    ]
-
-
-def usual_ms(config: Config, weights: list[float]) -> float | None:
-    """The time in which nearly all documents leave a state, ms; None while too few have."""
-    total = sum(weights)
-    if total < config.learn:
+def limit_ms(config: Config, stage: Stage, load: float = 1.0) -> float | None:
+    """Business time after which a document is late in a state, ms; None while too few have left it."""
+    if stage.durations.count < config.learn:
         return None
-    reached = 0.0
-    for bucket, weight in enumerate(weights):
-        reached += weight
-        if reached >= config.quantile * total:
-            return float(2 ** (bucket + 1) - 1) / 4 * 1000
-    return None
+    usual = stage.durations.quantile_ms(config.quantile)
+    return max(config.times_usual * usual * max(load, 1.0), config.at_least_ms)
 
 
-def _delayed(config: Config, state: State, at_ms: int, load: float) -> list[Document]:
+def _delayed(config: Config, state: State, calendar: Calendar, at_ms: int, elapsed_ms: int) -> list[Document]:
+    """Late documents beyond the usual number of late ones, the youngest: those that stood there before are not news."""
+    today_ends_ms = _next_midnight_ms(calendar, at_ms)
+    is_told = _cause(state) in state.episodes.open
+    moment = calendar.at(at_ms)
     found: list[Document] = []
-    for stage, weights in state.usual.items():
-        usual = usual_ms(config, weights)
-        if usual is None:
+    for name in sorted(state.stages):
+        stage = state.stages[name]
+        limit = limit_ms(config, stage, moment.load)
+        if limit is None:
             continue
-        limit = max(config.times_usual * usual * max(load, 1.0), config.at_least_ms)
-        kind, _, name = stage.partition(",")
-        here = [one for one in state.open.values() if one.kind == kind and one.state == name]
-        late = [one for one in here if at_ms - one.since_ms > limit]
-        if len(late) >= max(config.documents, config.share * len(here)):
-            found += late
+        oldest, newest = state.clock_ms - config.parked_ms, state.clock_ms - limit
+        here = [one for one in stage.here.values() if one.begun_ms > oldest and (one.deadline_ms or 0) < today_ends_ms]
+        waits = sorted((one for one in here if one.begun_ms < newest), key=lambda one: -one.begun_ms)
+        more = _more_than_usual(config, stage, len(waits), len(here), moment.minute_of_day // 60)
+        found += waits[:more]
+        if not more and not is_told:
+            before = stage.usual_late if stage.usual_late is not None else float(len(waits))
+            weight = 1 - math.exp(-elapsed_ms / config.usual_late_ms)
+            stage.usual_late = before + weight * (len(waits) - before)
     return found
 
 
-def _evidence(config: Config, state: State, delayed: list[Document], at_ms: int) -> Iterable[Evidence]:
-    stages: dict[tuple[str, str], list[Document]] = {}
+def _more_than_usual(config: Config, stage: Stage, waits: int, here: int, hour: int) -> int:
+    """How many more than usual are late, 0 while they are too few to speak of."""
+    stage.turn(hour, 10.0 * config.documents)
+    stage.most = max(stage.most, float(waits))
+    usual = max(stage.usual_late if stage.usual_late is not None else float(waits), stage.by_hour[hour])
+    more = waits - math.ceil(usual)
+    return more if more >= max(config.documents, config.share * (here - usual), 3 * math.sqrt(usual)) else 0
+
+
+def _next_midnight_ms(calendar: Calendar, at_ms: int) -> int:
+    day = calendar.at(at_ms).day + timedelta(days=1)
+    return round(datetime.combine(day, time(), ZoneInfo(calendar.time_zone)).timestamp() * 1000)
+
+
+def _finding(
+    config: Config, state: State, calendar: Calendar, cause: str, delayed: list[Document], at_ms: int
+) -> dict[str, Any]:
+    cut_offs = _missing_cut_offs(config, state, calendar, at_ms)
+    impact = impact_of(state.tenant, delayed, cut_offs)
+    misses = list(_misses(state, calendar, impact, at_ms))
+    evidence = [*_stuck(config, state, delayed), *misses]
+    soon = impact.next_cut_off
+    presses = soon is not None and soon.documents >= config.documents and soon.cut_off_ms - at_ms <= 3_600_000
+    what = f"{impact.documents} documents of {state.tenant} are stuck, {impact.value:,.0f} {impact.currency or ''} at stake"
+    return {
+        "cell": state.cell,
+        "detector": STEP.name,
+        "cause": cause,
+        "resource": state.resource,
+        "tenant": state.tenant,
+        "severity": Severity.CRITICAL if presses else Severity.WARNING,
+        "score": min(0.99, 1 - 1 / (1 + impact.documents / config.documents)),
+        "summary": f"{what}; {misses[0].text}" if misses else what,
+        "evidence": tuple(Evidence(text=one.text, value=one.value, time_ms=at_ms) for one in evidence),
+        "tenants": (state.tenant,),
+        "impact": impact,
+    }
+
+
+def _missing_cut_offs(
+    config: Config, state: State, calendar: Calendar, at_ms: int
+) -> list[tuple[int, str | None, Document]]:
+    """Cut-off, carrier and document of the pickings that will miss theirs at the present pace."""
+    next_ms: dict[str | None, int | None] = {}
+    waiting: list[tuple[Due, tuple[int, Document]]] = []
+    for name in WAY[SHIPS]:
+        stage = state.stages.get(f"{SHIPS},{name}")
+        for one in stage.here.values() if stage else ():
+            if one.carrier not in next_ms:
+                next_ms[one.carrier] = calendar.next_cut_off(at_ms, one.carrier)
+            cut_off_ms = next_ms[one.carrier]
+            is_parked = state.clock_ms - one.begun_ms >= config.parked_ms
+            if cut_off_ms is None or is_parked or (one.deadline_ms or 0) >= _next_midnight_ms(calendar, cut_off_ms):
+                continue
+            due = Due(_clock_at(calendar, state, cut_off_ms), one.begun_ms, _needs_ms(state, one))
+            waiting.append((due, (cut_off_ms, one)))
+    found = late(waiting, state.pace.present_per_ms, state.clock_ms)
+    return [(cut_off_ms, one.carrier, one) for _, (cut_off_ms, one) in found]
+
+
+def _needs_ms(state: State, document: Document) -> float:
+    """Business time that the rest of its way usually takes."""
+    way = WAY[SHIPS][WAY[SHIPS].index(document.state) :]
+    stages = [state.stages.get(f"{SHIPS},{name}") for name in way]
+    # Who waits for stock may go on at once; only the states that most pass through count.
+    times = [stage.durations.quantile_ms(0.5) if stage else 0.0 for stage in stages]
+    return max(times[0] - (state.clock_ms - document.begun_ms), 0.0) + math.fsum(times[1:])
+
+
+def impact_of(
+    tenant: str, delayed: Iterable[Document], cut_offs: Iterable[tuple[int, str | None, Document]] = ()
+) -> Impact:
+    """What is at stake: delayed documents and the value of the orders behind them, whole and in parts."""
+    found = sorted(delayed, key=lambda one: (-(one.amount or 0.0), one.kind, one.name or ""))
+    whole = _stake(found)
+    by_type: dict[str, list[Document]] = {}
+    warehouses: dict[str, list[Document]] = {}
+    carriers: dict[str, list[Document]] = {}
+    missing: dict[tuple[int, str], list[Document]] = {}
+    for one in found:
+        by_type.setdefault(one.kind, []).append(one)
+        warehouses.setdefault(f"{tenant}/{one.warehouse or '?'}", []).append(one)
+        if one.carrier:
+            carriers.setdefault(one.carrier, []).append(one)
+    for cut_off_ms, carrier, one in cut_offs:
+        missing.setdefault((cut_off_ms, carrier or ""), []).append(one)
+    return Impact(
+        documents=whole.documents,
+        by_type={kind: len(members) for kind, members in sorted(by_type.items())},
+        value=whole.value,
+        currency=next((one.currency for one in found if one.currency), None),
+        names=tuple(one.name for one in found if one.name)[:10],
+        by_tenant={tenant: whole},
+        by_warehouse={key: _stake(members) for key, members in warehouses.items()},
+        by_carrier={key: _stake(members) for key, members in carriers.items()},
+        by_cut_off=tuple(
+            CutOffStake(**_stake(missing[key]).model_dump(), cut_off_ms=key[0], carrier=key[1] or None)
+            for key in sorted(missing)
+        ),
+    )
+
+
+def _stake(documents: Iterable[Document]) -> Stake:
+    """Each order counts once, however many documents serve it."""
+    found = list(documents)
+    orders: dict[Any, float] = {}
+    for one in found:
+        key = one.order if one.order is not None else (one.kind, one.name)
+        orders[key] = max(orders.get(key, 0.0), one.amount or 0.0)
+    return Stake(documents=len(found), value=round(math.fsum(orders.values()), 2))
+
+
+def _stuck(config: Config, state: State, delayed: list[Document]) -> Iterable[Evidence]:
+    stages: dict[str, list[Document]] = {}
     for one in delayed:
-        stages.setdefault((one.kind, one.state), []).append(one)
-    for (kind, name), members in list(stages.items())[:5]:
-        oldest = min(members, key=lambda one: one.since_ms)
-        usual = usual_ms(config, state.usual[f"{kind},{name}"]) or 0.0
+        stages.setdefault(one.stage, []).append(one)
+    for name, members in list(stages.items())[:5]:
+        oldest = min(members, key=lambda one: one.begun_ms)
+        usual = state.stages[name].durations.quantile_ms(config.quantile)
         text = (
-            f"{len(members)} {kind} wait in {name} longer than usual ({usual / 1000:.0f} s for nearly all); "
-            f"the oldest is {oldest.name or '?'}, for {(at_ms - oldest.since_ms) / 1000:.0f} s"
+            f"{len(members)} {oldest.kind} wait in {oldest.state} longer than usual ({_told(usual)} for nearly all); "
+            f"the oldest is {oldest.name or '?'}, for {_told(state.clock_ms - oldest.begun_ms)} of business time"
         )
-        yield Evidence(text=text, value=float(len(members)), expected=0.0, time_ms=at_ms)
+        yield Evidence(text=text, value=float(len(members)))
+
+
+def _misses(state: State, calendar: Calendar, impact: Impact, at_ms: int) -> Iterable[Evidence]:
+    now, usual = state.pace.present_per_ms * 3_600_000, state.pace.usual_per_ms * 3_600_000
+    for one in impact.by_cut_off[:3]:
+        left = calendar.business_ms(at_ms, one.cut_off_ms)
+        text = (
+            f"{one.documents} pickings will miss the cut-off of {one.carrier or 'all carriers'} at "
+            f"{calendar.local(one.cut_off_ms):%H:%M}, in {_told(left)} of business time: {now:.0f} an hour leave now, "
+            f"usually {usual:.0f}"
+        )
+        yield Evidence(text=text, value=float(one.documents))
+
+
+def _told(duration_ms: float) -> str:
+    seconds = duration_ms / 1000
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"
 
 
 def due(state: State) -> int | None:
@@ -214,5 +399,40 @@ def unit(record: Record) -> str | None:
     return record.resource if isinstance(record, BusinessBatch) else None
 
 
-_pack, _unpack = json_state(State)
-STEP = Step("journeys", Config, (BusinessBatch,), unit, State, step, _pack, _unpack, tick=tick, due=due)
+_ITSELF = ("tenant", "cell", "resource", "at_ms", "clock_ms", "due_ms", "entered", "forgotten")
+
+
+def pack(state: State) -> Parts:
+    """Documents in parts by their number, so that most stay as they are while the company is quiet."""
+    parts: list[list[list[Any]]] = [[] for _ in range(PARTS)]
+    for key, one in state.open.items():
+        parts[int(key.rpartition(",")[2]) % PARTS].append([key, *one])
+    head = {
+        **{name: getattr(state, name) for name in _ITSELF},
+        "stages": {
+            name: [one.durations.weights, one.durations.unit, one.usual_late, one.by_hour, one.hour, one.most]
+            for name, one in state.stages.items()
+        },
+        "pace": vars(state.pace),
+        "episodes": state.episodes.dump(),
+    }
+    return {"": orjson.dumps(head), **{f"open-{number}": orjson.dumps(part) for number, part in enumerate(parts)}}
+
+
+def unpack(parts: Parts) -> State:
+    """What `pack` gave."""
+    head = orjson.loads(parts[""])
+    state = State(**{name: head[name] for name in _ITSELF})
+    state.pace, state.episodes = Pace(**head["pace"]), Episodes.load(head["episodes"])
+    state.stages = {
+        name: Stage({}, Durations(weights, unit), *usual) for name, (weights, unit, *usual) in head["stages"].items()
+    }
+    rows = [row for name, part in parts.items() if name for row in orjson.loads(part)]
+    for key, *fields in sorted(rows, key=lambda row: row[-1]):
+        document = Document(*fields)
+        state.open[key] = state.stages[document.stage].here[key] = document
+    return state
+
+
+# Version 1 kept other clocks, which cannot be read: it starts afresh.
+STEP = Step("journeys", Config, (BusinessBatch,), unit, State, step, pack, unpack, tick=tick, due=due, version=3)

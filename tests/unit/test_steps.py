@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from processors.step import Item, Step
-from processors.steps import absence, baseline, contention, correlator, journeys
+from processors.steps import absence, baseline, contention, correlator
 from schemas.estate import Estate
-from schemas.records import BusinessBatch, Change, Incident, OperationsEvent, Phase, Record, Scrape, Severity, Signal
+from schemas.records import Change, Incident, OperationsEvent, Phase, Record, Scrape, Severity, Signal
 
 T0 = 1_795_262_400_000  # a Saturday noon, UTC
 
@@ -197,29 +197,6 @@ def test_a_neighbour_that_takes_the_server_is_named() -> None:
 
 def test_load_that_all_tenants_share_is_nobodys_fault() -> None:
     assert run(contention.STEP, loads([0.2] * 30 + [2.0] * 5, [0.3] * 30 + [3.0] * 5)) == []
-
-
-def pickings(number: int, states: dict[int, str]) -> Item:
-    at, width = T0 + number * 2_000, len(states)
-    nothing = (None,) * width
-    batch = BusinessBatch(
-        cell="eu1", resource="odoo-acme", system="odoo", time_ms=at, tenants=("acme",) * width, times_ms=(at,) * width,
-        document_types=("stock.picking",) * width, document_ids=tuple(states),
-        document_names=tuple(f"WH/OUT/{one}" for one in states), states=tuple(states.values()), orders=tuple(states),
-        amounts=(100.0,) * width, currencies=("EUR",) * width, warehouses=nothing, carriers=nothing, deadlines_ms=nothing,
-    )  # fmt: skip
-    return Item(at, batch)
-
-
-def test_pickings_that_do_not_leave_are_told_with_what_they_are_worth() -> None:
-    flowing = [pickings(number, {number: "assigned", number - 1: "done"}) for number in range(60)]
-    stuck = [pickings(number, {number: "assigned"}) for number in range(60, 75)]
-    told = run(journeys.STEP, [*flowing, *stuck], until_ms=T0 + 155_000)
-    assert told[0].cause == "process.delayed:acme"
-    last = told[-1].impact
-    assert last.documents >= 5
-    assert last.value == 100.0 * last.documents
-    assert last.names[0].startswith("WH/OUT/")
 
 
 def signal(cause: str, at_s: float, phase: Phase = Phase.OPEN, tenant: str | None = None, **more: Any) -> Item:
