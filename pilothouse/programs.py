@@ -65,7 +65,7 @@ def plan(estate: Estate | None) -> Plan:
 def process(estate: Estate, settings: Settings, instance: str | None = None) -> None:
     """A Faust worker, until SIGTERM. `instance` makes its group membership static."""
     worker = Worker(plan(estate), kafka_options(settings), settings.topic_prefix)
-    run_worker(worker, GROUP, str(settings.data_dir / "processors"), instance)
+    run_worker(worker, settings.topic_prefix + GROUP, str(settings.data_dir / "processors"), instance)
 
 
 def sink(names: list[str], estate: Estate, settings: Settings, instance: str | None = None) -> None:
@@ -76,7 +76,9 @@ def sink(names: list[str], estate: Estate, settings: Settings, instance: str | N
         resolve=_resolve,
         now_s=time.time,
         database_url=settings.database_url,
+        topic_prefix=settings.topic_prefix,
         otlp_endpoint=settings.otlp_endpoint,
+        otlp_headers=settings.otlp_headers,
     )
 
     async def run_all(stop: asyncio.Event) -> None:

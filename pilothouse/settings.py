@@ -20,7 +20,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from aiokafka.helpers import create_ssl_context
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -93,6 +93,7 @@ class Settings(Model):
     database_url: str | None = Field(None, description="PostgreSQL, with the password", repr=False)
     redis_url: str | None = Field(None, description="Redis or Valkey, with the password", repr=False)
     otlp_endpoint: str | None = Field(None, description="where OTLP is sent; None: nowhere")
+    otlp_headers: dict[str, str] = Field(default_factory=dict, description="sent with OTLP: authentication", repr=False)
     data_dir: Path = Field(description="directory of the embedded servers")
     cache_dir: Path = Field(description="directory of what is fetched once")
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="precedes every topic's name")
@@ -108,6 +109,7 @@ def from_env(environ: Mapping[str, str]) -> Settings:
         database_url=_url(environ, "PILOTHOUSE_DATABASE_URL", ("postgresql", "postgres"), DATABASE_EXAMPLE),
         redis_url=_url(environ, "PILOTHOUSE_REDIS_URL", ("redis", "rediss"), REDIS_EXAMPLE),
         otlp_endpoint=_url(environ, "PILOTHOUSE_OTLP_ENDPOINT", ("http", "https", "grpc", "grpcs"), OTLP_EXAMPLE),
+        otlp_headers=_headers(environ),
         data_dir=_directory(environ, "PILOTHOUSE_DATA") or _default_data_dir(home),
         cache_dir=_directory(environ, "PILOTHOUSE_CACHE") or Path(home, ".cache", "pilothouse"),
         topic_prefix=_prefix(environ),
@@ -170,6 +172,16 @@ def _url(environ: Mapping[str, str], variable: str, schemes: tuple[str, ...], ex
     if not host:
         raise _wrong(variable, value, "it names no host", example)
     return value
+
+
+def _headers(environ: Mapping[str, str]) -> dict[str, str]:
+    """As OTEL_EXPORTER_OTLP_HEADERS is written; values percent-encoded. The value stands in no message: it is a secret."""
+    pairs = [pair.partition("=") for pair in environ.get("PILOTHOUSE_OTLP_HEADERS", "").split(",") if pair.strip()]
+    if any(not name.strip() or not equals for name, equals, _ in pairs):
+        raise SettingsError(
+            "PILOTHOUSE_OTLP_HEADERS must be name=value[,name=value]; for example authorization=Bearer%20TOKEN"
+        )
+    return {name.strip().lower(): unquote(value.strip()) for name, _, value in pairs}
 
 
 def _prefix(environ: Mapping[str, str]) -> str:

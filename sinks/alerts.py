@@ -111,10 +111,11 @@ class Alerts:
         now_s: Callable[[], float],
         config: Config | None = None,
         backoff: Backoff | None = None,
+        topic_prefix: str = "",
     ) -> None:
         """Raises ValueError naming the route when the url or the secret is none."""
         self.name = f"alerts.{route.name}"
-        self.group = f"pilothouse-sink-alerts.{route.name}"
+        self.group = f"{topic_prefix}pilothouse-sink-alerts.{route.name}"
         self.route, self.config, self.counts = route, config or Config(), Counts()
         self._url, self._webhook = _checked_url(route, url), _webhook(route, secret)
         self._kafka, self._now_s, self._backoff = kafka, now_s, backoff or Backoff()
@@ -335,5 +336,5 @@ def make(context: Context) -> list[Task]:
 def _task(route: Route, context: Context) -> Task:
     url = context.resolve(route.url, f"url of route {route.name}")
     secret = context.resolve(route.secret, f"secret of route {route.name}")
-    sink = Alerts(route, url, secret, context.kafka, context.now_s)
-    return Task(sink, consumer.Config(group=sink.group))
+    sink = Alerts(route, url, secret, context.kafka, context.now_s, topic_prefix=context.topic_prefix)
+    return Task(sink, consumer.Config(group=sink.group, topic_prefix=context.topic_prefix))

@@ -11,6 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from schemas.codec import Received, decode
 from schemas.records import Incident
+from sinks.consumer import ended
 
 Recall = Callable[[TopicPartition, Incident, bool], None]
 """Takes an incident of a partition; the last argument says whether the route is past it or has yet to read it."""
@@ -43,7 +44,7 @@ class History:
             await self._show(reader, first, stops, frozenset(committed), recall)
             return starts
         finally:
-            await reader.stop()
+            await ended(reader.stop(), self._timeout_s)
 
     async def _committed(self, partitions: frozenset[TopicPartition]) -> dict[TopicPartition, int]:
         client = AIOKafkaAdminClient(**self._kafka)
@@ -53,7 +54,7 @@ class History:
                 found = await client.list_consumer_group_offsets(self._group, partitions=list(partitions))
             return {one: place.offset for one, place in found.items() if place.offset >= 0}
         finally:
-            await client.close()
+            await ended(client.close(), self._timeout_s)
 
     async def _first(
         self, reader: Any, partitions: frozenset[TopicPartition], since_ms: int
@@ -72,7 +73,8 @@ class History:
         recall: Recall,
     ) -> None:
         left = {one for one in stops if first[one] < stops[one]}
-        reader.assign(list(left))
+        # Not assigned anew: aiokafka's fetcher, which then lets go of its fetches, misses being told to stop.
+        reader.pause(*(stops.keys() - left))
         for one in left:
             reader.seek(one, first[one])
         while left:

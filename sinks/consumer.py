@@ -156,10 +156,12 @@ class Config:
     """How a sink reads. The bounds hold for one worker."""
 
     group: str = ""
-    """Consumer group; empty: `pilothouse-sink-NAME`."""
+    """Consumer group; empty: `pilothouse-sink-NAME`, after the prefix."""
     instance_id: str | None = None
     """A name that survives a restart (`sink-0`): the restarted worker takes its partitions at once, with no rebalance."""
     dead_letters: str = catalogue.DEAD_LETTERS.name
+    topic_prefix: str = ""
+    """Precedes the names of all topics, so that several Pilothouses can share a broker."""
     batch_records_max: int = 2_000
     batch_bytes_max: int = 4 * 1024 * 1024
     """Small enough that the next batch is decoded while this one is written, large enough that commits are rare."""
@@ -276,13 +278,15 @@ class _Worker:
 
     async def _read(self) -> None:
         membership = _Membership(self.config.settle_s, self.counts)
-        consumer = _consumer(self.kafka, self.config, self.config.group or f"pilothouse-sink-{self.sink.name}")
-        consumer.subscribe(list(self.sink.topics), listener=membership)
+        prefix = self.config.topic_prefix
+        group = self.config.group or f"{prefix}pilothouse-sink-{self.sink.name}"
+        consumer = _consumer(self.kafka, self.config, group)
+        consumer.subscribe([prefix + topic for topic in self.sink.topics], listener=membership)
         try:
             await consumer.start()
             await _Reader(self, consumer, membership).run()
         finally:
-            await _ended(consumer.stop(), self.config.request_timeout_s)
+            await ended(consumer.stop(), self.config.request_timeout_s)
 
     def note_away(self, reason: str) -> None:
         """Log once when something goes away."""
@@ -405,7 +409,7 @@ class _Reader:
                 await asyncio.sleep(0)
             partition = TopicPartition(record.topic, record.partition)
             self._idle[partition] = record.offset + 1
-            if record.topic == self.config.dead_letters:
+            if record.topic == self.config.topic_prefix + self.config.dead_letters:
                 letters.extend(self._letter(record))
                 continue
             message = await self._decoded(record)
@@ -559,7 +563,7 @@ class _Letters:
             async with asyncio.timeout(self._config.request_timeout_s):
                 producer = await self._ready()
                 await producer.send_and_wait(
-                    self._config.dead_letters,
+                    self._config.topic_prefix + self._config.dead_letters,
                     wire.value,
                     wire.key,
                     headers=wire.headers,
@@ -580,7 +584,7 @@ class _Letters:
     async def close(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            await _ended(producer.stop(), self._config.request_timeout_s)
+            await ended(producer.stop(), self._config.request_timeout_s)
 
 
 def _consumer(kafka: Mapping[str, Any], config: Config, group: str) -> Any:
@@ -608,11 +612,11 @@ async def _cluster_id(kafka: Mapping[str, Any], config: Config) -> str:
         await client.start()
         return str((await client.describe_cluster())["cluster_id"])
     finally:
-        await _ended(client.close(), config.request_timeout_s)
+        await ended(client.close(), config.request_timeout_s)
 
 
-async def _ended(closing: Awaitable[None], timeout_s: float) -> None:
-    """Close a client; one that cannot say good-bye to its broker is left."""
+async def ended(closing: Awaitable[None], timeout_s: float) -> None:
+    """Close a client; one that cannot say good-bye to its broker is left, one that missed being told is told again."""
     with suppress(KafkaError, TimeoutError):
         async with asyncio.timeout(timeout_s):
             await closing

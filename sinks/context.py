@@ -25,6 +25,7 @@ class Context:
     """Unix time, s."""
     database_url: str | None = None
     otlp_endpoint: str | None = None
+    topic_prefix: str = ""
     otlp_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 

@@ -219,4 +219,4 @@ def make(context: Context) -> list[Task]:
         raise ValueError("otlp: no endpoint; set PILOTHOUSE_OTLP_ENDPOINT to grpc://host:4317 or http://host:4318")
     environments = {cell.name: cell.environment for cell in context.estate.cells}
     config = Config(context.otlp_endpoint, context.otlp_headers, environments=environments)
-    return [Task(Otlp(config), consumer.Config())]
+    return [Task(Otlp(config), consumer.Config(topic_prefix=context.topic_prefix))]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from sinks import alerts, otlp, timescale
-from sinks.consumer import run_sink
+from sinks.consumer import Config, run_sink
 from sinks.context import Context, Task
 
 log = logging.getLogger(__name__)
@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 def _timescale(context: Context) -> list[Task]:
     if not context.database_url:
         raise ValueError("timescale: no database; set PILOTHOUSE_DATABASE_URL to postgresql://user@host:5432/database")
-    return [Task(timescale.Timescale(timescale.Config(context.database_url)))]
+    sink = timescale.Timescale(timescale.Config(context.database_url))
+    return [Task(sink, Config(topic_prefix=context.topic_prefix))]
 
 
 SINKS: Mapping[str, Callable[[Context], list[Task]]] = {

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 import pytest
 from aiohttp import web
+from aiokafka import TopicPartition
 from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
@@ -19,6 +20,7 @@ from schemas.estate import Estate, Reference, Route
 from schemas.records import Cause, Incident, Phase, Severity
 from schemas.topics import INCIDENTS
 from sinks.alerts import Alerts, Config, make
+from sinks.alerts_history import History
 from sinks.alerts_news import Notification
 from sinks.backoff import Backoff
 from sinks.consumer import Counts, SinkUnavailable
@@ -124,6 +126,16 @@ def group(bus: Bus, name: str = "hook") -> str:
 
 def quick() -> Backoff:
     return Backoff(first_s=0.01, most_s=0.05)
+
+
+async def test_a_route_without_a_past_is_open_at_once(bus: Bus, receiver: Receiver) -> None:
+    async with bus.running(sink(bus, receiver), group(bus)) as counts:
+        await until(lambda: counts.rebalances > 0)  # from here on the broker has a coordinator
+    place = TopicPartition(bus.name(INCIDENTS), 0)
+    history = History(bus.kafka, group(bus), 10.0)
+    for _ in range(5):  # a fetcher that misses being told to stop would hold it up
+        async with asyncio.timeout(8):
+            assert await history.read(frozenset([place]), 0, lambda *_: None) == {place: 0}
 
 
 async def test_an_incident_is_told_with_a_signature_that_verifies(bus: Bus, receiver: Receiver) -> None:

@@ -106,8 +106,7 @@ class Bus:
 
     def start(self, sink: Sink, group: str, stop: asyncio.Event, counts: Counts, **config: Any) -> asyncio.Task[None]:
         """The sink, reading this test's topics. Cancelling the task kills it: nothing is finished, nothing committed."""
-        sink.topics = [topic if topic.startswith(self.prefix) else self.prefix + topic for topic in sink.topics]
-        settings = Config(group=group, dead_letters=self.name(DEAD_LETTERS), **config)
+        settings = Config(group=group, topic_prefix=self.prefix, **config)
         return asyncio.create_task(run_sink(sink, self.kafka, stop, settings, counts))
 
     @asynccontextmanager

@@ -53,6 +53,18 @@ def test_otlp_goes_over_http_or_grpc(url: str) -> None:
     assert from_env({**HOME, "PILOTHOUSE_OTLP_ENDPOINT": url}).otlp_endpoint == url
 
 
+def test_headers_of_otlp_are_written_as_opentelemetry_writes_them() -> None:
+    told = from_env({**HOME, "PILOTHOUSE_OTLP_HEADERS": "Authorization=Bearer%20abc, x-scope=eu"})
+    assert told.otlp_headers == {"authorization": "Bearer abc", "x-scope": "eu"}
+    assert "abc" not in repr(told)
+
+
+def test_headers_without_a_name_are_refused_and_not_repeated() -> None:
+    with pytest.raises(SettingsError, match="PILOTHOUSE_OTLP_HEADERS must be name=value") as refused:
+        from_env({**HOME, "PILOTHOUSE_OTLP_HEADERS": "Bearer s3cret"})
+    assert "s3cret" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("variable", "value", "problem"),
     [
