@@ -255,6 +255,33 @@ def replay(
     raise typer.Exit(FINDING if diff and result.differs else 0)
 
 
+slo_app = typer.Typer(no_args_is_help=True, help="Service level objectives, as OpenSLO v1 files.")
+app.add_typer(slo_app, name="slo")
+
+
+@slo_app.command("eval", epilog="Example: pilothouse slo eval --slo availability.yaml --input requests.csv -o json")
+def slo_eval(
+    slo: Annotated[Path, typer.Option("--slo", help="OpenSLO v1 file.", show_default=False)],
+    rows: Annotated[
+        Path, typer.Option("--input", help="CSV: timestamp (end of the interval), good, total.", show_default=False)
+    ],
+    name: Annotated[str | None, typer.Option("--name", help="Which SLO, when the file holds several.")] = None,
+    step: Annotated[
+        float | None, typer.Option("--step", help="Judge so often, s; 60, or the rows' distance when it is longer.")
+    ] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """When page and ticket would have fired, and what is left of the budget."""
+    from pilothouse import slo_eval as evaluating
+
+    try:
+        answer = evaluating.evaluate(slo, rows, name=name, step_s=step)
+    except (evaluating.SloError, evaluating.InputError) as error:
+        _complain(str(error))
+        raise typer.Exit(MISUSE) from None
+    _print(answer.as_json(), output, answer.text() if output is Output.TEXT else "")
+
+
 @app.command(epilog="Example: pilothouse demo --for 300 --scenario all --report report.json")
 def demo(
     seconds: Annotated[
