@@ -272,11 +272,12 @@ def slo_eval(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """When page and ticket would have fired, and what is left of the budget."""
-    from pilothouse import slo_eval as evaluating
+    from pilothouse.csv_blocks import InputError
+    from pilothouse.slo_eval import SloError, evaluate
 
     try:
-        answer = evaluating.evaluate(slo, rows, name=name, step_s=step)
-    except (evaluating.SloError, evaluating.InputError) as error:
+        answer = evaluate(slo, rows, name=name, step_s=step)
+    except (SloError, InputError) as error:
         _complain(str(error))
         raise typer.Exit(MISUSE) from None
     _print(answer.as_json(), output, answer.text() if output is Output.TEXT else "")
