@@ -283,6 +283,26 @@ def slo_eval(
     _print(answer.as_json(), output, answer.text() if output is Output.TEXT else "")
 
 
+@app.command(epilog="Example: pilothouse rca cases/slow-checkout -o json")
+def rca(
+    case: Annotated[
+        Path,
+        typer.Argument(help="Folder with graph.csv, normal.csv, fault.csv and target.json.", show_default=False),
+    ],
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Rank the services that may have caused a symptom; exits with 1 when there is one, silent where health looks alike."""
+    from pilothouse import rca as causes
+
+    try:
+        diagnosis = causes.answer(case)
+    except causes.CaseError as error:
+        _complain(str(error))
+        raise typer.Exit(MISUSE) from None
+    _print(causes.report(diagnosis), output, causes.text(diagnosis))
+    raise typer.Exit(FINDING if diagnosis.ranked else 0)
+
+
 @app.command(epilog="Example: pilothouse demo --for 300 --scenario all --report report.json")
 def demo(
     seconds: Annotated[
