@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from schemas import series as series_identity
 from schemas.impact import Impact as Impact  # part of what a record is
@@ -51,7 +51,9 @@ class Scrape(Observation):
     start_time_ms: TimeMs | None = Field(
         None, description="Since when the resource's cumulative columns count; null when nothing of it is cumulative."
     )
-    series: str = Field(description='Identities `name{attribute="value"}` in sorted order, joined by newlines.')
+    series: Annotated[str, AfterValidator(lambda text: series_identity.layout(text).text)] = Field(
+        description='Identities `name{attribute="value"}` in sorted order, joined by newlines.'
+    )
     values: tuple[float | None, ...] = Field(
         max_length=MAX_SERIES,
         description="One value a series, in the catalogue's unit; null where it was not measured.",
@@ -59,7 +61,7 @@ class Scrape(Observation):
 
     @model_validator(mode="after")
     def _one_value_a_series(self) -> Self:
-        columns = self.series.count("\n") + 1 if self.series else 0
+        columns = series_identity.layout(self.series).width
         if columns != len(self.values):
             raise ValueError(f"{self.resource}: {columns} series but {len(self.values)} values; they must be equal")
         return self

@@ -53,6 +53,19 @@ def parse(text: str) -> Series:
     return Series(match[1], {key: _unescape(value) for key, value in _PAIRS.findall(match[2] or "")})
 
 
+class Layout(NamedTuple):
+    """The identities of a scrape as one string, and how many they are."""
+
+    text: str
+    width: int
+
+
+@lru_cache(maxsize=2_000)
+def layout(text: str) -> Layout:
+    """The layout behind a text. Equal texts give the same string: it is kept once and hashed once."""
+    return Layout(text, text.count("\n") + 1 if text else 0)
+
+
 def join(identities: Iterable[str]) -> str:
     """A layout: identities in the order of the values, which is sorted."""
     return "\n".join(identities)
