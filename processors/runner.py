@@ -2,13 +2,12 @@
 
 The recovery protocol: nothing is acknowledged before a snapshot covers it and everything that was found before that
 snapshot stands on its topic. After a kill the records since the last snapshot are read again and give the same
-findings under the same ids. It knows neither Faust nor Kafka: a `Bus` sends, an `ack` acknowledges.
+findings under the same ids. It knows neither Faust nor Kafka: a `Bus` sends, `acknowledge` acknowledges.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -39,7 +38,6 @@ class Message(NamedTuple):
     value: bytes | None
     headers: Iterable[tuple[str, bytes]]
     timestamp_ms: int
-    ack: Callable[[], object]
 
 
 class Gap(Exception):  # noqa: N818 (it is a place in the log, not a mistake of ours)
@@ -56,7 +54,10 @@ class Pace:
 
 
 class Runner:
-    """Runs one partition. `on_message` is called for one message after the other."""
+    """Runs one partition. `on_message` is called for one message after the other.
+
+    `acknowledge(topic, below)` says that every offset before `below` is done for good.
+    """
 
     def __init__(
         self,
@@ -64,14 +65,15 @@ class Runner:
         fold: PartitionFold,
         writer: Writer,
         bus: Bus,
+        acknowledge: Callable[[int, int], object],
         clock: Callable[[], float],
         pace: Pace | None = None,
     ) -> None:
         self.partition, self.fold, self.processed = partition, fold, 0
-        self._writer, self._bus, self._clock, self._pace = writer, bus, clock, pace or Pace()
+        self._writer, self._bus, self._acknowledge = writer, bus, acknowledge
+        self._clock, self._pace = clock, pace or Pace()
         self._expected = dict(enumerate(one.next_offset for one in fold.order.clocks))
         self._started = [False] * len(INPUTS)
-        self._unacknowledged: list[deque[tuple[int, Callable[[], object]]]] = [deque() for _ in INPUTS]
         self._waiting, self._since_s = 0, 0.0
         self._sent: list[asyncio.Future[object]] = []
         self._flush: asyncio.Task[None] | None = None
@@ -84,7 +86,7 @@ class Runner:
             await self._reject(message, decoded)
         readable = None if isinstance(decoded, Rejected) else decoded
         found = self.fold.feed(message.topic, message.offset, readable)
-        self._remember(message)
+        self._remember()
         for finding in found:
             await self._tell(finding)
         if self.fold.failures:
@@ -111,8 +113,6 @@ class Runner:
         """The partition is someone else's now: stop without acknowledging anything more."""
         if self._flush:
             self._flush.cancel()
-        for queue in self._unacknowledged:
-            queue.clear()
 
     async def _write(
         self,
@@ -126,9 +126,9 @@ class Runner:
             await self._put(self._writer.parts(parts))
             await self._put([self._writer.commit(parts, folded)])
             await self._put(self._writer.tombstones())
-        for queue, below in zip(self._unacknowledged, floor, strict=False):
-            while queue and queue[0][0] < below:
-                queue.popleft()[1]()
+        for topic, below in enumerate(floor):
+            if below:
+                self._acknowledge(topic, below)
 
     async def _put(self, entries: list[Entry]) -> None:
         futures = [await self._bus.send_state(self.partition, entry) for entry in entries]
@@ -143,12 +143,11 @@ class Runner:
         if expected is not None and (offset > expected or (offset < expected and not first)):
             raise Gap(f"{INPUTS[topic].name}/{self.partition}: read offset {offset} where {expected} was expected")
 
-    def _remember(self, message: Message) -> None:
+    def _remember(self) -> None:
         if not self._waiting:
             self._since_s = self._clock()
         self._waiting += 1
         self.processed += 1
-        self._unacknowledged[message.topic].append((message.offset, message.ack))
 
     def _due(self) -> bool:
         return self._waiting >= self._pace.snapshot_after_records or (

@@ -1,0 +1,160 @@
+"""The recovery protocol of one partition, on a bus in memory that acknowledges when it is told to."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, Field
+
+from processors.fold import PartitionFold, Plan
+from processors.lineage import Entry, Writer, restore
+from processors.runner import Gap, Message, Pace, Runner
+from processors.step import Item, Step, StepConfig, json_state, never, whole_cell
+from schemas.codec import Envelope, Wire, encode, encode_heartbeat
+from schemas.records import Heartbeat, OperationsEvent, Phase, Severity, Signal
+from schemas.topics import DEAD_LETTERS, INPUTS, OPERATIONS
+
+TOPIC = INPUTS.index(OPERATIONS)
+
+
+class Told(BaseModel):
+    """The names that were seen."""
+
+    names: list[str] = Field(default_factory=list)
+
+
+def echo(config: StepConfig, state: Told, item: Item) -> tuple[Told, list[Any]]:
+    if item.record.name == "bad":
+        raise ZeroDivisionError("bad")
+    state.names.append(item.record.name)
+    found = Signal(
+        cell="eu1", time_ms=item.at_ms, id=item.record.name, phase=Phase.OPEN, detector="echo", cause="echo:x", resource="x",
+        started_ms=item.at_ms, severity=Severity.INFO, score=0.5, summary="",
+    )  # fmt: skip
+    return state, [found]
+
+
+ECHO = Step("echo", StepConfig, (OperationsEvent,), whole_cell, Told, echo, *json_state(Told), due=never)
+
+
+class Bus:
+    """Keeps what is sent; it stands on its topic once `deliver` is called."""
+
+    def __init__(self) -> None:
+        self.sent: list[str] = []
+        self.state: list[Entry] = []
+        self._futures: list[asyncio.Future[object]] = []
+
+    async def send(self, topic: str, partition: int | None, wire: Wire) -> asyncio.Future[object]:
+        self.sent.append(topic)
+        return self._future()
+
+    async def send_state(self, partition: int, entry: Entry) -> asyncio.Future[object]:
+        self.state.append(entry)
+        return self._future()
+
+    def _future(self) -> asyncio.Future[object]:
+        self._futures.append(asyncio.get_running_loop().create_future())
+        return self._futures[-1]
+
+    async def deliver(self) -> None:
+        """Everything that was sent so far stands on its topic, and so does what follows from it."""
+        while any(not one.done() for one in self._futures):
+            for one in self._futures:
+                if not one.done():
+                    one.set_result(None)
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+
+class House:
+    def __init__(self, fold: PartitionFold | None = None) -> None:
+        self.bus, self.acknowledged, self.now_s = Bus(), dict[int, int](), 0.0
+        fold = fold or PartitionFold(Plan.of([ECHO]))
+        self.runner = Runner(
+            0,
+            fold,
+            Writer("w"),
+            self.bus,
+            self.acknowledged.__setitem__,
+            lambda: self.now_s,
+            Pace(snapshot_after_s=5.0),
+        )
+
+    async def read(self, offset: int, name: str | None, at_ms: int) -> None:
+        """An event called `name`, or a heartbeat."""
+        if name is None:
+            wire = encode_heartbeat(Heartbeat(publisher="p", time_ms=at_ms))
+        else:
+            event = OperationsEvent(cell="eu1", time_ms=at_ms, resource="r", system="s", name=name)
+            wire = encode(event, Envelope("p", offset + 1, at_ms))
+        await self.runner.on_message(Message(TOPIC, offset, wire.key, wire.value, wire.headers, wire.timestamp_ms))
+
+
+async def test_nothing_is_acknowledged_before_findings_and_snapshot_stand_on_their_topics() -> None:
+    house = House()
+    await house.read(0, "a", 1_000)
+    await house.read(1, None, 9_000)
+    await house.read(2, "b", 9_500)
+    await house.runner.flush()
+    await asyncio.sleep(0)
+    assert house.bus.sent == ["signals.detections.v1"]
+    assert not house.bus.state, "the snapshot waits for the finding"
+    assert not house.acknowledged
+    await house.bus.deliver()
+    assert house.acknowledged == {TOPIC: 2}, "b waits for its place in the order"
+
+
+async def test_a_snapshot_is_due_when_the_oldest_record_is_old_enough() -> None:
+    house = House()
+    await house.read(0, "a", 1_000)
+    house.now_s = 4.9
+    await house.read(1, None, 9_000)
+    assert not house.acknowledged
+    house.now_s = 5.0
+    await house.read(2, None, 9_100)
+    await house.bus.deliver()
+    assert house.acknowledged == {TOPIC: 3}
+
+
+async def test_a_partition_that_was_taken_away_acknowledges_nothing_more() -> None:
+    house = House()
+    await house.read(0, "a", 1_000)
+    await house.read(1, None, 9_000)
+    await house.runner.flush()
+    await asyncio.sleep(0)
+    house.runner.abandon()
+    await house.bus.deliver()
+    assert not house.acknowledged
+
+
+async def test_a_successor_starts_where_the_snapshot_stands_and_reads_on_from_what_was_acknowledged() -> None:
+    house = House()
+    await house.read(0, "a", 1_000)
+    await house.read(1, None, 9_000)
+    await house.read(2, "b", 9_500)
+    await house.runner.flush()
+    await asyncio.sleep(0)
+    await house.bus.deliver()
+    found = restore((entry.key, entry.value) for entry in house.bus.state)
+    successor = House(PartitionFold.restore(Plan.of([ECHO]), found.parts))
+    await successor.read(2, "b", 9_500)
+    await successor.read(3, None, 20_000)
+    assert successor.bus.sent == ["signals.detections.v1"], "a was told before, b was not"
+
+
+async def test_a_hole_in_the_offsets_is_refused() -> None:
+    house = House()
+    await house.read(7, "a", 1_000)
+    with pytest.raises(Gap, match="read offset 9 where 8 was expected"):
+        await house.read(9, "b", 1_100)
+
+
+async def test_a_record_on_which_a_step_raises_is_put_aside_and_the_others_go_on() -> None:
+    house = House()
+    await house.read(0, "bad", 1_000)
+    await house.read(1, "a", 1_001)
+    await house.read(2, None, 9_000)
+    assert sorted(house.bus.sent) == [DEAD_LETTERS.name, "signals.detections.v1"]
