@@ -127,7 +127,7 @@ async def _fold(reader: AIOKafkaConsumer, plan: Plan, partition: int, prefix: st
                 result.told.append(encode(found.record, found.envelope).value)
         if fold.order.horizon_ms >= result.window.to_ms:
             break
-    result.counts += fold.counts
+    result.counts += fold.counts + Counter(late=fold.order.late)
 
 
 async def _live(reader: AIOKafkaConsumer, places: list[TopicPartition], window: Window) -> list[bytes]:

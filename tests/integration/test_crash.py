@@ -9,37 +9,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
-import redis.asyncio as redis_client
 
 from pilothouse.settings import Settings
-from tests.support.house import House, house
+from tests.support.house import House, now_ms, running
 
 VICTIMS = ("process", "sink", "ingest", "broker")
 LIMITS_S = {"process": 15.0, "sink": 15.0, "ingest": 15.0, "broker": 30.0}
-
-
-@asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[House]:
-    with _directory() as path:
-        async with house(settings, path) as one:
-            one.append(50)
-            assert await one.all_stored(60) == (50, 50), one.program("sink").log.read_text()[-2_000:]
-            yield one
-
-
-@contextmanager
-def _directory() -> Iterator[Path]:
-    """Not pytest's: under root its parents are closed to the user that PostgreSQL runs as."""
-    with tempfile.TemporaryDirectory(prefix="pilothouse-crash-") as name:
-        Path(name).chmod(0o711)
-        yield Path(name) / "data"
 
 
 async def kill(one: House, victim: str) -> None:
@@ -51,23 +31,23 @@ async def kill(one: House, victim: str) -> None:
     await one.stack.kafka.start()
 
 
-async def stutter(one: House) -> None:
-    """A Redis that pauses for half a second, again and again: signals for the processors to find."""
-    async with redis_client.Redis.from_url(one.stack.valkey["eu1"].url) as client:
+@asynccontextmanager
+async def stuttering(one: House) -> AsyncIterator[None]:
+    """Signals for the processors to find, again and again."""
+
+    async def forever() -> None:
         await asyncio.sleep(20)  # what is usual must be known first
         while True:
-            for _ in range(10):
-                await client.client_pause(700, all=True)
-                await asyncio.sleep(0.8)
+            await one.stutter()
             await asyncio.sleep(12)
 
-
-async def flow(one: House, lines: int, seconds: float) -> None:
-    """So many lines, spread evenly."""
-    steps = int(seconds * 10)
-    for _ in range(steps):
-        one.append(lines // steps)
-        await asyncio.sleep(seconds / steps)
+    task = asyncio.create_task(forever())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 async def killed_at_random(one: House, kills: int, pause_s: float, rng: random.Random) -> dict[str, list[float]]:
@@ -83,22 +63,24 @@ async def killed_at_random(one: House, kills: int, pause_s: float, rng: random.R
     return took
 
 
+async def assert_nothing_differs(one: House, began_ms: int, what: str) -> None:
+    """Every line is stored once, and the live signals are those of an undisturbed fold."""
+    rows, distinct = await one.all_stored(90)
+    assert (rows, distinct) == (one.written, one.written), f"{what}: {one.written - distinct} lost"
+    await asyncio.sleep(8)  # what was written last has left the grace and stands on the signals' topics
+    result = await one.replayed(began_ms, now_ms() - 5_000)
+    assert not result.differs, f"{what}: {result.summary()}"
+    assert result.told, "no signal was told, so nothing was compared"
+
+
 async def crash(settings: Settings, *, lines: int, kills: int, seconds: float, seed: int) -> None:
-    began_ms = round(time.time() * 1000)
+    began_ms = now_ms()
     async with running(settings) as one:
-        noise = asyncio.create_task(stutter(one))
-        stream = asyncio.create_task(flow(one, lines, seconds))
-        took = await killed_at_random(one, kills, seconds / kills / 2, random.Random(seed))
-        await stream
-        noise.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await noise
-        rows, distinct = await one.all_stored(90)
-        assert (rows, distinct) == (one.written, one.written), f"seed {seed}: {one.written - distinct} lost"
-        await asyncio.sleep(8)  # what was written last has left the grace and stands on the signals' topics
-        result = await one.replayed(began_ms, round(time.time() * 1000) - 5_000)
-        assert not result.differs, f"seed {seed}: {result.summary()}"
-        assert result.told, "no signal was told, so nothing was compared"
+        stream = asyncio.create_task(one.flow(lines, seconds))
+        async with stuttering(one):
+            took = await killed_at_random(one, kills, seconds / kills / 2, random.Random(seed))
+            await stream
+        await assert_nothing_differs(one, began_ms, f"seed {seed}")
         for victim, times in took.items():
             assert max(times) <= LIMITS_S[victim], f"seed {seed}: first record after a kill of {victim} took {times}"
 
@@ -111,3 +93,30 @@ async def test_six_kills_lose_and_double_nothing(embedded_settings: Settings) ->
 @pytest.mark.parametrize("seed", [1, 2, 3])
 async def test_twenty_kills_lose_and_double_nothing(embedded_settings: Settings, seed: int) -> None:
     await crash(embedded_settings, lines=100_000, kills=20, seconds=300, seed=seed)
+
+
+async def joined_and_left(settings: Settings, *, lines: int, seconds: float, rounds: int) -> None:
+    """A second worker joins under load and leaves: when told to, and by kill -9, in turn."""
+    began_ms = now_ms()
+    async with running(settings) as one:
+        stream = asyncio.create_task(one.flow(lines, seconds))
+        async with stuttering(one):
+            for number in range(rounds):
+                second = one.another_worker(number + 1)
+                await second.start()
+                await asyncio.sleep(seconds / rounds / 2)
+                assert second.running, second.log.read_text()[-2_000:]
+                await (second.kill() if number % 2 else second.stop())
+                await one.next_stored(60)
+                await asyncio.sleep(seconds / rounds / 4)
+            await stream
+        await assert_nothing_differs(one, began_ms, f"{rounds} joins")
+
+
+async def test_a_second_worker_may_join_and_leave_under_load(embedded_settings: Settings) -> None:
+    await joined_and_left(embedded_settings, lines=15_000, seconds=50, rounds=2)
+
+
+@pytest.mark.soak
+async def test_workers_may_join_and_leave_again_and_again(embedded_settings: Settings) -> None:
+    await joined_and_left(embedded_settings, lines=100_000, seconds=300, rounds=10)

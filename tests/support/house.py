@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import redis.asyncio as redis_client
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from pilothouse.broker import partitions
 from pilothouse import replay as replaying
 from pilothouse.estate_files import load
 from pilothouse.programs import plan
@@ -25,7 +29,10 @@ from pilothouse.services.stack import STORE, Stack
 from pilothouse.settings import Settings
 from pilothouse.supervisor import Program, Supervisor
 from pilothouse.whole import environment, make_topics, our_programs
+from schemas.codec import Envelope, Received, decode, encode
 from schemas.estate import Estate
+from schemas.records import Record
+from schemas.topics import topic_of
 
 ESTATE = """
 cells:
@@ -44,8 +51,20 @@ class House:
     stack: Stack
     supervisor: Supervisor
     estate: Estate
+    config: Path
     log: Path
     written: int = 0
+
+    @property
+    def kafka(self) -> dict[str, Any]:
+        assert self.stack.settings.kafka
+        return self.stack.settings.kafka.aiokafka_options()
+
+    def another_worker(self, number: int) -> Program:
+        """A further worker, to be started by the test."""
+        data = self.stack.settings.data_dir
+        verb = ["process", "-c", str(self.config), "--instance", f"worker-{number}"]
+        return Program(f"program/process-{number}", verb, data / "programs" / f"process-{number}", data / "logs")
 
     def program(self, name: str) -> Program:
         return next(one for one in self.supervisor.programs if one.name == f"program/{name}")
@@ -86,9 +105,47 @@ class House:
         return await self.stored()
 
     async def replayed(self, since_ms: int, until_ms: int) -> replaying.Result:
-        assert self.stack.settings.kafka
-        kafka = self.stack.settings.kafka.aiokafka_options()
-        return await replaying.replay(kafka, plan(self.estate), replaying.Window(since_ms, until_ms), compare=True)
+        window = replaying.Window(since_ms, until_ms)
+        return await replaying.replay(self.kafka, plan(self.estate), window, compare=True)
+
+    async def flow(self, lines: int, seconds: float) -> None:
+        """So many lines, spread evenly."""
+        steps = int(seconds * 10)
+        for _ in range(steps):
+            self.append(lines // steps)
+            await asyncio.sleep(seconds / steps)
+
+    async def stutter(self, times: int = 10) -> None:
+        """A Redis that pauses again and again: signals for the processors to find, once they know what is usual."""
+        async with redis_client.Redis.from_url(self.stack.valkey["eu1"].url) as client:
+            for _ in range(times):
+                await client.client_pause(700, all=True)
+                await asyncio.sleep(0.8)
+
+    async def put(self, record: Record, source: str, sequence: int, recorded_ms: int) -> None:
+        """Publish a record as a publisher of that name would have."""
+        wire = encode(record, Envelope(source, sequence, recorded_ms))
+        async with AIOKafkaProducer(**self.kafka, acks="all") as producer:
+            topic = topic_of(record).name
+            headers, at_ms = wire.headers, wire.timestamp_ms
+            await producer.send_and_wait(topic, wire.value, wire.key, headers=headers, timestamp_ms=at_ms)
+
+    async def published(self, topic: str) -> dict[int, list[Received]]:
+        """What stands on a topic now, by partition, heartbeats left out."""
+        numbers = (await partitions(self.kafka, [topic]))[topic]
+        found: dict[int, list[Received]] = {number: [] for number in numbers}
+        async with AIOKafkaConsumer(**self.kafka, auto_offset_reset="earliest") as reader:
+            places = [TopicPartition(topic, number) for number in numbers]
+            reader.assign(places)
+            left = {place: end for place, end in (await reader.end_offsets(places)).items() if end}
+            for place in left:
+                reader.seek(place, 0)
+            while left:
+                for place, messages in (await reader.getmany(timeout_ms=500)).items():
+                    read = [decode(one.headers, one.value, one.timestamp) for one in messages]
+                    found[place.partition] += [one for one in read if isinstance(one, Received)]
+                left = {place: end for place, end in left.items() if await reader.position(place) < end}
+        return found
 
     async def next_stored(self, timeout_s: float) -> float:
         """Append a line and give the seconds until a line newer than now is in the store."""
@@ -117,7 +174,7 @@ async def house(settings: Settings, directory: Path) -> AsyncIterator[House]:
         watch = asyncio.create_task(supervisor.watch())
         try:
             await supervisor.up()
-            yield House(stack, supervisor, load(config), log)
+            yield House(stack, supervisor, load(config), config, log)
         finally:
             watch.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -125,3 +182,20 @@ async def house(settings: Settings, directory: Path) -> AsyncIterator[House]:
             await supervisor.down()
             os.environ.clear()
             os.environ.update(before)
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[House]:
+    """A house in a fresh directory, whose first lines are in the store."""
+    # Not pytest's directory: under root its parents are closed to the user that PostgreSQL runs as.
+    with tempfile.TemporaryDirectory(prefix="pilothouse-house-") as name:
+        Path(name).chmod(0o711)
+        async with house(settings, Path(name) / "data") as one:
+            one.append(50)
+            assert await one.all_stored(60) == (50, 50), one.program("sink").log.read_text()[-2_000:]
+            yield one
+
+
+def now_ms() -> int:
+    """Unix ms."""
+    return round(time.time() * 1000)
