@@ -10,8 +10,8 @@ import contextlib
 import os
 import tempfile
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,8 +21,8 @@ import asyncpg
 import redis.asyncio as redis_client
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
-from pilothouse.broker import partitions
 from pilothouse import replay as replaying
+from pilothouse.broker import partitions
 from pilothouse.estate_files import load
 from pilothouse.programs import plan
 from pilothouse.services.stack import STORE, Stack
@@ -187,13 +187,19 @@ async def house(settings: Settings, directory: Path) -> AsyncIterator[House]:
 @asynccontextmanager
 async def running(settings: Settings) -> AsyncIterator[House]:
     """A house in a fresh directory, whose first lines are in the store."""
-    # Not pytest's directory: under root its parents are closed to the user that PostgreSQL runs as.
-    with tempfile.TemporaryDirectory(prefix="pilothouse-house-") as name:
-        Path(name).chmod(0o711)
-        async with house(settings, Path(name) / "data") as one:
+    with _directory() as path:
+        async with house(settings, path) as one:
             one.append(50)
             assert await one.all_stored(60) == (50, 50), one.program("sink").log.read_text()[-2_000:]
             yield one
+
+
+@contextmanager
+def _directory() -> Iterator[Path]:
+    """Not pytest's: under root its parents are closed to the user that PostgreSQL runs as."""
+    with tempfile.TemporaryDirectory(prefix="pilothouse-house-") as name:
+        Path(name).chmod(0o711)
+        yield Path(name) / "data"
 
 
 def now_ms() -> int:
