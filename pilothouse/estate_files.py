@@ -1,4 +1,7 @@
-"""An estate from a folder of YAML: every file adds cells, calendars and routes; the whole is checked before use."""
+"""An estate from a folder of YAML: every file adds cells, calendars and routes; the whole is checked before use.
+
+A document that begins with `apiVersion: openslo/v1` is an OpenSLO document; a file may hold several, parted by `---`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pydantic import ValidationError
 
 from schemas.estate import Estate
 
-PARTS = ("cells", "calendars", "routes", "receivers")
+PARTS = ("cells", "calendars", "routes", "receivers", "openslo")
 SUFFIXES = (".yaml", ".yml")
 FILE_BYTES_MAX = 4 * 2**20
 
@@ -23,7 +26,7 @@ def load(directory: Path) -> Estate:
     """Read and check an estate. Raises EstateError with every fault that was found."""
     if not directory.is_dir():
         raise EstateError(f"{directory} is not a folder; name the one that holds the estate's YAML files")
-    files = sorted(path for path in directory.rglob("*") if path.suffix in SUFFIXES and not _is_slo(path))
+    files = sorted(path for path in directory.rglob("*") if path.suffix in SUFFIXES)
     if not files:
         raise EstateError(f"{directory} holds no *.yaml file; an estate needs at least one with `cells:`")
     whole: dict[str, list[Any]] = {part: [] for part in PARTS}
@@ -41,23 +44,32 @@ def load(directory: Path) -> Estate:
         ) from None
 
 
-def _is_slo(path: Path) -> bool:
-    return path.name.endswith((".openslo.yaml", ".openslo.yml"))
-
-
 def _read(path: Path) -> dict[str, list[Any]]:
     if path.stat().st_size > FILE_BYTES_MAX:
         raise EstateError(f"{path} has {path.stat().st_size} bytes; an estate's file has at most {FILE_BYTES_MAX}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        documents = [one for one in yaml.safe_load_all(path.read_text(encoding="utf-8")) if one is not None]
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise EstateError(f"{path} cannot be read as YAML: {error}") from None
-    if not isinstance(content, dict) or not set(content) <= set(PARTS):
-        raise EstateError(f"{path} holds {_names(content)}; an estate's file holds {', '.join(PARTS)} and nothing else")
-    for part, items in content.items():
+    found: dict[str, list[Any]] = {}
+    for document in documents:
+        for part, items in _parts(path, document).items():
+            found[part] = found.get(part, []) + items
+    return found
+
+
+def _parts(path: Path, document: Any) -> dict[str, list[Any]]:
+    if isinstance(document, dict) and "apiVersion" in document:
+        return {"openslo": [document]}
+    if not isinstance(document, dict) or not set(document) <= set(PARTS):
+        raise EstateError(
+            f"{path} holds {_names(document)}; an estate's file holds {', '.join(PARTS)} and nothing else, "
+            "or OpenSLO documents (apiVersion: openslo/v1)"
+        )
+    for part, items in document.items():
         if not isinstance(items, list):
             raise EstateError(f"{path}: {part} is {items!r:.60}; it must be a list")
-    return content
+    return document
 
 
 def _names(content: Any) -> str:

@@ -36,6 +36,7 @@ A = TypeVar("A", bound=NDArray[Any])
 
 EVENT = 1_000_000  # an event in counts
 BAD, TOTAL, MEASURED = 0, 1, 2
+SMALL = ("raw", "stepped", "counted", "slice_from", "period_from", "legs")  # arrays of a track
 MEASURED_SHARE = 0.5  # less of a short window than this is unmeasured
 
 
@@ -103,8 +104,9 @@ class Track:
             grain, rows = terms.grain(length), terms.places(length) + block // terms.grain(length) + 2
             if grain not in self._rings or len(self._rings[grain]) < rows:
                 self._rings[grain] = np.zeros((rows, 3, groups), np.int64)
-        # What is counted so far: raw, as events of the budgeting method, and of the slice that is open.
+        # Counted so far: now, by the last step, in events of the budgeting method, and before the slice that is open.
         self.raw = np.zeros((3, groups), np.int64)
+        self.stepped = np.zeros((3, groups), np.int64)
         self.counted = np.zeros((3, groups), np.int64)
         self.slice_from = np.zeros((3, groups), np.int64)
         self.period_from, self.period_ms = np.zeros((3, groups), np.int64), -1
@@ -114,7 +116,7 @@ class Track:
         """Make room for so many groups."""
         more = groups - self.raw.shape[-1]
         if more > 0:
-            for name in ("raw", "counted", "slice_from", "period_from", "legs"):
+            for name in SMALL:
                 setattr(self, name, _wider(getattr(self, name), more))
             self._rings = {grain: _wider(ring, more) for grain, ring in self._rings.items()}
 
@@ -122,11 +124,11 @@ class Track:
         """Count for a group what came since the last step."""
         self.raw[:, group] += counts
 
-    def advance_to(self, step: int, before: Counts, late: Iterable[Late] = ()) -> Burning:
+    def advance_to(self, step: int, late: Iterable[Late] = ()) -> Burning:
         """Go on to a step, judged by what `add` has counted; between it and the last one nothing came."""
         first = step if self.step < 0 else max(self.step + 1, step - self._rows_max())
         steps = np.arange(first, step + 1)
-        reached = np.broadcast_to(before, (steps.size, *before.shape)).copy()
+        reached = np.repeat(self.stepped[None], steps.size, 0)
         reached[-1] = self.raw
         return self.advance(steps, reached, reached, late)
 
@@ -135,7 +137,7 @@ class Track:
 
         By each step, `reached` counts what was known at its end and `began` what had begun before it.
         """
-        self.raw = reached[-1].copy()
+        self.raw, self.stepped = reached[-1].copy(), reached[-1].copy()
         if self.terms.target.method is not BudgetingMethod.OCCURRENCES:
             reached = began = self._slices(steps, reached)
             late = ()
@@ -160,16 +162,23 @@ class Track:
             spent: Floats = held[BAD] / (held[TOTAL] * self.terms.budget)
         return 1 - np.where(held[TOTAL] > 0, spent, np.nan)
 
-    def pack(self) -> tuple[Arrays, dict[int, Counts]]:
-        """The small arrays that change always, and the rings."""
-        small = {name: getattr(self, name) for name in ("raw", "counted", "slice_from", "period_from", "legs")}
-        return small, self._rings
+    def small(self) -> Arrays:
+        """What changes with every step, without the history."""
+        return {name: getattr(self, name) for name in SMALL}
 
-    def restore(self, small: Arrays, rings: dict[int, Counts], step: int, period_ms: int) -> None:
-        """What `pack` gave."""
-        for name, array in small.items():
-            setattr(self, name, array)
-        self._rings, self.step, self.period_ms = rings, step, period_ms
+    @property
+    def rings(self) -> dict[int, Counts]:
+        """The history by grain, in steps."""
+        return self._rings
+
+    @classmethod
+    def restored(cls, terms: Terms, small: Arrays, rings: dict[int, Counts], step: int, period_ms: int) -> Track:
+        """The track that gave these."""
+        track = cls(terms)
+        for name in SMALL:
+            setattr(track, name, small[name])
+        track._rings, track.step, track.period_ms = rings, step, period_ms
+        return track
 
     def _rows_max(self) -> int:
         return max(grain * (len(ring) - 2) for grain, ring in self._rings.items())

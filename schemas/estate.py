@@ -16,7 +16,9 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from schemas.calendar import ALWAYS_OPEN, Calendar
+from schemas.openslo import AnyDocument
 from schemas.records import Name
+from schemas.slo import Column, Slo, slos
 
 
 class Tier(StrEnum):
@@ -144,6 +146,7 @@ class Estate(BaseModel):
     calendars: tuple[Calendar, ...] = ()
     routes: tuple[Route, ...] = ()
     receivers: tuple[Receiver, ...] = ()
+    openslo: tuple[AnyDocument, ...] = Field((), description="OpenSLO v1 documents: what is promised to tenants.")
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -160,6 +163,11 @@ class Estate(BaseModel):
     def calendars_by_name(self) -> dict[str, Calendar]:
         """Calendars by name, `always` among them."""
         return {ALWAYS_OPEN.name: ALWAYS_OPEN} | {calendar.name: calendar for calendar in self.calendars}
+
+    @cached_property
+    def slos(self) -> tuple[Slo, ...]:
+        """The SLOs of its OpenSLO documents."""
+        return slos(self.openslo)
 
     def calendar_of(self, cell: str, tenant: str | None) -> Calendar:
         """The tenant's calendar; of a cell its first tenant's, and `always` for what nobody declared."""
@@ -180,6 +188,20 @@ class Estate(BaseModel):
             yield from _twice(f"cell {cell.name}: database", (tenant.db_namespace for tenant in cell.tenants))
             yield from _twice(f"cell {cell.name}: resource", (resource.name for resource in cell.resources))
             yield from self._cell_faults(cell)
+        yield from self._slo_faults()
+
+    def _slo_faults(self) -> Iterable[str]:
+        try:
+            found = self.slos
+        except ValueError as error:
+            yield str(error)
+            return
+        for slo in found:
+            for name in slo.options.cell_names:
+                if name not in self.cells_by_name:
+                    yield f"SLO {slo.name}: cell {name!r} is not declared; declared are {', '.join(self.cells_by_name)}"
+            if any(isinstance(one.indicator.part, Column) for one in slo.targets):
+                yield f"SLO {slo.name}: metricSource type csv is for `pilothouse slo eval`; here it is of type pilothouse"
 
     def _cell_faults(self, cell: Cell) -> Iterable[str]:
         for tenant in cell.tenants:

@@ -58,9 +58,14 @@ class Options(Model):
         description="Whether an alert keeps its state while less than half of its short window was measured.",
     )
 
+    @property
+    def cell_names(self) -> tuple[str, ...]:
+        """The cells in which it is judged; empty for all."""
+        return tuple(filter(None, (name.strip() for name in self.cells.split(","))))
+
     def covers(self, cell: str) -> bool:
         """Whether the SLO is judged in a cell."""
-        return not self.cells or cell in [name.strip() for name in self.cells.split(",")]
+        return not self.cell_names or cell in self.cell_names
 
 
 class Column(Model):

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from processors.step import by_name
-from processors.steps import absence, baseline, contention, correlator, journeys
+from processors.steps import absence, baseline, burn_rate, contention, correlator, journeys
 
-STEPS = by_name((baseline.STEP, absence.STEP, contention.STEP, journeys.STEP, correlator.STEP))
+STEPS = by_name((baseline.STEP, absence.STEP, contention.STEP, journeys.STEP, burn_rate.STEP, correlator.STEP))

@@ -12,11 +12,36 @@ from processors.fold import PartitionFold, Plan
 from processors.lineage import Writer, restore
 from processors.steps.registry import STEPS
 from schemas.codec import Envelope, Received, encode
+from schemas.estate import Estate
 from schemas.records import BusinessBatch, Change, Heartbeat, OperationsEvent, Record, Scrape
 from schemas.topics import INPUTS, topic_of
 
 T0 = 1_795_230_000_000
 TENANTS = ("acme", "borealis")
+ESTATE = Estate.model_validate(
+    {
+        "cells": [{"name": "eu1", "tenants": [{"name": tenant} for tenant in TENANTS]}],
+        "openslo": [
+            {
+                "apiVersion": "openslo/v1",
+                "kind": "SLO",
+                "metadata": {"name": "redis-fast"},
+                "spec": {
+                    "service": "redis",
+                    "budgetingMethod": "Occurrences",
+                    "indicator": {
+                        "spec": {
+                            "thresholdMetric": {
+                                "metricSource": {"type": "pilothouse", "spec": {"metric": "redis.ping.duration"}}
+                            }
+                        }
+                    },
+                    "objectives": [{"target": 0.995, "op": "lte", "value": 0.1}],
+                },
+            }
+        ],
+    }
+)
 TOPIC = {topic.name: index for index, topic in enumerate(INPUTS)}
 
 
@@ -84,7 +109,7 @@ def log(seed: int = 1, ticks: int = 140) -> list[tuple[int, int, Received | Hear
 
 def plan(only: str | None = None) -> Plan:
     names = STEPS if only in (None, "correlator") else {only: STEPS[only]}
-    return Plan(steps=tuple(names.values()), settings={"absence": {"learn": 5}})
+    return Plan(steps=tuple(names.values()), estate=ESTATE, settings={"absence": {"learn": 5}})
 
 
 def run(fold: PartitionFold, messages: Any) -> list[bytes]:

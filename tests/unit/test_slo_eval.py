@@ -123,10 +123,9 @@ def test_step_by_step_is_the_same_as_in_blocks(rows: Rows, moves: int) -> None:
     steps = np.arange(rows[0][0] // 60, rows[-1][0] // 60 + 1)
     one_by_one, alerts = Track(terms, 1), []
     for step in steps:
-        before = one_by_one.raw.copy()
         if step in counts:
             one_by_one.add(0, counts[step])
-        alerts.append(one_by_one.advance_to(int(step), before).legs[-1])
+        alerts.append(one_by_one.advance_to(int(step)).legs[-1])
     came = np.cumsum([counts.get(step, np.zeros(3, np.int64)) for step in steps], axis=0)[:, :, None]
     at_once = Track(terms, 1, block=steps.size).advance(steps, came, came)
     assert (np.array(alerts) == at_once.legs).all()
