@@ -342,6 +342,40 @@ def bench(
     _print(answer, output, "\n".join(f"{key:32} {value}" for key, value in _flat(answer)))
 
 
+@app.command(epilog="Example: pilothouse simulate calendar --runs 200 --seed 1 -o json")
+def simulate(
+    name: Annotated[
+        str,
+        typer.Argument(help="calendar, deploy, neighbour, silence, capacity, or all of them.", show_default=False),
+    ],
+    runs: Annotated[int, typer.Option(help="Runs of each family.", min=1, max=100_000)] = 50,
+    seed: Annotated[int, typer.Option(help="The same seed draws the same estates and stories.", min=0)] = 1,
+    processes: Annotated[int, typer.Option(help="Processes; the figures do not depend on it.", min=1, max=256)] = 1,
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="YAML of candidate tunables by step: `baseline: {limit: 6}`.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for records, findings and labels of each run, as JSON lines.")
+    ] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Labelled simulations: draw estates, let things happen, say what was found. Exits with 1 below the bar."""
+    from pilothouse.simulate import command
+
+    try:
+        answer = command.run(name, runs, seed, command.settings_of(config), processes, out, _progress)
+    except command.SimulateError as error:
+        _complain(str(error))
+        raise typer.Exit(MISUSE) from None
+    _print(answer, output, command.text(answer))
+    raise typer.Exit(0 if command.meets_bar(answer) else FINDING)
+
+
+def _progress(line: str) -> None:
+    if sys.stderr.isatty():
+        typer.echo(f"\r{line}", err=True, nl=False)
+
+
 def _flat(answer: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in answer.items():
         if isinstance(value, dict):

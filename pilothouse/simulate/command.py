@@ -1,0 +1,142 @@
+"""`pilothouse simulate`: run, score, print, and write what was drawn so that people can look at it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+import yaml
+from pydantic import ValidationError
+
+from pilothouse.simulate import runs, scoring
+from pilothouse.simulate.families import FAMILIES
+from pilothouse.simulate.running import Settings
+from pilothouse.simulate.scoring import Figures, Scored
+from pilothouse.simulate.stories import live
+from processors.steps.registry import STEPS
+from schemas.records import Incident
+
+BAR = {"precision": 0.95, "recall": 0.95, "top_1": 0.9}
+COLUMNS = (
+    "runs",
+    "wanted",
+    "found",
+    "false",
+    "duplicates",
+    "precision",
+    "recall",
+    "delay_median_s",
+    "delay_p90_s",
+    "top_1",
+    "tenants",
+    "closed",
+)
+
+
+class SimulateError(Exception):
+    """Something that the user can mend; the message says what."""
+
+
+def chosen(name: str) -> list[str]:
+    """The families that a name stands for."""
+    if name == "all":
+        return list(FAMILIES)
+    if name not in FAMILIES:
+        raise SimulateError(
+            f"simulation {name!r} is unknown; known are {', '.join(FAMILIES)}, healthy, scenarios and all"
+        )
+    return [name]
+
+
+def settings_of(path: Path | None) -> Settings:
+    """Candidate settings: a YAML file of tunables by step. Raises SimulateError naming what is wrong."""
+    if path is None:
+        return {}
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise SimulateError(f"{path}: {error}") from error
+    if not isinstance(data, dict) or not all(isinstance(one, dict) for one in data.values()):
+        raise SimulateError(f"{path}: must be tunables by step, such as `baseline: {{limit: 6}}`")
+    for step, values in data.items():
+        if step not in STEPS:
+            raise SimulateError(f"{path}: step {step!r} is unknown; known are {', '.join(STEPS)}")
+        try:
+            STEPS[step].config(cell="any", **values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise SimulateError(f"{path}: {step}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+    return data
+
+
+def run(
+    name: str, count: int, seed: int, settings: Settings, processes: int, out: Path | None, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Run and score. `out` also gets a file of JSON lines for each run: records, what was told, the label."""
+    families, scored, began = chosen(name), list[Scored](), time.monotonic()
+    for one in runs.run_all(families, count, seed, settings, processes):
+        scored += one
+        say(f"{len(scored)} of {count * len(families)} runs, {time.monotonic() - began:.0f} s")
+    answer = runs.result(families, count, seed, settings, scored)
+    if out is not None:
+        write(out, scored, settings, say)
+        (out / "results.json").write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
+    return answer
+
+
+def write(out: Path, scored: Sequence[Scored], settings: Settings, say: Callable[[str], None]) -> None:
+    """Live through the runs again and write them: FAMILY-NUMBER.jsonl."""
+    out.mkdir(parents=True, exist_ok=True)
+    lived, estate_of = None, -1
+    for one in sorted(scored, key=lambda one: one.label.run):
+        label = one.label
+        estate = label.run // runs.RUNS_AN_ESTATE
+        if lived is None or estate != estate_of:
+            lived, estate_of = runs.lived_of(label.seed, estate, settings), estate
+        story = runs.story_of(lived, label.family, label.run, label.seed)
+        through = live(lived, label.family, label.run, label.seed, story, keep_log=True)
+        path = out / f"{label.family}-{label.run:04d}.jsonl"
+        with path.open("wb") as file:
+            file.write(orjson.dumps({"label": label.model_dump(mode="json")}) + b"\n")
+            file.write(orjson.dumps({"scored": one.model_dump(mode="json", exclude={"label"})}) + b"\n")
+            for recorded_ms, record in through.log:
+                line = {"recorded_ms": recorded_ms, "type": record.type, "record": record.model_dump(mode="json")}
+                file.write(orjson.dumps(line) + b"\n")
+            for found in through.told:
+                what = "incident" if isinstance(found.record, Incident) else "signal"
+                file.write(
+                    orjson.dumps({"told_ms": found.envelope.recorded_ms, what: found.record.model_dump(mode="json")})
+                    + b"\n"
+                )
+        say(str(path))
+
+
+def meets_bar(answer: Mapping[str, Any]) -> bool:
+    """Whether every family reaches what is asked of it."""
+    return all(
+        (family["figures"][name] or 0.0) >= least
+        for family in answer["families"].values()
+        for name, least in BAR.items()
+    )
+
+
+def text(answer: Mapping[str, Any]) -> str:
+    """For people."""
+    lines = [scoring.DEFINITIONS, "", f"again: {answer['command']}", ""]
+    width = max(len(kind) for family in answer["families"].values() for kind in (*family["kinds"], "precision")) + 4
+    lines.append(" " * width + "".join(f"{name.replace('delay_', '').replace('_s', ''):>11}" for name in COLUMNS))
+    for name, family in answer["families"].items():
+        lines.append(f"{name:{width}}" + _row(Figures.model_validate(family["figures"])))
+        for kind, figures in family["kinds"].items():
+            lines.append(f"{'  ' + kind:{width}}" + _row(Figures.model_validate(figures)))
+            if wrong := family["mistaken"].get(kind):
+                lines.append(" " * width + "    " + ", ".join(f"{what} {count}" for what, count in wrong.items()))
+    return "\n".join(lines)
+
+
+def _row(figures: Figures) -> str:
+    return "".join(f"{'-' if (value := getattr(figures, name)) is None else value:>11}" for name in COLUMNS)
