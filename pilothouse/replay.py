@@ -6,21 +6,18 @@ The log is folded from its beginning, because state depends on all of it, and wh
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from pilothouse import kafka_log
 from pilothouse.broker import partitions
 from processors.fold import PartitionFold, Plan
 from schemas.codec import Rejected, decode, encode
 from schemas.topics import INPUTS, SIGNALS
-
-READ_TIMEOUT_MS = 5_000
 
 
 class Window(NamedTuple):
@@ -97,9 +94,7 @@ async def replay(
     first = prefix + INPUTS[0].name
     if first not in known:
         raise ConnectionError(f"topic {first} is not on the broker; is PILOTHOUSE_KAFKA the right one?")
-    reader = AIOKafkaConsumer(
-        **kafka, enable_auto_commit=False, auto_offset_reset="earliest", max_partition_fetch_bytes=4 * 2**20
-    )
+    reader = kafka_log.reader(kafka)
     await reader.start()
     try:
         result = Result(window)
@@ -118,7 +113,7 @@ async def replay(
 async def _fold(reader: AIOKafkaConsumer, plan: Plan, partition: int, prefix: str, result: Result) -> None:
     fold = PartitionFold(plan)
     topics = {prefix + INPUTS[place].name: place for place in plan.listens}
-    async for message in _read(reader, [TopicPartition(name, partition) for name in topics]):
+    async for message in kafka_log.read(reader, [TopicPartition(name, partition) for name in topics]):
         result.records += 1
         decoded = decode(message.headers, message.value, message.timestamp)
         readable = None if isinstance(decoded, Rejected) else decoded
@@ -132,27 +127,7 @@ async def _fold(reader: AIOKafkaConsumer, plan: Plan, partition: int, prefix: st
 
 async def _live(reader: AIOKafkaConsumer, places: list[TopicPartition], window: Window) -> list[bytes]:
     told: dict[bytes, None] = {}
-    async for message in _read(reader, places):
+    async for message in kafka_log.read(reader, places):
         if window.from_ms <= message.timestamp < window.to_ms:
             told[message.value] = None
     return list(told)
-
-
-async def _read(reader: AIOKafkaConsumer, places: list[TopicPartition]) -> AsyncIterator[Any]:
-    """Everything that stands in these partitions now, the topics side by side so that little has to wait."""
-    if not places:
-        return
-    reader.assign(places)
-    ends = await reader.end_offsets(places)
-    starts = await reader.beginning_offsets(places)
-    for place in places:
-        reader.seek(place, starts[place])
-    left = {place for place in places if starts[place] < ends[place]}
-    while left:
-        async with asyncio.timeout(60):
-            found = await reader.getmany(timeout_ms=READ_TIMEOUT_MS, max_records=2_000)
-        for place, messages in found.items():
-            for message in messages:
-                if message.offset < ends[place]:
-                    yield message
-        left = {place for place in left if await reader.position(place) < ends[place]}
