@@ -233,6 +233,9 @@ class Evidence(BaseModel):
     value: float | None = Field(None, description="What was measured, in the series' unit.")
     expected: float | None = Field(None, description="What was expected there and then.")
     time_ms: TimeMs | None = Field(None, description="When it was seen, Unix ms UTC.")
+    scale: float | None = Field(None, description="How far it usually strays from what is expected, in the same unit.")
+    window_ms: int | None = Field(None, ge=0, description="Over what time it was measured, ms; null for an instant.")
+    phase: str | None = Field(None, description="Phase of the business calendar there and then: open, month end ...")
 
 
 class Signal(Record):

@@ -274,7 +274,9 @@ def _leg(budget: Budget, verdict: Burning, rule: BurnRate, number: int, series: 
         f"{rule.severity}: the budget burns {long:.1f} times too fast over {_span(rule.long_ms)} and {short:.1f} times over "
         f"{_span(rule.short_ms)}; the limit of both is {factor:.1f}"
     )
-    return Evidence(text=text, series=series or None, value=round(long, 6), expected=factor, time_ms=at_ms)
+    return Evidence(
+        text=text, series=series or None, value=round(long, 6), expected=factor, time_ms=at_ms, window_ms=rule.long_ms
+    )
 
 
 def _span(length_ms: int) -> str:
