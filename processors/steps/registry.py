@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from processors.step import by_name
-from processors.steps import absence, baseline, burn_rate, contention, correlator, journeys
+from processors.steps import absence, baseline, burn_rate, contention, correlator, journeys, locks
 
-STEPS = by_name((baseline.STEP, absence.STEP, contention.STEP, journeys.STEP, burn_rate.STEP, correlator.STEP))
+STEPS = by_name(
+    (baseline.STEP, absence.STEP, locks.STEP, contention.STEP, journeys.STEP, burn_rate.STEP, correlator.STEP)
+)

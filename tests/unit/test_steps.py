@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from processors.step import Item, Step
-from processors.steps import absence, baseline, contention, correlator
+from processors.steps import absence, baseline, contention, correlator, locks
 from schemas.estate import Estate
 from schemas.records import Change, Incident, OperationsEvent, Phase, Record, Scrape, Severity, Signal
 
@@ -155,14 +155,14 @@ def blocked(number: int, count: int, longest_s: float) -> Item:
     return Item(
         at,
         OperationsEvent(
-            cell="eu1", time_ms=at, resource="pg", system="postgresql", tenant="acme", name=contention.BLOCKED,
+            cell="eu1", time_ms=at, resource="pg", system="postgresql", tenant="acme", name=locks.BLOCKED,
             attributes=attributes,
         ),
     )  # fmt: skip
 
 
 def test_a_lock_names_the_blocker_its_statement_and_its_tenant() -> None:
-    told = run(contention.STEP, [blocked(number, 4, 2.0 * number) for number in range(4)], until_ms=T0 + 60_000)
+    told = run(locks.STEP, [blocked(number, 4, 2.0 * number) for number in range(4)], until_ms=T0 + 60_000)
     assert [(one.phase, one.cause) for one in told] == [
         (Phase.OPEN, "postgresql.lock:acme"),
         (Phase.RESOLVED, "postgresql.lock:acme"),
@@ -174,7 +174,7 @@ def test_a_lock_names_the_blocker_its_statement_and_its_tenant() -> None:
 
 
 def test_a_short_wait_is_no_finding() -> None:
-    assert run(contention.STEP, [blocked(0, 1, 0.6)], until_ms=T0 + 60_000) == []
+    assert run(locks.STEP, [blocked(0, 1, 0.6)], until_ms=T0 + 60_000) == []
 
 
 def loads(acme: Sequence[float], borealis: Sequence[float], start: int = 0) -> list[Item]:
