@@ -223,6 +223,16 @@ class Phase(StrEnum):
     RESOLVED = "resolved"
 
 
+class Verdict(StrEnum):
+    """What is known of a change. Missing evidence is inconclusive, never fine."""
+
+    REGRESSED = "regressed"
+    FINE = "fine"
+    INCONCLUSIVE = "inconclusive"
+    RECOVERED = "recovered"
+    NOT_RECOVERED = "not_recovered"
+
+
 class Evidence(BaseModel):
     """One fact that speaks for a finding."""
 
@@ -257,6 +267,7 @@ class Signal(Record):
     tenants: tuple[Name, ...] = Field((), description="Tenants that suffer, worst first.")
     impact: Impact | None = None
     advice: Text | None = Field(None, description="What to do about it.")
+    verdict: Verdict | None = Field(None, description="Of a change that was judged; null for other findings.")
 
 
 class Cause(BaseModel):

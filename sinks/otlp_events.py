@@ -163,6 +163,7 @@ def _signal(signal: Signal) -> Event:
         "pilothouse.signal.started": rfc3339(signal.started_ms),
         "pilothouse.signal.evidence": _texts(signal.evidence),
         "pilothouse.signal.advice": signal.advice,
+        "pilothouse.signal.verdict": signal.verdict,
         "pilothouse.tenants": signal.tenants or None,
         **_impact(signal.impact),
     }

@@ -80,6 +80,9 @@ OWN_TENANT = frozenset({"postgresql.lock", "odoo.workers", "odoo.upgrade", "odoo
 
 TELLING = frozenset(
     {
+        "release",
+        "module_upgrade",
+        "configuration",
         "redis.latency",
         "postgresql.lock",
         "tenant.load",

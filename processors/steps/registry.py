@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 from processors.step import by_name
-from processors.steps import absence, baseline, burn_rate, contention, correlator, journeys, locks
+from processors.steps import (
+    absence,
+    baseline,
+    burn_rate,
+    contention,
+    correlator,
+    difference_in_differences,
+    journeys,
+    locks,
+)
 
 STEPS = by_name(
-    (baseline.STEP, absence.STEP, locks.STEP, contention.STEP, journeys.STEP, burn_rate.STEP, correlator.STEP)
+    (
+        baseline.STEP,
+        absence.STEP,
+        locks.STEP,
+        contention.STEP,
+        journeys.STEP,
+        burn_rate.STEP,
+        difference_in_differences.STEP,
+        correlator.STEP,
+    )
 )

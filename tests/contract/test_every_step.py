@@ -47,6 +47,9 @@ TOPIC = {topic.name: index for index, topic in enumerate(INPUTS)}
 
 def scrape(rng: random.Random, tick: int, *, ill: bool) -> Scrape:
     points: dict[str, float | None] = {"redis.ping.duration": 0.9 if ill else 0.001 * rng.uniform(0.8, 1.2)}
+    points['odoo.log.errors{tenant.id="acme"}'] = 4.0 * min(
+        max(tick - 85, 0), 35
+    )  # from the release until it is taken back
     for tenant in TENANTS:
         points[f'odoo.queue_job.done{{tenant.id="{tenant}"}}'] = float(
             tick * 6 + rng.randint(0, 3) if tick < 80 else 483
@@ -62,10 +65,10 @@ def scrape(rng: random.Random, tick: int, *, ill: bool) -> Scrape:
 def events(rng: random.Random, tick: int) -> Iterator[Record]:
     time_ms = T0 + tick * 2_000
     yield scrape(rng, tick, ill=60 <= tick < 70)
-    if tick == 85:
+    if tick in (85, 120):
         yield Change(
-            cell="eu1", time_ms=time_ms, change_id="c1", kind="release", status="succeeded", service="odoo", revision="2.4.1",
-            origin="generic",
+            cell="eu1", time_ms=time_ms, change_id="c1", kind="release", status="succeeded" if tick == 85 else "rolled_back",
+            service="odoo", revision="2.4.1", origin="generic",
         )  # fmt: skip
     if 40 <= tick < 50:
         attributes = {

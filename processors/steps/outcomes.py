@@ -1,0 +1,348 @@
+"""What speaks for or against a change, kept in columns so that any moment can be compared with what was before it.
+
+Every series that can tell of a change has a slot. Its values go into batches of a minute, of which the last two dozen that
+hold anything are kept: their mean is the past, their scatter the long-run variance, whatever the autocorrelation (batch
+means; Glynn & Whitt 1991, Flegal & Jones 2010). How far one ten minutes lies from the next while nothing is changed is
+kept too, by itself and beside the same series of other tenants: a placebo in time for slow drift. Levels are looked at as
+log(value + least), counts as rates, so that effects are ratios. Bound: `SLOTS_MAX` series a cell, about 2 KiB each.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from processors import columns
+from processors.steps.seasonal import Profile, hour_of_week
+from schemas.calendar import MINUTE_MS, Calendar
+from schemas.metrics import Departure, Kind, describe
+from schemas.records import ChangeKind, Scrape
+from schemas.series import Series, identity, parse, split
+
+BATCHES = 24
+WINDOW_BATCHES = 10
+SLOTS_MAX = 4_000
+LAYOUTS_MAX = 1_000
+GAP_MS = 1_200_000  # longer between two looks is not measured
+PAST_MS = 6 * 3_600_000  # older batches say nothing about the time before a change
+DRIFT_PRIOR, DRIFT_WINDOWS = 0.05**2, 3.0  # a twentieth in ten minutes, believed as much as half an hour of looking
+CLUMPS_PRIOR, CLUMPS_BATCHES = 2.0, 6.0  # failures come in pairs until a few batches say otherwise
+
+Floats = NDArray[np.float64]
+Places = NDArray[np.intp]
+
+
+class Outcome(NamedTuple):
+    """What a metric says of a change.
+
+    `least` is the smallest departure that matters (in its unit, of a sum: a second). `settle_s` is how long a restart may
+    disturb it. `kinds` are the changes that it speaks for, empty for all.
+    """
+
+    group: str
+    least: float
+    settle_s: float = 0.0
+    kinds: frozenset[ChangeKind] = frozenset()
+
+
+_TLS = frozenset({ChangeKind.CERTIFICATE, ChangeKind.SECRET, ChangeKind.CONFIGURATION})
+
+OUTCOMES: dict[str, Outcome] = {
+    "odoo.http.request.duration.mean": Outcome("latency", 0.05, 60),
+    "odoo.health.duration": Outcome("latency", 0.1, 60),
+    "redis.ping.duration": Outcome("latency", 0.01, 30),
+    "odoo.http.errors": Outcome("errors", 0.02),
+    "odoo.log.errors": Outcome("errors", 0.05),
+    "odoo.log.retries": Outcome("errors", 0.05),
+    "odoo.health.up": Outcome("errors", 0.25, 60),
+    "redis.errors": Outcome("errors", 0.5),
+    "postgresql.deadlocks": Outcome("errors", 0.01),
+    "tls.handshake.success": Outcome("errors", 0.25, 0, _TLS),
+    "odoo.worker.killed": Outcome("jobs", 0.01),
+    "odoo.queue_job.failed": Outcome("jobs", 0.02),
+    "odoo.queue_job.dead": Outcome("jobs", 1.0, 60),
+    "odoo.cron.failing": Outcome("jobs", 1.0, 30),
+    "odoo.cron.overdue": Outcome("jobs", 2.0, 120),
+    "redis.client.rejected": Outcome("jobs", 0.05),
+    "odoo.queue_job.done": Outcome("flow", 0.02, 60),
+    "odoo.queue_job.age.max": Outcome("flow", 30.0, 60),
+    "erp.document.transitions": Outcome("flow", 0.01, 60),
+    "odoo.http.requests": Outcome("flow", 0.1, 60),
+}
+"""Which direction is bad stands in the catalogue."""
+
+GROUPS = ("latency", "errors", "jobs", "flow")
+ENDS = frozenset({None, "done", "sale", "posted", "purchase"})
+SERVED = frozenset({None, "2xx"})
+
+
+class Slot(NamedTuple):
+    """One series that can speak for a change."""
+
+    resource: str
+    series: Series
+    outcome: Outcome
+    tenant: str | None
+    kin: str
+
+    @property
+    def name(self) -> str:
+        """The series as evidence names it."""
+        return identity(self.series.name, dict(self.series.attributes))
+
+
+class Look(NamedTuple):
+    """What one scrape adds: for each slot an amount and its weight, and the time of the look before."""
+
+    slots: Places
+    amounts: Floats
+    weights: Floats
+    since_ms: Floats
+
+
+class Past(NamedTuple):
+    """What was before a moment: mean (of counts: rate a second), weight (looks, or seconds), variance of one unit of weight."""
+
+    mean: Floats
+    weight: Floats
+    unit_variance: Floats
+    batches: Floats
+
+
+_SLOT_ARRAYS = ("last", "last_ms", "amount", "weight", "window_sum", "window_weight", "before", "before_noise", "drift", "apart", "windows", "filled")  # fmt: skip
+_RING_ARRAYS = ("value", "size", "end_ms")
+
+
+@dataclass
+class Ledger:
+    """All slots of a cell."""
+
+    keys: list[tuple[str, str, str | None]] = field(default_factory=list)
+    arrays: columns.Arrays = field(default_factory=lambda: {name: np.zeros(0) for name in _SLOT_ARRAYS})
+    ring: columns.Arrays = field(default_factory=lambda: {name: np.zeros((BATCHES, 0)) for name in _RING_ARRAYS})
+    profile: Profile = field(default_factory=Profile)
+    starts_ms: dict[str, int] = field(default_factory=dict)
+    minute: int = -1
+    hour: int = -1
+    slots: list[Slot] = field(default_factory=list)
+    _index: dict[tuple[str, str, str | None], int] = field(default_factory=dict)
+    _layouts: dict[tuple[str, str], tuple[list[int], Places]] = field(default_factory=dict)
+    is_count: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    least: Floats = field(default_factory=lambda: np.zeros(0))
+    settle_ms: Floats = field(default_factory=lambda: np.zeros(0))
+    sign: Floats = field(default_factory=lambda: np.zeros(0))
+    kin: Places = field(default_factory=lambda: np.zeros(0, np.intp))
+
+    def __post_init__(self) -> None:
+        self._describe()
+
+    def look(self, scrape: Scrape, tenant: str | None) -> Look | None:
+        """Take in a scrape; None when nothing in it was measured. `tenant` is whom the resource serves alone."""
+        places, slots = self._layout(scrape, tenant)
+        if not places:
+            return None
+        raw = np.array([scrape.values[place] for place in places], np.float64)
+        arrays = self.arrays
+        since_ms, before = arrays["last_ms"][slots], arrays["last"][slots]
+        elapsed_s = (scrape.time_ms - since_ms) / 1000
+        is_count, started = self.is_count[slots], scrape.start_time_ms if scrape.start_time_ms is not None else -1
+        steady = (since_ms > 0) & (raw >= before) & (elapsed_s > 0) & (elapsed_s * 1000 <= GAP_MS)
+        steady &= self.starts_ms.get(scrape.resource + scrape.system, started) == started
+        # A scrape that is not newer than the last counts nothing.
+        measured = ~np.isnan(raw) & np.where(is_count, steady, elapsed_s > 0)
+        level = np.log(np.maximum(np.where(is_count, 0.0, raw), 0.0) + self.least[slots])
+        amounts = np.where(is_count, raw - before, level)[measured]
+        weights = np.where(is_count, elapsed_s, 1.0)[measured]
+        newer = ~np.isnan(raw) & (elapsed_s > 0)
+        arrays["last"][slots[newer]] = raw[newer]
+        arrays["last_ms"][slots[newer]] = scrape.time_ms
+        self.starts_ms[scrape.resource + scrape.system] = started
+        if not measured.any():
+            return None
+        chosen = slots[measured]
+        arrays["amount"][chosen] += amounts
+        arrays["weight"][chosen] += weights
+        return Look(chosen, amounts, weights, since_ms[measured])
+
+    def turn(self, at_ms: int, calendar: Calendar) -> None:
+        """Close the batch, the ten minutes and the hour that are over at `at_ms`."""
+        minute = at_ms // MINUTE_MS
+        if minute <= self.minute:
+            return
+        if self.minute >= 0:
+            self._close_batch((self.minute + 1) * MINUTE_MS)
+            if minute // WINDOW_BATCHES != self.minute // WINDOW_BATCHES:
+                self._close_window()
+        hour, _ = hour_of_week(calendar, at_ms)
+        if self.hour >= 0 and hour != self.hour:
+            self.profile.close(self.hour)
+        self.minute, self.hour = minute, hour
+
+    def past(self, before_ms: int) -> Past:
+        """What was before a moment, from whole batches."""
+        end_ms, size, value = self.ring["end_ms"], self.ring["size"], self.ring["value"]
+        size = np.where((end_ms <= before_ms) & (end_ms > before_ms - PAST_MS), size, 0.0)
+        weight, batches = size.sum(0), (size > 0).sum(0).astype(np.float64)
+        mean = np.divide((size * value).sum(0), weight, out=np.zeros_like(weight), where=weight > 0)
+        scatter = (size * (value - mean) ** 2).sum(0) / np.maximum(batches - 1.0, 1.0)
+        return Past(mean, weight, scatter, batches)
+
+    def expected(self, calendar: Calendar, time_ms: int) -> Floats:
+        """What the week's profile expects at an instant, in logs; NaN where it does not know."""
+        value, known = self.profile.expected(*hour_of_week(calendar, time_ms))
+        logs = np.where(self.is_count, np.log(np.maximum(value, 0.0) + self.least), value)
+        return np.where(known, logs, np.nan)
+
+    def drift(self, *, apart: bool) -> Floats:
+        """Variance of ten minutes against the ten before, of the logs; `apart`: beside the same series of others."""
+        seen = self.arrays["apart" if apart else "drift"]
+        return (seen + DRIFT_PRIOR * DRIFT_WINDOWS) / (self.arrays["windows"] + DRIFT_WINDOWS)
+
+    def _close_batch(self, end_ms: int) -> None:
+        arrays, ring = self.arrays, self.ring
+        full = np.flatnonzero(arrays["weight"] > 0)
+        mean = arrays["amount"][full] / arrays["weight"][full]
+        row = (arrays["filled"][full] % BATCHES).astype(np.intp)
+        ring["value"][row, full], ring["size"][row, full] = mean, arrays["weight"][full]
+        ring["end_ms"][row, full] = end_ms
+        arrays["filled"][full] += 1
+        arrays["window_sum"] += arrays["amount"]
+        arrays["window_weight"] += arrays["weight"]
+        whole = np.zeros(len(self.slots))
+        whole[full] = mean
+        self.profile.add(whole, arrays["weight"] > 0)
+        arrays["amount"][:], arrays["weight"][:] = 0, 0
+
+    def _close_window(self) -> None:
+        """Learn how far ten minutes lie from the ten before, beyond what their own noise explains."""
+        arrays, past = self.arrays, self.past((self.minute + 1) * MINUTE_MS)
+        full = arrays["window_weight"] > 0
+        weight = np.where(full, arrays["window_weight"], 1.0)
+        mean = arrays["window_sum"] / weight
+        now, noise = self.logs(mean, weight), self.noise(past, mean, weight)
+        both = full & (arrays["before_noise"] >= 0)
+        moved = np.where(both, now - arrays["before"], 0.0)
+        noises = np.where(both, noise + arrays["before_noise"], 0.0)
+        common, alone = self._among_kin(moved, both)
+        self._learn("drift", moved, noises, both)
+        self._learn("apart", np.where(alone, moved, moved - common), noises, both)
+        arrays["windows"] += both
+        for name in ("drift", "apart", "windows"):  # a day and a half of memory
+            arrays[name] *= np.where(both & (arrays["windows"] > 200), 0.995, 1.0)
+        arrays["before"] = np.where(full, now, arrays["before"])
+        arrays["before_noise"] = np.where(full, noise, -1.0)
+        arrays["window_sum"][:], arrays["window_weight"][:] = 0, 0
+
+    def _learn(self, name: str, moved: Floats, noises: Floats, both: NDArray[np.bool_]) -> None:
+        square = np.maximum(moved * moved - noises, 0.0)
+        ceiling = 9.0 * self.drift(apart=name == "apart")  # one incident does not make everything possible
+        self.arrays[name] += np.where(both, np.minimum(square, ceiling), 0.0)
+
+    def _among_kin(self, moved: Floats, both: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.bool_]]:
+        """By slot the mean move of the same series of others, and whether there are none."""
+        width = int(self.kin.max()) + 1 if self.kin.size else 0
+        number = np.bincount(self.kin, weights=both, minlength=width)[self.kin]
+        total = np.bincount(self.kin, weights=np.where(both, moved, 0.0), minlength=width)[self.kin]
+        others = number - both
+        return np.divide(
+            total - np.where(both, moved, 0.0), others, out=np.zeros_like(moved), where=others > 0
+        ), others <= 0
+
+    def logs(self, mean: Floats, weight: Floats) -> Floats:
+        """Means as logs; of counts half an event is added, so that none has a log too."""
+        return np.where(self.is_count, np.log((np.maximum(mean, 0.0) * weight + 0.5) / np.maximum(weight, 1e-9)), mean)
+
+    def noise(self, past: Past, mean: Floats, weight: Floats) -> Floats:
+        """Variance of a mean over `weight`, of the logs."""
+        events = mean * weight / self.clumps(past) + 0.5
+        return np.where(self.is_count, 1.0 / events, self._unit_variance(past) / np.maximum(weight, 1e-9))
+
+    def clumps(self, past: Past) -> Floats:
+        """How many events come at once: variance over mean of a count, 1 for single ones."""
+        seen = np.divide(past.unit_variance, past.mean, out=np.ones_like(past.mean), where=past.mean > 0)
+        batches = np.maximum(past.batches - 1.0, 0.0)
+        found = (seen * batches + CLUMPS_PRIOR * CLUMPS_BATCHES) / (batches + CLUMPS_BATCHES)
+        return np.where(self.is_count, np.maximum(found, 1.0), 1.0)
+
+    def _unit_variance(self, past: Past) -> Floats:
+        # A series that never moved is not known to the last digit: a twentieth, one look in a batch.
+        return np.maximum(past.unit_variance, 0.05**2)
+
+    def _layout(self, scrape: Scrape, tenant: str | None) -> tuple[list[int], Places]:
+        key = (scrape.resource, scrape.series)
+        known = self._layouts.get(key)
+        if known is None:
+            if len(self._layouts) >= LAYOUTS_MAX:
+                self._layouts.clear()
+            places = [place for place, one in enumerate(split(scrape.series)) if speaks(one)]
+            every = split(scrape.series)
+            keys = [(scrape.resource, every[place], tenant) for place in places]
+            new = [one for one in keys if one not in self._index][: SLOTS_MAX - len(self.keys)]
+            if new:
+                self._extend(new)
+            kept = [(place, self._index[one]) for place, one in zip(places, keys, strict=True) if one in self._index]
+            known = [place for place, _ in kept], np.array([slot for _, slot in kept], np.intp)
+            self._layouts[key] = known
+        return known
+
+    def _extend(self, keys: list[tuple[str, str, str | None]]) -> None:
+        more = len(keys)
+        self.keys += keys
+        self.arrays = {name: np.pad(array, (0, more)) for name, array in self.arrays.items()}
+        self.arrays["before_noise"][-more:] = -1
+        self.ring = {name: np.pad(array, ((0, 0), (0, more))) for name, array in self.ring.items()}
+        self.profile.grow(len(self.keys))
+        self._describe()
+
+    def _describe(self) -> None:
+        self._index = {key: slot for slot, key in enumerate(self.keys)}
+        self.slots = [_slot(*key) for key in self.keys]
+        metrics = [describe(slot.series.name) for slot in self.slots]
+        self.is_count = np.array([metric.kind is Kind.SUM for metric in metrics], bool)
+        self.sign = np.array([-1.0 if metric.bad is Departure.DOWN else 1.0 for metric in metrics])
+        self.least = np.array([slot.outcome.least for slot in self.slots])
+        self.settle_ms = np.array([slot.outcome.settle_s * 1000 for slot in self.slots])
+        kinds = {name: place for place, name in enumerate(dict.fromkeys(slot.kin for slot in self.slots))}
+        self.kin = np.array([kinds[slot.kin] for slot in self.slots], np.intp)
+
+    def pack(self) -> dict[str, bytes]:
+        """As parts; what changes once a minute and once an hour by itself."""
+        more: Any = {"keys": self.keys, "starts_ms": self.starts_ms, "minute": self.minute, "hour": self.hour}
+        return {
+            "present": columns.pack({**self.arrays, **self.profile.present()}, more),
+            "past": columns.pack(self.ring),
+            "season": columns.pack(self.profile.season()),
+        }
+
+    @classmethod
+    def unpack(cls, parts: dict[str, bytes]) -> Ledger:
+        """What `pack` gave."""
+        present, more = columns.unpack(parts["present"])
+        ring, _ = columns.unpack(parts["past"])
+        season, _ = columns.unpack(parts["season"])
+        return cls(
+            keys=[(resource, text, tenant) for resource, text, tenant in more["keys"]],
+            arrays={name: present[name] for name in _SLOT_ARRAYS},
+            ring=ring,
+            profile=Profile(arrays={**present, **season}),
+            starts_ms=more["starts_ms"],
+            minute=more["minute"],
+            hour=more["hour"],
+        )
+
+
+def speaks(series: str) -> bool:
+    """Whether a series can tell of a change. Of documents only the states in which their way ends, of requests those served."""
+    if series.partition("{")[0] not in OUTCOMES:
+        return False
+    of = parse(series).attributes.get
+    return of("erp.document.state") in ENDS and of("http.response.status_class") in SERVED
+
+
+def _slot(resource: str, text: str, tenant: str | None) -> Slot:
+    series = parse(text)
+    alike = {name: value for name, value in series.attributes.items() if name != "tenant.id"}
+    return Slot(resource, series, OUTCOMES[series.name], series.tenant or tenant, identity(series.name, alike))

@@ -1,0 +1,181 @@
+"""Examples that explain how a change is judged; each cell is drawn, its effect known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from processors.steps import always_valid
+from processors.steps.difference_in_differences import STEP, State
+from schemas.records import Phase, Severity, Signal, Verdict
+from tests.support.changes import T0, Draw, judged
+
+
+def seconds(draw: Draw, told: Signal) -> float:
+    return (told.time_ms - T0) / 1000 - draw.before_s
+
+
+def verdicts(told: list[Signal]) -> list[str | None]:
+    return list(dict.fromkeys(one.verdict for one in told))
+
+
+def test_workers_that_die_after_a_release_are_known_within_ten_seconds() -> None:
+    draw = Draw(seed=6, errors_s=1.5, interval_s=2.0, before_s=1_200, after_s=60)
+    told = judged(draw)
+    assert told[1].verdict is Verdict.REGRESSED
+    assert told[1].phase is Phase.OPEN
+    assert told[1].severity >= Severity.WARNING
+    assert seconds(draw, told[1]) <= 12
+    assert told[1].cause == "release:odoo@2.4.1"
+    assert "2.4.1 back to 2.4.0" in (told[1].advice or "")
+
+
+def test_a_subtle_slowness_is_known_within_minutes_and_names_who_suffers() -> None:
+    draw = Draw(seed=7, latency=1.6, after_s=900)
+    told = judged(draw)
+    assert verdicts(told) == [Verdict.INCONCLUSIVE, Verdict.REGRESSED]
+    assert seconds(draw, told[1]) <= 300
+    assert set(told[1].tenants) <= {"tenant-0", "tenant-1"}
+    assert "times as bad" in told[1].evidence[0].text
+
+
+def test_a_harmless_release_is_called_fine_and_opens_nothing() -> None:
+    told = judged(Draw(seed=1))
+    assert verdicts(told) == [Verdict.INCONCLUSIVE, Verdict.FINE]
+    assert {one.phase for one in told} == {Phase.RESOLVED}
+    assert {one.severity for one in told} == {Severity.INFO}
+    assert "min after the change" in told[0].summary  # when it will be known is said at once
+
+
+def test_a_shock_that_hits_everybody_is_not_the_releases_fault() -> None:
+    assert Verdict.REGRESSED not in verdicts(judged(Draw(seed=4, shock=2.0, after_s=1_800)))
+
+
+def test_the_same_slowness_without_anybody_beside_is_judged_against_the_past_alone() -> None:
+    told = judged(Draw(seed=8, everywhere=True, latency=1.8, after_s=900))
+    assert told[-1].verdict is Verdict.REGRESSED
+    assert "nobody to stand beside" in " ".join(one.text for one in told[-1].evidence)
+
+
+def test_a_restart_that_everything_survives_is_no_regression() -> None:
+    assert Verdict.REGRESSED not in verdicts(judged(Draw(seed=11, interval_s=5.0, blip_s=40, after_s=900)))
+
+
+def test_a_roll_back_that_helps_is_confirmed() -> None:
+    draw = Draw(seed=7, latency=1.8, rolled_back_after_s=600, after_s=1_500)
+    told = judged(draw)
+    assert verdicts(told) == [Verdict.INCONCLUSIVE, Verdict.REGRESSED, Verdict.RECOVERED]
+    assert told[-1].phase is Phase.RESOLVED
+    assert seconds(draw, told[-1]) <= 1_200
+    assert len({one.id for one in told}) == 1
+
+
+def test_a_roll_back_that_does_not_help_is_said() -> None:
+    draw = Draw(seed=3, failed_s=0.4, after_s=1_500)
+    records = list(draw.records())
+    place = next(number for number, one in enumerate(records) if one.time_ms >= T0 + (draw.before_s + 600) * 1000)
+    records.insert(place, draw.change(draw.before_s + 600, status="rolled_back"))
+    told = judged(draw, records=records)
+    assert told[-1].verdict is Verdict.NOT_RECOVERED
+    assert told[-1].phase is Phase.UPDATED
+    assert "did not help" in (told[-1].advice or "")
+
+
+def test_a_release_that_returns_to_the_former_revision_is_a_roll_back() -> None:
+    draw = Draw(seed=7, latency=1.8, rolled_back_after_s=600, after_s=1_500)
+    records = [
+        one.model_copy(update={"change_id": "c-back", "status": "succeeded", "revision": "2.4.0"})
+        if getattr(one, "status", None) == "rolled_back"
+        else one
+        for one in draw.records()
+    ]
+    told = judged(draw, records=records)
+    assert told[-1].verdict is Verdict.RECOVERED
+    assert {one.cause for one in told} == {"release:odoo@2.4.1"}
+
+
+def test_a_deployment_that_is_told_as_a_roll_back_mends_what_it_leaves() -> None:
+    """GitHub tells a roll-back as a deployment of its own: another id, the old revision, first started, then done."""
+    draw = Draw(seed=7, latency=1.8, rolled_back_after_s=600, after_s=1_500)
+    other = {"change_id": "c-back", "revision": "2.4.0", "previous_revision": "2.4.1"}
+    records = list(draw.records())
+    place = next(number for number, one in enumerate(records) if getattr(one, "status", None) == "rolled_back")
+    records[place : place + 1] = [
+        records[place].model_copy(update={**other, "status": status}) for status in ("started", "rolled_back")
+    ]
+    assert judged(draw, records=records)[-1].verdict is Verdict.RECOVERED
+
+
+def test_missing_evidence_is_inconclusive_and_never_fine() -> None:
+    draw = Draw(seed=1)
+    silent = [one for one in draw.records() if one.time_ms <= T0 + draw.before_s * 1000]
+    late = draw.change(draw.before_s + 4_000).model_copy(update={"change_id": "other", "service": "redis"})
+    told = judged(draw, records=[*silent, late])
+    assert {one.verdict for one in told} == {Verdict.INCONCLUSIVE}
+    assert "not enough evidence on latency, errors, jobs, flow" in told[1].summary
+
+
+def test_what_was_never_measured_cannot_be_judged() -> None:
+    draw = Draw(seed=1)
+    told = judged(draw, records=[draw.change(0.0)])
+    assert [one.verdict for one in told] == [Verdict.INCONCLUSIVE]
+    assert "nothing that could tell was measured" in told[0].summary
+
+
+def test_a_trial_survives_packing_at_any_moment() -> None:
+    draw = Draw(seed=6, errors_s=1.0, interval_s=10.0, before_s=600, after_s=300)
+    whole = judged(draw)
+    again = judged(draw, between=lambda state: STEP.unpack(STEP.pack(state)))
+    assert whole == again
+
+
+def test_a_state_stays_small() -> None:
+    state: State = STEP.fresh()
+    judged(Draw(seed=1, before_s=600, after_s=60), between=lambda one: state.__dict__.update(one.__dict__) or one)
+    size = sum(map(len, STEP.pack(state).values()))
+    assert size / len(state.ledger.slots) < 2_048 + 1_024  # of which 840 are the week's profile
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.2, 5.0), st.integers(5, 40))
+def test_looking_after_every_event_does_not_inflate_errors(seed: int, scale: float, past: int) -> None:
+    """Of an e-value the mean is one under health, at whatever time one stops; so above 1,000 it hardly ever comes."""
+    rng = np.random.default_rng(seed)
+    before, after = rng.normal(0, scale, past), rng.normal(0, scale, 200)
+    worst = -math.inf
+    for number in range(2, 200):
+        spread = np.array([(before.var(ddof=1) * (past - 1) + after[:number].var() * number) / (past + number - 2)])
+        estimate = np.array([after[:number].mean() - before.mean()])
+        freedom = np.array([past + number - 2.0])
+        worst = max(worst, *always_valid.shift(estimate, spread * (1 / past + 1 / number), freedom, 0.7))
+    assert worst < math.log(10_000)
+
+
+@pytest.mark.parametrize(("events", "expected"), [(0.0, 0.1), (3.0, 3.0), (40.0, 40.0)])
+def test_the_bounds_of_a_count_enclose_it_and_shrink_with_doubt_allowed(events: float, expected: float) -> None:
+    arrays = np.array([events]), np.array([expected])
+    low, high = always_valid.count_bounds(*arrays, 0.05)
+    narrow_low, narrow_high = always_valid.count_bounds(*arrays, 0.5)
+    assert low <= narrow_low <= max(events, 1e-9)
+    assert events <= narrow_high < high
+
+
+@pytest.mark.soak
+def test_over_drawn_cells_regressions_are_found_and_health_is_left_alone() -> None:
+    """Precision and recall over 400 drawn changes, half of them harmful."""
+    right = false = missed = 0
+    harms = ({"failed_s": 0.3}, {"errors_s": 0.5}, {"latency": 2.0}, {"served": 0.1})
+    for seed in range(200):
+        small = {"before_s": 3_600.0, "after_s": 1_800.0, "tenants": 3 + seed % 6}
+        healthy = verdicts(
+            judged(Draw(seed=seed, shock=1.0 + seed % 2, everywhere=seed % 2 == 0 and seed % 3 == 0, **small))
+        )
+        false += Verdict.REGRESSED in healthy
+        found = Verdict.REGRESSED in verdicts(judged(Draw(seed=seed, **small, **harms[seed % 4])))
+        right, missed = right + found, missed + (not found)
+    assert right / (right + false) >= 0.95
+    assert right / (right + missed) >= 0.95
