@@ -16,6 +16,7 @@ import uvloop
 
 from ingest.app import IngestSettings, ReceiverSettings, run_ingest
 from ingest.references import resolve
+from pilothouse import telemetry
 from pilothouse.settings import Settings
 from processors.agents import Worker
 from processors.agents import run as run_worker
@@ -65,7 +66,8 @@ def plan(estate: Estate | None) -> Plan:
 def process(estate: Estate, settings: Settings, instance: str | None = None) -> None:
     """A Faust worker, until SIGTERM. `instance` makes its group membership static."""
     worker = Worker(plan(estate), kafka_options(settings), settings.topic_prefix)
-    run_worker(worker, settings.topic_prefix + GROUP, str(settings.data_dir / "processors"), instance)
+    with telemetry.reporting(settings, "process", instance, lambda: telemetry.of_worker(worker.counts())):
+        run_worker(worker, settings.topic_prefix + GROUP, str(settings.data_dir / "processors"), instance)
 
 
 def sink(names: list[str], estate: Estate, settings: Settings, instance: str | None = None) -> None:
@@ -85,11 +87,13 @@ def sink(names: list[str], estate: Estate, settings: Settings, instance: str | N
         if "timescale" in names and settings.database_url:
             await migrate(settings.database_url)
         async with asyncio.TaskGroup() as tasks:
-            for name in names:
-                made = sinks.SINKS[name](context)
+            for name, made in tasks_by_name.items():
                 tasks.create_task(sinks.run(made, context.kafka, stop, instance and f"{instance}-{name}"))
 
-    _until_stopped(run_all)
+    tasks_by_name = {name: sinks.SINKS[name](context) for name in names}
+    made = [task for tasks in tasks_by_name.values() for task in tasks]
+    with telemetry.reporting(settings, "sink", instance, lambda: telemetry.of_sinks(made)):
+        _until_stopped(run_all)
 
 
 def _resolve(reference: str | Reference | None, wanted_by: str) -> str:

@@ -19,6 +19,7 @@ import os
 import signal
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -126,6 +127,14 @@ class Worker:
         self.runners: dict[int, Runner] = {}
         self.topics = {f"{self.prefix}{INPUTS[place].name}": place for place in self.plan.listens}
         self.hold = 0
+        self._counted: Counter[str] = Counter()
+
+    def counts(self) -> Counter[str]:
+        """What came in, went out, was refused, since the process began; also in partitions that others have now.
+
+        May be asked from another thread.
+        """
+        return sum(map(_counts, list(self.runners.values())), self._counted)
 
     async def on_batch(self, batch: Batch, consumer: Consumer) -> None:
         """Hand the records of a batch to their partition, letting others run now and then."""
@@ -143,6 +152,7 @@ class Worker:
     def forget(self) -> None:
         """All partitions were revoked; those that come back are restored from their snapshots."""
         self.hold += 1
+        self._counted = self.counts()
         for runner in self.runners.values():
             runner.abandon()
         self.runners.clear()
@@ -162,6 +172,10 @@ class Worker:
         self.runners[partition] = Runner(partition, fold, writer, self.store, acknowledge, time.monotonic, self.pace)
         log.info("took over partition %d at %s", partition, fold.order.cursor)
         return self.runners[partition]
+
+
+def _counts(runner: Runner) -> Counter[str]:
+    return runner.fold.counts.copy() + Counter(late=runner.fold.order.late)
 
 
 def application(worker: Worker, group: str, data_dir: str, instance: str | None = None) -> faust.App:

@@ -90,18 +90,34 @@ class Transport(Protocol):
         """Let go of the connection."""
 
 
-def connect(endpoint: str, headers: Mapping[str, str], timeout_s: float, compress: bool) -> Transport:
-    """The transport of an endpoint: `grpc(s)://host:4317` or `http(s)://host:4318[/path]`. Call it in a running loop."""
+class Place(NamedTuple):
+    """Where an endpoint is: `host:port` of gRPC, or the url below which HTTP has its paths."""
+
+    address: str
+    is_grpc: bool
+    is_secure: bool
+
+
+def place(endpoint: str) -> Place:
+    """Read `grpc(s)://host[:4317]` or `http(s)://host[:4318][/path]`. Raises ValueError."""
     url = urlsplit(endpoint)
     if url.username or url.password:
         raise ValueError(f"the OTLP endpoint of {url.hostname} holds a password; it belongs into the headers")
     match url.scheme:
         case "grpc" | "grpcs":
-            return Grpc(f"{url.hostname}:{url.port or 4317}", url.scheme == "grpcs", headers, timeout_s, compress)
+            return Place(f"{url.hostname}:{url.port or 4317}", True, url.scheme == "grpcs")
         case "http" | "https":
             base = f"{url.scheme}://{url.netloc}{'' if url.port else ':4318'}{url.path.rstrip('/')}"
-            return Http(base, headers, timeout_s, compress)
+            return Place(base, False, url.scheme == "https")
     raise ValueError(f"OTLP endpoint {endpoint!r} must begin with grpc://, grpcs://, http:// or https://")
+
+
+def connect(endpoint: str, headers: Mapping[str, str], timeout_s: float, compress: bool) -> Transport:
+    """The transport of an endpoint. Call it in a running loop. Raises ValueError."""
+    to = place(endpoint)
+    if to.is_grpc:
+        return Grpc(to.address, to.is_secure, headers, timeout_s, compress)
+    return Http(to.address, headers, timeout_s, compress)
 
 
 # HTTP

@@ -31,4 +31,32 @@ METRICS = (
     Metric("pilothouse.collector.refused", Kind.SUM, "{record}", "What collectors could not read, as dead letters."),
     Metric("pilothouse.receiver.refused", Kind.SUM, "{request}", "Requests answered with an error."),
     Metric("pilothouse.receiver.duplicates", Kind.SUM, "{record}", "Deliveries that had been taken before."),
+    Metric("pilothouse.worker.records", Kind.SUM, "{record}", "Records folded."),
+    Metric("pilothouse.worker.duplicates", Kind.SUM, "{record}", "Records that had been folded before; passed over."),
+    Metric(
+        "pilothouse.worker.late", Kind.SUM, "{record}", "Records behind their topic's clock, folded where it stood."
+    ),
+    Metric("pilothouse.worker.rejected", Kind.SUM, "{record}", "Bytes that are no record, as dead letters."),
+    Metric("pilothouse.worker.failed", Kind.SUM, "{record}", "Records on which a step raised, as dead letters."),
+    Metric("pilothouse.worker.signals", Kind.SUM, "{signal}", "Signals told."),
+    Metric("pilothouse.worker.incidents", Kind.SUM, "{incident}", "Versions of incidents told."),
+    Metric(
+        "pilothouse.worker.units_dropped", Kind.SUM, "{unit}", "Units of state that no step could read; begun afresh."
+    ),
+    Metric("pilothouse.worker.sources_forgotten", Kind.SUM, "{source}", "Sources beyond the bound that is remembered."),
+    Metric("pilothouse.sink.records", Kind.SUM, "{record}", "Records read, heartbeats left out."),
+    Metric("pilothouse.sink.heartbeats", Kind.SUM, "{record}", "Heartbeats read."),
+    Metric("pilothouse.sink.repeated", Kind.SUM, "{record}", "Records that had been written before; passed over."),
+    Metric("pilothouse.sink.rejected", Kind.SUM, "{record}", "Records that can never be written, as dead letters."),
+    Metric("pilothouse.sink.written", Kind.SUM, "{record}", "Records written."),
+    Metric("pilothouse.sink.writes", Kind.SUM, "{batch}", "Batches written."),
+    Metric("pilothouse.sink.unavailable", Kind.SUM, "{attempt}", "Times the sink's system was away."),
+    Metric("pilothouse.sink.rebalances", Kind.SUM, "{rebalance}", "Times the group gave partitions anew."),
+    Metric(
+        "pilothouse.sink.out_of_step", Kind.SUM, "{batch}", "Batches given up because another worker wrote meanwhile."
+    ),
+    Metric("pilothouse.sink.commits_lost", Kind.SUM, "{batch}", "Commits that came after the group had moved on."),
+    Metric("pilothouse.sink.reconnects", Kind.SUM, "{attempt}", "Times Kafka failed and the reader was made anew."),
+    Metric("pilothouse.sink.sources_forgotten", Kind.SUM, "{source}", "Sources beyond the bound that is remembered."),
+    Metric("pilothouse.sink.letters_cut", Kind.SUM, "{record}", "Dead letters that were too large and were cut."),
 )

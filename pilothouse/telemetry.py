@@ -1,0 +1,87 @@
+"""What our own programs count, told by the OpenTelemetry SDK to the OTLP endpoint that also takes the product's data.
+
+Ingest tells its counts as a scrape on the bus. Workers and sinks cannot: theirs would be records of their own making in
+the log they read. Names, units and meaning are the catalogue's (`schemas.metrics.pilothouse`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from typing import NamedTuple
+
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+
+from pilothouse.settings import Settings
+from schemas.metrics.pilothouse import METRICS
+from sinks.context import Task
+from sinks.otlp_transport import place
+
+EVERY_MS = 15_000
+TIMEOUT_S = 5
+
+
+class Reading(NamedTuple):
+    """One counter at this moment."""
+
+    name: str
+    value: int
+    attributes: Mapping[str, str]
+
+
+Read = Callable[[], Iterable[Reading]]
+
+
+def of_worker(counts: Mapping[str, int]) -> Iterator[Reading]:
+    """A worker's counts; what was rejected by its reason."""
+    for name, value in counts.items():
+        what, _, reason = name.partition("rejected_")
+        yield Reading(f"pilothouse.worker.{what or 'rejected'}", value, {"pilothouse.reason": reason} if reason else {})
+
+
+def of_sinks(tasks: Sequence[Task]) -> Iterator[Reading]:
+    """The counts of each sink."""
+    for task in tasks:
+        for one in fields(task.counts):
+            value = getattr(task.counts, one.name)
+            yield Reading(f"pilothouse.sink.{one.name}", value, {"pilothouse.sink.name": task.sink.name})
+
+
+@contextmanager
+def reporting(settings: Settings, program: str, instance: str | None, read: Read) -> Iterator[None]:
+    """Tell the counts every 15 s and once more at the end; nothing without an OTLP endpoint."""
+    if not settings.otlp_endpoint:
+        yield
+        return
+    about = {"service.name": f"pilothouse-{program}", "service.instance.id": instance or program}
+    reader = PeriodicExportingMetricReader(_exporter(settings), export_interval_millis=EVERY_MS)
+    provider = MeterProvider([reader], resource=Resource.create(about), shutdown_on_exit=False)
+    meter = provider.get_meter("pilothouse")
+    for metric in METRICS:
+        if metric.name.startswith(("pilothouse.worker.", "pilothouse.sink.")):
+            told = _told(metric.name, read)
+            meter.create_observable_counter(metric.name, [told], metric.unit, metric.description)
+    try:
+        yield
+    finally:
+        provider.shutdown(timeout_millis=1_000 * TIMEOUT_S)
+
+
+def _told(name: str, read: Read) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def told(_: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(one.value, one.attributes) for one in read() if one.name == name]
+
+    return told
+
+
+def _exporter(settings: Settings) -> MetricExporter:
+    to, headers = place(settings.otlp_endpoint or ""), settings.otlp_headers
+    if to.is_grpc:
+        return GrpcExporter(endpoint=to.address, insecure=not to.is_secure, headers=headers, timeout=TIMEOUT_S)
+    return HttpExporter(endpoint=f"{to.address}/v1/metrics", headers=headers, timeout=TIMEOUT_S)
