@@ -286,20 +286,23 @@ async def _watch(app: Any, worker: Worker) -> None:
         now_read = sum(runner.processed for runner in worker.runners.values()) + (worker.hold << 40)
         if now_read != read:
             read, since_s = now_read, time.monotonic()
-        elif time.monotonic() - since_s > STALLED_S and await _is_behind(app, probe):
+        elif time.monotonic() - since_s > STALLED_S and await _is_behind(app, worker, probe):
             log.critical("records wait and none was read for %.0f s; the worker ends to start afresh", STALLED_S)
             os._exit(EXIT_ILL)
 
 
-async def _is_behind(app: Any, probe: AIOKafkaConsumer) -> bool:
+async def _is_behind(app: Any, worker: Worker, probe: Any) -> bool:
+    """Whether a record waits that was not handed to its runner."""
     places = [TopicPartition(one.topic, one.partition) for one in app.consumer.assignment()]
     try:
         async with asyncio.timeout(5):
-            ends = await probe.end_offsets(places)
+            begins, ends = await probe.beginning_offsets(places), await probe.end_offsets(places)
     except Exception:  # noqa: BLE001 (the broker is away: nothing can be read, which is not the worker's illness)
         return False
-    return any(app.consumer.highwater(place) != end or _position(app, place) < end for place, end in ends.items())
+    return any(max(begins[place], _next_offset(app, worker, place)) < end for place, end in ends.items())
 
 
-def _position(app: Any, place: TopicPartition) -> int:
-    return app.consumer._read_offset.get(place) or 0
+def _next_offset(app: Any, worker: Worker, place: TopicPartition) -> int:
+    runner = worker.runners.get(place.partition)
+    known = runner.next_offset(worker.topics[place.topic]) if runner else None
+    return known if known is not None else app.consumer._read_offset.get(TP(*place)) or 0

@@ -78,6 +78,10 @@ class Runner:
         self._sent: list[asyncio.Future[object]] = []
         self._flush: asyncio.Task[None] | None = None
 
+    def next_offset(self, topic: int) -> int | None:
+        """The offset that comes next; None before the first message of a topic."""
+        return self._expected.get(topic)
+
     async def on_message(self, message: Message) -> None:
         """Fold one message and send what it makes certain."""
         self._guard(message.topic, message.offset)
