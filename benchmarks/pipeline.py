@@ -6,8 +6,8 @@ the baseline alone, so that figures compare while steps come and go. CPU is that
 from its first record to its last snapshot. The bare loop is aiokafka on uvloop, orjson and numpy, and reads no
 topic but that of the scrapes: the least that anybody could do with these records.
 
-The series are the catalogue's own, so that steps find what they look for. There is about one heartbeat a scrape; a
-worker that has a core to itself, at 500 points a scrape, sees fewer.
+There is about one heartbeat a scrape; a
+worker that has a core to itself, at 500 points a scrape, sees fewer. What each step costs is told from a fold in memory.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -27,22 +28,21 @@ import orjson
 import psutil
 import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from benchmarks.estate import POINTS, RESOURCES, START_MS, Estate
 from ingest.topics import ensure_topics
 from pilothouse.settings import Settings
 from processors.agents import Batch, Worker, run
-from processors.fold import Plan
+from processors.fold import CellFold, Plan
+from processors.step import Findings, Item, Step
 from processors.steps.registry import STEPS
 from processors.store import Store
 from schemas.codec import Envelope, encode, encode_heartbeat
-from schemas.metrics import Kind, describe, odoo, postgresql
 from schemas.records import Heartbeat, Scrape
-from schemas.series import identity, join, parse
-from schemas.topics import INPUTS, METRICS
+from schemas.topics import DEAD_LETTERS, INPUTS, METRICS, SIGNALS, STATE
 
-POINTS, TENANTS, RESOURCES, CELLS, PARTITIONS = 500, 20, 100, 20, 24
-SYSTEMS = {"postgresql": postgresql.METRICS, "odoo_log": odoo.METRICS}
-START_MS, INTERVAL_MS = 1_795_000_000_000, 1_000
+PARTITIONS, INTERVAL_MS = 24, 1_000
 FETCH_BYTES = 4 * 2**20
 ALL, BASELINE = tuple(STEPS), ("baseline",)
 SPEC = "PILOTHOUSE_BENCH_PIPELINE"
@@ -52,23 +52,28 @@ async def measure(settings: Settings, scrapes: int = 12_000, rounds: int = 3) ->
     """Load `scrapes` records of 500 points, then measure workers and bare loop in turns."""
     assert settings.kafka
     kafka = settings.kafka.aiokafka_options()
-    prefix = await _topics(kafka)
+    prefix = f"bench-{uuid.uuid4().hex[:8]}."
+    await ensure_topics(kafka, prefix=prefix, partitions=PARTITIONS)
     beats = await _load(kafka, prefix, scrapes)
-    spec = {"kafka": kafka, "prefix": prefix, "data_dir": str(settings.data_dir / "faust"), "scrapes": scrapes}
+    spec = {
+        "kafka": kafka,
+        "prefix": prefix,
+        "data_dir": str(settings.data_dir / "faust"),
+        "scrapes": scrapes,
+        "beats": beats,
+    }
     bare, every, baseline = [], [], []
     for _ in range(rounds):
         bare.append(await _child("bare", spec))
-        every.append(await _child("worker", {**spec, "steps": ALL, "beats": beats, "out": await _topics(kafka)}))
-        baseline.append(
-            await _child("worker", {**spec, "steps": BASELINE, "beats": beats, "out": await _topics(kafka)})
-        )
+        every.append(await _fresh(spec, ALL))
+        baseline.append(await _fresh(spec, BASELINE))
     bare_cpu_s = median(one["cpu_s"] for one in bare)
     return {
         **_told(every, bare_cpu_s, scrapes),
         "baseline_only": _told(baseline, bare_cpu_s, scrapes),
         "bare_points_per_cpu_second": round(scrapes * POINTS / bare_cpu_s),
         "bare_pss_mib": round(median(one["pss_mib"] for one in bare), 1),
-        "steps": list(ALL),
+        "step_us_per_scrape": await _child("steps", spec),
         "points_per_scrape": POINTS,
         "scrapes": scrapes,
         "series": POINTS * RESOURCES,
@@ -89,11 +94,18 @@ def _told(worker: list[dict[str, float]], bare_cpu_s: float, scrapes: int) -> di
     }
 
 
-async def _topics(kafka: dict[str, Any]) -> str:
-    """Topics of their own, for the load or for what one worker writes; their prefix."""
-    prefix = f"bench-{uuid.uuid4().hex[:8]}."
-    await ensure_topics(kafka, prefix=prefix, partitions=PARTITIONS)
-    return prefix
+async def _fresh(spec: dict[str, Any], steps: tuple[str, ...]) -> dict[str, float]:
+    """A worker that finds no snapshot: what it writes goes to topics of its own, which are gone afterwards."""
+    out = f"bench-{uuid.uuid4().hex[:8]}."
+    names = [out + topic.name for topic in (*SIGNALS, DEAD_LETTERS, STATE)]
+    admin = AIOKafkaAdminClient(**spec["kafka"])
+    await admin.start()
+    await admin.create_topics([NewTopic(name, PARTITIONS, 1) for name in names])
+    try:
+        return await _child("worker", {**spec, "steps": steps, "out": out})
+    finally:
+        await admin.delete_topics(names)
+        await admin.close()
 
 
 async def _load(kafka: dict[str, Any], prefix: str, scrapes: int) -> int:
@@ -113,34 +125,9 @@ async def _load(kafka: dict[str, Any], prefix: str, scrapes: int) -> int:
 
 
 def _scrapes(count: int) -> Iterator[Scrape]:
-    """A healthy estate: gauges around their mean, counts that grow as Poisson arrivals do."""
-    rng = np.random.default_rng(1)
-    layouts = {system: _identities(system) for system in SYSTEMS}
-    is_sum = {
-        system: np.array([describe(parse(one).name).kind is Kind.SUM for one in layout])
-        for system, layout in layouts.items()
-    }
-    joined = {system: join(layout) for system, layout in layouts.items()}
-    totals = np.zeros((RESOURCES, POINTS))
+    estate = Estate()
     for number in range(count):
-        resource = number % RESOURCES
-        system = tuple(SYSTEMS)[resource % len(SYSTEMS)]
-        totals[resource] += rng.poisson(5, POINTS)
-        gauges = np.round(5 + 0.1 * rng.standard_normal(POINTS), 4)
-        yield Scrape(
-            cell=f"cell-{resource % CELLS}",
-            resource=f"{system}-{resource}",
-            system=system,
-            time_ms=START_MS + INTERVAL_MS * (number // RESOURCES),
-            start_time_ms=START_MS - 1,
-            series=joined[system],
-            values=tuple(np.where(is_sum[system], totals[resource], gauges).tolist()),
-        )
-
-
-def _identities(system: str) -> list[str]:
-    metrics = SYSTEMS[system][: POINTS // TENANTS]
-    return sorted(identity(one.name, {"tenant.id": f"tenant-{n:02}"}) for one in metrics for n in range(TENANTS))
+        yield estate.scrape(START_MS + INTERVAL_MS * (number // RESOURCES))
 
 
 async def _beat(producer: AIOKafkaProducer, prefix: str, time_ms: int) -> None:
@@ -231,6 +218,28 @@ def _worker(spec: dict[str, Any]) -> None:
     run(worker, spec["out"] + "worker", spec["data_dir"])
 
 
+def _steps(spec: dict[str, Any]) -> None:
+    """CPU of each step in microseconds a scrape, without Kafka; a step that passes all of them over costs 0."""
+    spent = dict.fromkeys(STEPS, 0)
+    cells: dict[str, CellFold] = {}
+    plan = Plan.of([_timed(step, spent) for step in STEPS.values()])
+    for record in _scrapes(spec["scrapes"]):
+        cell = cells.setdefault(record.cell, CellFold(plan, record.cell))
+        cell.tick(record.time_ms)
+        cell.fold(Item(record.time_ms, record))
+    sys.stdout.write(json.dumps({name: round(ns / 1000 / spec["scrapes"], 1) for name, ns in spent.items()}) + "\n")
+
+
+def _timed(step: Step[Any, Any], spent: dict[str, int]) -> Step[Any, Any]:
+    def fold(config: Any, state: Any, item: Item) -> tuple[Any, Findings]:
+        began = time.thread_time_ns()
+        told = step.step(config, state, item)
+        spent[step.name] += time.thread_time_ns() - began
+        return told
+
+    return replace(step, step=fold)
+
+
 def _signals(worker: Worker, scrapes: int) -> int:
     counts = [runner.fold.counts for runner in worker.runners.values()]
     folded, failed = (sum(count[name] for count in counts) for name in ("records", "failed"))
@@ -241,7 +250,10 @@ def _signals(worker: Worker, scrapes: int) -> int:
 
 if __name__ == "__main__":
     given = json.loads(os.environ[SPEC])
-    if sys.argv[1] == "worker":
-        _worker(given)
-    else:
-        uvloop.run(_bare(given))
+    match sys.argv[1]:
+        case "worker":
+            _worker(given)
+        case "steps":
+            _steps(given)
+        case _:
+            uvloop.run(_bare(given))

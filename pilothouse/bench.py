@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ NAMES = ("pipeline", "sink", "latency")
 
 async def run(settings: Settings, names: list[str]) -> dict[str, dict[str, Any]]:
     """Start what is not named by the environment and run the measurements one after the other."""
+    logging.getLogger("aiokafka").setLevel(
+        logging.ERROR
+    )  # a topic just made has no leader yet: it warns and tries again
     with _scratch(settings.data_dir) as scratch:
         async with Stack(settings.model_copy(update={"data_dir": scratch}), postgres=[STORE]) as stack:
             return {name: await importlib.import_module(f"benchmarks.{name}").measure(stack.settings) for name in names}
