@@ -98,6 +98,7 @@ def _counts(estate: Estate) -> dict[str, int]:
         "calendars": len(estate.calendars),
         "routes": len(estate.routes),
         "receivers": len(estate.receivers),
+        "SLOs": len(estate.slos),
     }
 
 

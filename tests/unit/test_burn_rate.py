@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -267,3 +268,12 @@ def test_an_slo_that_the_estate_cannot_serve_is_refused_with_the_mend(change: di
 def test_an_slo_that_is_declared_twice_is_refused() -> None:
     with pytest.raises(ValidationError, match="SLO 'requests' is declared 2 times"):
         estate(REQUESTS, REQUESTS)
+
+
+def test_the_example_of_the_docs_is_one() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs/slo.md").read_text()
+    documents = list(yaml.safe_load_all(page.partition("```yaml")[2].partition("```")[0]))
+    assert [one.name for one in Estate.model_validate(CELLS | {"openslo": documents}).slos] == [
+        "requests",
+        "shipped-today",
+    ]

@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from pilothouse.cli import app
 
 ESTATE = "cells: [{name: eu1, tenants: [{name: acme}]}]\n"
+SERVICE = "apiVersion: openslo/v1\nkind: Service\nmetadata: {name: orders}\nspec: {}\n"
 
 
 def run(*arguments: str, **environ: str) -> Result:
@@ -21,6 +22,21 @@ def test_check_says_what_an_estate_holds(tmp_path: Path) -> None:
     (tmp_path / "estate.yaml").write_text(ESTATE)
     result = run("check", "-c", str(tmp_path), "-o", "json")
     assert (result.exit_code, json.loads(result.stdout)["tenants"]) == (0, 1)
+
+
+def test_check_reads_openslo_documents_wherever_they_stand(tmp_path: Path) -> None:
+    (tmp_path / "estate.yaml").write_text(ESTATE)
+    slo = (Path(__file__).parent.parent / "golden/slo/availability.openslo.yaml").read_text()
+    slo = slo.replace("type: csv", "type: pilothouse").replace("column: good", "metric: redis.ping.duration")
+    (tmp_path / "slos.yaml").write_text(
+        f"{slo.replace('column: total', 'metric: redis.ping.duration')}\n---\n{SERVICE}"
+    )
+    result = run("check", "-c", str(tmp_path), "-o", "json")
+    assert (result.exit_code, json.loads(result.stdout).get("SLOs")) == (0, 1), result.stdout
+    (tmp_path / "slos.yaml").write_text(slo.replace("budgetingMethod", "budgetMethod"))
+    result = run("check", "-c", str(tmp_path))
+    assert result.exit_code == 1
+    assert "slos.yaml: openslo.0.SLO.spec.budgetingMethod: Field required" in result.stderr
 
 
 @pytest.mark.parametrize(
