@@ -13,7 +13,7 @@ from typing import Any
 from pilothouse.services.stack import STORE, Stack
 from pilothouse.settings import Settings
 
-NAMES = ("pipeline", "sink", "latency")
+NAMES = ("pipeline", "sink", "latency", "correlator")
 
 
 async def run(settings: Settings, names: list[str]) -> dict[str, dict[str, Any]]:

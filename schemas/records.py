@@ -268,6 +268,9 @@ class Signal(Record):
     impact: Impact | None = None
     advice: Text | None = Field(None, description="What to do about it.")
     verdict: Verdict | None = Field(None, description="Of a change that was judged; null for other findings.")
+    expected_ms: TimeMs | None = Field(
+        None, description="Of a forecast: when it is expected to come true, Unix ms UTC; null of what is there."
+    )
 
 
 class Cause(BaseModel):
@@ -279,6 +282,28 @@ class Cause(BaseModel):
     probability: float = Field(ge=0, le=1, description="All candidates of an incident add up to 1.")
     evidence: tuple[Evidence, ...] = Field((), max_length=20, description="Facts for it.")
     against: tuple[Evidence, ...] = Field((), max_length=20, description="Facts against it.")
+
+
+class Inhibited(BaseModel):
+    """A signal that is not told by itself, because a story that is told explains it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    signal: Name = Field(description="Id of the signal.")
+    cause: Name = Field(description="Its own cause.")
+    by: tuple[Name, ...] = Field(
+        description="Causes that explain it, of this story first, then of others that are open."
+    )
+
+
+class Part(BaseModel):
+    """An incident of one cell that is part of a story of several cells."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    cell: Name
+    incident: Name = Field(description="Id of the cell's incident.")
+    phase: Phase
 
 
 class Incident(Record):
@@ -297,6 +322,16 @@ class Incident(Record):
     impact: Impact = Impact()
     signals: tuple[Name, ...] = Field((), description="Ids of the signals it joins.")
     advice: Text | None = Field(None, description="What to do about it.")
+    inhibited: tuple[Inhibited, ...] = Field(
+        (), max_length=100, description="Signals it keeps from being told, and why."
+    )
+    absorbed: tuple[Name, ...] = Field(
+        (), max_length=100, description="Ids of incidents that turned out to be this one."
+    )
+    merged_into: Name | None = Field(None, description="Id of the incident that goes on in its place; it is resolved.")
+    split_from: Name | None = Field(None, description="Id of the incident that its signals were part of before.")
+    flapping: bool = Field(False, description="It comes and goes too often for each coming and going to be told.")
+    parts: tuple[Part, ...] = Field((), max_length=1_000, description="Of a story of several cells: their incidents.")
 
 
 class Heartbeat(BaseModel):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas.records import Incident, Signal
+from schemas.records import Incident, Phase, Signal
 
 AFTER_S = 20.0
 
@@ -41,19 +41,22 @@ class Seen:
 
     def of(self, fault: Done) -> list[tuple[float, Incident]]:
         """Tellings of the incidents that belong to a fault."""
-        began = [
-            one.id for at_s, one in self.incidents if one.version == 1 and one.cell == fault.cell and fault.covers(at_s)
-        ]
+        began = [one.id for at_s, one in self.incidents if opens(one) and one.cell == fault.cell and fault.covers(at_s)]
         mine = [(at_s, one) for at_s, one in self.incidents if one.id in began]
         right = [pair for pair in mine if pair[1].causes[0].cause == fault.cause]
         wanted = {one.id for _, one in right} or {one.id for _, one in mine[:1]}
         return [pair for pair in mine if pair[1].id in wanted]
 
 
+def opens(incident: Incident) -> bool:
+    """Whether it is told for the first time, or again after it was over: the same trouble soon after is one incident."""
+    return incident.phase is Phase.OPEN
+
+
 def build(faults: Sequence[Done], peaks: Sequence[Done], seen: Seen, stored: dict[str, int]) -> dict[str, Any]:
     """The report. `stored` has records_in, points_in, lost and duplicates."""
     explained = {one.id for fault in faults for _, one in _belonging(fault, seen)}
-    opened = [(at_s, one) for at_s, one in seen.incidents if one.version == 1]
+    opened = [(at_s, one) for at_s, one in seen.incidents if opens(one)]
     return {
         "faults": [_fault(fault, seen) for fault in faults],
         "peaks": [
@@ -67,11 +70,7 @@ def build(faults: Sequence[Done], peaks: Sequence[Done], seen: Seen, stored: dic
 
 
 def _belonging(fault: Done, seen: Seen) -> list[tuple[float, Incident]]:
-    return [
-        (at_s, one)
-        for at_s, one in seen.incidents
-        if one.version == 1 and one.cell == fault.cell and fault.covers(at_s)
-    ]
+    return [(at_s, one) for at_s, one in seen.incidents if opens(one) and one.cell == fault.cell and fault.covers(at_s)]
 
 
 def _in_peak(peak: Done, at_s: float, incident: Incident) -> bool:

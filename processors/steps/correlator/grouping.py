@@ -1,0 +1,181 @@
+"""Which signals belong to one story: each is linked to the cause that explains it best, and what is linked is a group.
+
+How well a candidate explains a signal is a product: the table says whether its kind can, the estate whether it reaches
+there, tenants how much of it, and time whether it came before and not too long before. A link is kept until another
+candidate is clearly better, so that stories do not change hands with every number. Links are looked at only where a node
+has come, gone or changed its shape.
+
+Sources: explanation by a dependency graph and onset times as in Sherlock (Bahl et al. 2007) and MicroCause (Meng et al.
+2020); grouping by topology and time, Google SRE workbook ch. 8.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from itertools import islice
+
+from processors.steps.correlator.config import Config
+from processors.steps.correlator.state import Node, State
+from processors.steps.correlator.tables import EXPLAINED_BY, EXPLAINS_SET, Reach
+from processors.steps.correlator.topology import Needing
+from schemas.records import Verdict
+
+RIVALS = 8
+"""Candidates of one kind and tenant that are compared for a signal: those that began last before it."""
+MANY = 24
+"""From so many moved candidates on it is cheaper to look at their effects than at each pair."""
+OWN = 0.5
+"""A change must be believed so much of what the signal is as a root of its own: an old release explains little."""
+
+
+def explains(config: Config, cause: Node, effect: Node) -> float:
+    """How well a candidate explains a signal, 0 to 1, priors left aside."""
+    if effect.kind not in EXPLAINS_SET.get(cause.kind, ()) or cause is effect:
+        return 0.0
+    share = _share(cause, effect)
+    if not share or not _may_reach(config, cause, effect):
+        return 0.0
+    return share * _in_time(config, cause, effect)
+
+
+def refresh(config: Config, state: State) -> None:
+    """Link anew what has moved since the last look, and what that may explain."""
+    gone_or_new, state.moved = state.moved, set()
+    moved = sorted(gone_or_new)
+    candidates = [state.nodes[cause] for cause in moved if cause in state.nodes]
+    for cause in moved:
+        if cause not in state.nodes:
+            state.parents.pop(cause, None)
+    afresh = {node.cause for node in candidates}
+    # Whom a moved node has explained so far may have to look for another.
+    afresh |= {effect for effect, parent in state.parents.items() if parent in gone_or_new}
+    if len(candidates) > MANY:
+        afresh.update(effect.cause for one in candidates for effect in state.index.effects(one))
+    else:
+        _offer(config, state, candidates, afresh)
+    for cause in sorted(afresh):
+        _link(config, state, cause)
+
+
+def groups(state: State) -> list[list[Node]]:
+    """Members of each story that is or may become one, every group and its members in a fixed order."""
+    leader: dict[str, str] = {cause: cause for cause, node in state.nodes.items() if node.is_member or node.is_change}
+
+    def head(cause: str) -> str:
+        while leader[cause] != cause:
+            leader[cause] = leader[leader[cause]]
+            cause = leader[cause]
+        return cause
+
+    for effect, parent in state.parents.items():
+        if effect not in state.muted and parent not in state.muted and effect in leader and parent in leader:
+            leader[head(effect)] = head(parent)
+    found: dict[str, list[Node]] = {}
+    for cause in sorted(leader):
+        node = state.nodes[cause]
+        if node.is_member and cause not in state.muted:
+            found.setdefault(head(cause), []).append(node)
+    return sorted(found.values(), key=lambda members: members[0].cause)
+
+
+def strength(config: Config, cause: Node, effect: Node) -> float:
+    """How much a candidate is believed to have brought about a signal: what it explains, times how readily it is believed."""
+    explained = explains(config, cause, effect)
+    if not explained:
+        return 0.0
+    near = 1.0 if effect.felt.isdisjoint(cause.tenants) else 1.2
+    return explained * prior(config, cause) * near
+
+
+def prior(config: Config, node: Node) -> float:
+    """How readily a node is believed to be a root, by its kind and by what was judged of it."""
+    if node.verdict is Verdict.REGRESSED:
+        return node.known.prior * config.regressed
+    return node.known.prior * (config.fine if node.verdict is Verdict.FINE else 1.0)
+
+
+def _share(cause: Node, effect: Node) -> float:
+    """Share of those who feel the effect whom the cause can reach by what it names."""
+    if not effect.felt or not cause.is_limited:
+        return 1.0
+    return len(effect.felt & cause.tenants) / len(effect.felt)
+
+
+def _may_reach(config: Config, cause: Node, effect: Node) -> bool:
+    """Whether the effect lies where the cause's resource is needed."""
+    if not cause.is_mapped:
+        cause.reached, cause.is_mapped = _reached(config, cause), True
+    if cause.reached is None or effect.known.reach is Reach.MACHINE:
+        return True
+    felt, resources = effect.felt, effect.resources
+    return any(not felt.isdisjoint(one.tenants) or not resources.isdisjoint(one.resources) for one in cause.reached)
+
+
+def _reached(config: Config, cause: Node) -> tuple[Needing, ...] | None:
+    reach = cause.known.reach
+    if reach in (Reach.CELL, Reach.TENANT) or cause.is_change:
+        return None
+    named = frozenset() if cause.kind == "tenant.load" else frozenset({cause.cause.partition(":")[2]})
+    found = [config.topology.needing(place, reach) for place in sorted(cause.resources | named)]
+    # Of a resource that nobody has declared, or whose dependants nobody has, anything may be the effect.
+    known = tuple(one for one in found if one is not None)
+    return known if len(known) == len(found) else None
+
+
+def _in_time(config: Config, cause: Node, effect: Node) -> float:
+    """1 for an effect that follows at once; less the longer after its cause, or before it, it began."""
+    # A forecast brings nothing about before it comes true.
+    began_ms = cause.onset_ms if cause.due_ms is None else max(cause.due_ms, cause.onset_ms)
+    lead_ms = effect.onset_ms - began_ms
+    if cause.ended_ms is not None and effect.onset_ms > cause.ended_ms + config.aftermath_ms:
+        return 0.0
+    if lead_ms < 0:
+        return math.exp(lead_ms / max(config.tolerance_ms, 1)) if lead_ms >= -config.tolerance_ms else 0.0
+    if cause.is_change and cause.verdict is not Verdict.REGRESSED:
+        return math.exp(-lead_ms / config.change_fades_ms) if lead_ms <= config.change_ms else 0.0
+    return 1.0 / (1.0 + lead_ms / config.fades_ms)
+
+
+def _offer(config: Config, state: State, candidates: Iterable[Node], afresh: set[str]) -> None:
+    """Let a few moved candidates take over what they explain clearly better than what it is linked to."""
+    for candidate in candidates:
+        for effect in state.index.effects(candidate):
+            if effect.cause in afresh:
+                continue
+            held = state.nodes.get(state.parents.get(effect.cause, ""))
+            offered = _offered(config, candidate, effect)
+            if offered and (held is None or offered > config.sticky * strength(config, held, effect)):
+                state.parents[effect.cause] = candidate.cause
+
+
+def _offered(config: Config, candidate: Node, effect: Node) -> float:
+    found = strength(config, candidate, effect)
+    if candidate.is_change and found < OWN * prior(config, effect):
+        return 0.0
+    return found
+
+
+def _link(config: Config, state: State, cause: str) -> None:
+    """Find the best explanation of a node among all candidates; the present one is kept unless another is clearly better."""
+    node = state.nodes[cause]
+    held = state.nodes.get(state.parents.get(cause, ""))
+    held_strength = _offered(config, held, node) if held else 0.0
+    best, most = "", 0.0
+    for kind in EXPLAINED_BY.get(node.kind, ()) if node.is_member else ():
+        for nearest in state.index.causes(kind, node, config.tolerance_ms):
+            for found, candidate in islice(_accepted(config, nearest, node), RIVALS):
+                if found > most or (found == most and candidate < best):
+                    best, most = candidate, found
+    if held and held_strength and most <= config.sticky * held_strength:
+        return
+    if best:
+        state.parents[cause] = best
+    else:
+        state.parents.pop(cause, None)
+
+
+def _accepted(config: Config, candidates: Iterable[Node], effect: Node) -> Iterable[tuple[float, str]]:
+    for candidate in candidates:
+        if found := _offered(config, candidate, effect):
+            yield found, candidate.cause

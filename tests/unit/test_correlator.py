@@ -1,0 +1,499 @@
+"""Stories that explain the correlator: what is told of hand-made signals, as one incident a story."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from processors.step import Item
+from processors.steps.correlator import STEP, grouping, quiet
+from processors.steps.correlator.tables import EXPLAINS, KINDS
+from schemas.estate import Estate
+from schemas.impact import CutOffStake, Impact, Stake
+from schemas.records import Change, Incident, Phase, Severity, Signal
+
+T0 = 1_795_262_400_000  # 2026-11-21T12:00:00Z
+DAY_MS = 86_400_000
+
+ESTATE = Estate.model_validate(
+    {
+        "cells": [
+            {
+                "name": "eu1",
+                "tenants": [
+                    {"name": "acme", "tier": "critical", "calendar": "kept"},
+                    {"name": "borealis", "tier": "low"},
+                    {"name": "cascade"},
+                ],
+                "resources": [
+                    {"name": "host-eu1", "system": "host"},
+                    {"name": "pg-eu1", "system": "postgresql"},
+                    {"name": "valkey-eu1", "system": "redis"},
+                    {"name": "valkey-old", "system": "redis"},
+                    {"name": "odoo-acme", "system": "odoo", "tenant": "acme", "depends_on": ["pg-eu1", "valkey-eu1"]},
+                    {"name": "odoo-borealis", "system": "odoo", "tenant": "borealis", "depends_on": ["pg-eu1", "valkey-eu1"]},
+                    {"name": "odoo-cascade", "system": "odoo", "tenant": "cascade", "depends_on": ["pg-eu1", "valkey-old"]},
+                ],
+            }
+        ],
+        "calendars": [
+            {
+                "name": "kept",
+                "maintenance": [{"name": "upgrade", "starts": "2026-11-21T14:00:00Z", "ends": "2026-11-21T15:00:00Z"}],
+            }
+        ],
+    }
+)  # fmt: skip
+MAINTENANCE_S, MAINTAINED_S = 7_200, 10_800
+
+
+def signal(cause: str, at_s: float, end_s: float | None = None, **more: Any) -> list[Item]:
+    """A signal that opens at `at_s` and ends at `end_s`; its tenant is the cause's, when that is one."""
+    place = cause.partition(":")[2]
+    tenant = more.pop("tenant", place if place in ("acme", "borealis", "cascade") else None)
+    at = T0 + round(at_s * 1000)
+    fields: dict[str, Any] = {
+        "id": f"{cause}-{at_s:g}", "detector": "test", "resource": more.pop("resource", place), "tenant": tenant,
+        "started_ms": at, "severity": Severity.WARNING, "score": 0.9, "summary": f"{cause} is ill",
+    } | more  # fmt: skip
+    told = Signal(cell="eu1", time_ms=at, phase=Phase.OPEN, cause=cause, **fields)
+    found = [Item(at, told)]
+    if end_s is not None:
+        end = T0 + round(end_s * 1000)
+        found.append(Item(end, told.model_copy(update={"phase": Phase.RESOLVED, "time_ms": end})))
+    return found
+
+
+def change(
+    revision: str, at_s: float, previous: str | None = None, *, kind: str = "release", **more: Any
+) -> list[Item]:
+    at = T0 + round(at_s * 1000)
+    fields = {"status": "succeeded", "service": "odoo", "origin": "github"} | more
+    made = Change(
+        cell="eu1", time_ms=at, change_id=f"c-{revision}-{at_s}", kind=kind, revision=revision, previous_revision=previous,
+        **fields,
+    )  # fmt: skip
+    return [Item(at, made)]
+
+
+def fold(*items: Iterable[Item], until_s: float = 60, restart_every: int = 0, **more: Any) -> list[Incident]:
+    """All items in the order of time, with the ticks between them; the state may go through a snapshot now and then."""
+    config, state, told = STEP.config(cell="eu1", estate=ESTATE, **more), STEP.fresh(), []
+    ordered = sorted((one for part in items for one in part), key=lambda item: item.at_ms)
+    for number, item in enumerate([*ordered, None]):
+        limit = item.at_ms if item else T0 + round(until_s * 1000)
+        while (due := STEP.due(state)) is not None and due <= limit:
+            state, found = STEP.tick(config, state, due)
+            told += found
+        if item:
+            state, found = STEP.step(config, state, item)
+            told += found
+        if restart_every and number % restart_every == 0:
+            state = STEP.unpack(STEP.pack(state))
+    return [one for one in told if isinstance(one, Incident)]
+
+
+def last(told: list[Incident]) -> dict[str, Incident]:
+    """The last telling of each incident."""
+    return {one.id: one for one in told}
+
+
+def only(told: list[Incident]) -> Incident:
+    """The last telling of the one incident that there is."""
+    (found,) = last(told).values()
+    return found
+
+
+def top(incident: Incident) -> str:
+    return incident.causes[0].cause
+
+
+def against(incident: Incident, cause: str) -> str:
+    return " / ".join(fact.text for one in incident.causes if one.cause == cause for fact in one.against)
+
+
+def evidence(incident: Incident) -> str:
+    return " / ".join(fact.text for fact in incident.causes[0].evidence)
+
+
+# The tables.
+
+
+def test_what_explains_is_known_and_no_kind_explains_itself() -> None:
+    assert all(cause in KINDS for cause in EXPLAINS)
+    assert all(cause not in effects for cause, effects in EXPLAINS.items())
+    assert all(kind.because for kind in KINDS.values())
+
+
+# Scenarios.
+
+
+def test_s3_an_expired_certificate_is_joined_by_the_partners_failures() -> None:
+    told = fold(
+        signal("certificate:tls-eu1", 0, started_ms=T0 - 5 * DAY_MS, expected_ms=T0 + 600_000),
+        signal("integration.failures:dhl", 610, tenant="acme"),
+        signal("queue.failures:acme", 615),
+        until_s=700,
+    )
+    assert top(only(told)) == "certificate:tls-eu1"
+    assert told[0].time_ms < T0 + 5_000  # it was told days ahead, and stays one story
+
+
+def test_a_certificate_that_has_not_expired_yet_explains_no_failure() -> None:
+    told = fold(
+        signal("certificate:tls-eu1", 0, expected_ms=T0 + 5 * DAY_MS),
+        signal("integration.failures:dhl", 10, tenant="acme"),
+    )
+    assert {top(one) for one in told} == {"certificate:tls-eu1", "integration.failures:dhl"}
+
+
+def test_s6_slow_writes_below_redis_and_retries_are_one_early_story_of_storage() -> None:
+    told = fold(
+        signal("storage:pg-eu1", 0),
+        signal("redis.memory:valkey-eu1", 5),
+        signal("integration.failures:dhl", 8, tenant="acme"),
+        until_s=30,
+    )
+    assert top(only(told)) == "storage:pg-eu1"
+    assert only(told).time_ms < T0 + 20_000
+    assert "CPU of host-eu1 is green" in evidence(only(told))
+
+
+def test_s7_a_carriers_failures_are_the_releases_and_its_rollback_ends_them() -> None:
+    told = fold(
+        change("2.4.1", 0, previous="2.4.0", tenants=("acme",), service="carrier-dhl"),
+        signal("integration.failures:dhl", 60, 400, tenant="acme"),
+        signal(
+            "release:carrier-dhl@2.4.1",
+            120,
+            410,
+            tenant="acme",
+            verdict="regressed",
+            summary="failed labels 0.4 % to 31 %",
+        ),
+        change("2.4.0", 380, previous="2.4.1", status="rolled_back", service="carrier-dhl"),
+        until_s=600,
+    )
+    assert {top(one) for one in told if one.time_ms > T0 + 121_000} == {"release:carrier-dhl@2.4.1"}
+    done = only(told)
+    assert done.phase is Phase.RESOLVED
+    assert "it was taken back, and all that it had brought about ended within" in evidence(done)
+
+
+def test_s13_a_drift_outside_of_git_is_the_named_cause() -> None:
+    told = fold(
+        change("drift-7f3a", 0, kind="configuration", service="odoo-acme", tenants=("acme",), origin="argocd"),
+        signal("odoo.errors:acme", 30),
+        signal("odoo.workers:acme", 40),
+        until_s=60,
+    )
+    assert top(only(told)) == "configuration:odoo-acme@drift-7f3a"
+
+
+def test_s14_a_disk_that_will_be_full_is_told_before_and_is_graver_when_near() -> None:
+    def told(days: int) -> Incident:
+        return only(
+            fold(signal("capacity.disk:host-eu1", 0, expected_ms=T0 + days * DAY_MS, severity=Severity.CRITICAL))
+        )
+
+    assert told(30).severity is Severity.INFO
+    assert told(9).severity is Severity.WARNING
+    assert top(told(9)) == "capacity.disk:host-eu1"
+
+
+def test_a_forecast_rises_as_its_time_comes_nearer() -> None:
+    told = fold(signal("capacity.disk:host-eu1", 0, expected_ms=T0 + 15 * DAY_MS), until_s=2 * 86_400)
+    assert [one.severity for one in told] == [Severity.INFO, Severity.WARNING]
+    assert told[1].time_ms == pytest.approx(T0 + DAY_MS, abs=1_000)
+
+
+# Causes with what speaks for and against them.
+
+
+def test_a_change_is_doubted_when_its_tenants_are_not_the_only_ones_or_the_trouble_was_first() -> None:
+    told = fold(
+        signal("odoo.latency:acme", -60),
+        change("2.4.1", -20, tenants=("acme",)),
+        signal("integration.failures:dhl", 10, tenant=None, tenants=("acme", "borealis")),
+        signal("odoo.errors:acme", 12),
+        signal("odoo.workers:acme", 13),
+        until_s=60,
+    )
+    said = against(only(told[-1:]), "release:odoo@2.4.1")
+    assert "tenants without the change suffer as well: borealis" in said
+
+
+def test_a_release_that_was_judged_fine_is_believed_less() -> None:
+    story = [change("2.4.1", 0), signal("odoo.workers:acme", 10), signal("odoo.errors:acme", 12)]
+    verdict = signal(
+        "release:odoo@2.4.1", 20, severity=Severity.INFO, verdict="fine", summary="errors and latency as before"
+    )
+    blamed = fold(*story)[-1]
+    cleared = fold(*story, verdict)[-1]
+    assert top(blamed) == "release:odoo@2.4.1"
+    assert top(cleared) == "odoo.workers:acme"
+
+
+def test_what_a_neighbour_cannot_be_seen_in_is_said_against_it() -> None:
+    told = fold(signal("tenant.load:borealis", 0, resource="pg-eu1", tenants=("acme",)), signal("odoo.latency:acme", 2))
+    assert "CPU of host-eu1 is green" in against(only(told), "tenant.load:borealis")
+
+
+def test_a_resource_explains_only_what_needs_it() -> None:
+    told = fold(
+        signal("redis.latency:valkey-old", 0), signal("odoo.workers:acme", 2), signal("odoo.workers:cascade", 3)
+    )
+    assert {top(one): one.tenants for one in last(told).values()} == {
+        "redis.latency:valkey-old": ("cascade",),
+        "odoo.workers:acme": ("acme",),
+    }
+
+
+def test_probabilities_add_up_to_one() -> None:
+    told = fold(signal("redis.latency:valkey-eu1", 0), *(signal(f"queue.backlog:{t}", 2) for t in ("acme", "borealis")))
+    assert sum(one.probability for one in told[-1].causes) == pytest.approx(1.0)
+
+
+def test_an_old_release_still_is_the_cause_of_what_it_began() -> None:
+    """The change is forgotten as a candidate for new trouble, not as the cause of a story that goes on."""
+    told = fold(
+        change("2.4.1", 0), signal("odoo.workers:acme", 10), signal("odoo.workers:borealis", 3_000),
+        signal("process.stopped:acme", 3_000), until_s=3_200,
+    )  # fmt: skip
+    stories = {one.tenants: top(one) for one in last(told).values()}
+    assert "release:odoo@2.4.1" in stories.values()
+    assert stories[("borealis",)] == "odoo.workers:borealis"
+
+
+# Stories that split and merge.
+
+
+def test_two_stories_that_turn_out_to_be_one_are_merged_and_say_so() -> None:
+    told = fold(
+        signal("odoo.workers:acme", 0),
+        signal("odoo.workers:borealis", 5),
+        signal("redis.latency:valkey-eu1", 8, started_ms=T0),
+    )
+    first, second = (one for one in told if one.phase is Phase.OPEN)
+    kept, absorbed = last(told)[first.id], last(told)[second.id]
+    assert (absorbed.phase, absorbed.merged_into) == (Phase.RESOLVED, kept.id)
+    assert kept.absorbed == (absorbed.id,)
+    assert top(kept) == "redis.latency:valkey-eu1"
+    assert set(kept.signals) >= set(absorbed.signals)
+
+
+def test_a_story_splits_when_two_independent_causes_turn_out() -> None:
+    verdict = signal("release:odoo@2.4.1", 30, verdict="fine", summary="as before and as elsewhere")
+    told = fold(change("2.4.1", 0), signal("odoo.workers:acme", 10), signal("odoo.workers:borealis", 11), verdict)
+    stories = last(told)
+    assert {top(one) for one in stories.values()} == {"odoo.workers:acme", "odoo.workers:borealis"}
+    (part,) = (one for one in stories.values() if one.split_from)
+    assert part.split_from in stories
+
+
+def test_a_signal_does_not_change_hands_for_a_cause_that_is_as_good() -> None:
+    told = fold(
+        signal("redis.latency:valkey-eu1", 0),
+        signal("queue.backlog:acme", 2),
+        signal("redis.memory:valkey-old", 20),
+        until_s=60,
+    )
+    assert {top(one) for one in told} == {"redis.latency:valkey-eu1", "redis.memory:valkey-old"}
+    assert [top(one) for one in last(told).values() if "queue.backlog:acme-2" in one.signals] == [
+        "redis.latency:valkey-eu1"
+    ]
+
+
+# How grave it is.
+
+
+def impact(documents: int, value: float = 0.0, tenant: str = "acme", ahead: int = 0) -> Impact:
+    stakes = (CutOffStake(documents=ahead, cut_off_ms=T0 + 3_600_000),) if ahead else ()
+    return Impact(
+        documents=documents, value=value, by_cut_off=stakes, by_tenant={tenant: Stake(documents=documents, value=value)}
+    )
+
+
+@pytest.mark.parametrize(
+    ("tenant", "stake", "severity"),
+    [
+        ("acme", impact(4), Severity.CRITICAL),
+        ("borealis", impact(4, tenant="borealis"), Severity.WARNING),
+        ("borealis", impact(30, tenant="borealis"), Severity.CRITICAL),
+        ("borealis", impact(4, 250_000.0, "borealis"), Severity.CRITICAL),
+        ("acme", impact(1, ahead=40), Severity.CRITICAL),
+    ],
+)
+def test_severity_follows_documents_and_value_in_terms_of_the_tenants_tier(
+    tenant: str, stake: Impact, severity: Severity
+) -> None:
+    told = fold(signal("redis.latency:valkey-eu1", 0), signal(f"process.delayed:{tenant}", 2, impact=stake))
+    assert told[-1].severity is severity
+
+
+def test_a_busy_server_that_nobody_suffers_from_is_a_warning_at_most() -> None:
+    told = fold(signal("redis.memory:valkey-eu1", 0, severity=Severity.CRITICAL))
+    assert only(told).severity is Severity.WARNING
+
+
+def test_documents_of_a_tenant_are_counted_once_however_many_signals_tell_of_them() -> None:
+    told = fold(
+        signal("odoo.workers:acme", 0),
+        signal("process.delayed:acme", 1, impact=impact(7)),
+        signal("process.stopped:acme", 1, impact=impact(5)),
+        signal("process.delayed:borealis", 1, impact=impact(2, tenant="borealis")),
+        signal("redis.latency:valkey-eu1", 2, started_ms=T0),
+    )
+    assert last(told)[told[-1].id].impact.documents == 9
+
+
+# Quiet.
+
+
+def test_what_a_told_root_explains_is_not_told_by_itself_and_it_is_kept_who_inhibited_it() -> None:
+    told = fold(
+        signal("redis.latency:valkey-eu1", 0),
+        signal("unreachable:pg-eu1", 1),
+        signal("queue.backlog:acme", 2),
+        until_s=120,
+    )
+    assert "queue.backlog:acme" not in {top(one) for one in told}
+    inhibited = {one.cause: one.by for story in last(told).values() for one in story.inhibited}
+    assert set(inhibited["queue.backlog:acme"]) >= {"redis.latency:valkey-eu1", "unreachable:pg-eu1"}
+
+
+def test_what_one_source_inhibited_is_inhibited_by_the_other_when_that_ends() -> None:
+    told = fold(
+        signal("redis.latency:valkey-eu1", 0, 100),
+        signal("unreachable:pg-eu1", 1),
+        signal("queue.backlog:acme", 2),
+        until_s=400,
+    )
+    assert "queue.backlog:acme" not in {top(one) for one in told}
+
+
+def test_a_story_that_comes_back_soon_is_the_same_incident() -> None:
+    told = fold(signal("redis.latency:valkey-eu1", 0, 20), signal("redis.latency:valkey-eu1", 100, 120), until_s=200)
+    assert [one.phase for one in told] == [Phase.OPEN, Phase.RESOLVED, Phase.OPEN, Phase.RESOLVED]
+    assert len(last(told)) == 1
+    assert [one.version for one in told] == [1, 2, 3, 4]
+
+
+def test_a_story_that_comes_back_later_is_another() -> None:
+    told = fold(signal("redis.latency:valkey-eu1", 0, 20), signal("redis.latency:valkey-eu1", 2_000), until_s=2_100)
+    assert len(last(told)) == 2
+
+
+def test_a_story_that_flaps_is_told_now_and_then_until_it_calms_down() -> None:
+    waves = [signal("redis.latency:valkey-eu1", 60 * number, 60 * number + 20) for number in range(40)]
+    told = fold(*waves, until_s=40 * 60 + 3_600)
+    assert len(last(told)) == 1
+    calm = [one for one in told if one.time_ms > T0 + 40 * 60_000]
+    assert len(told) - len(calm) <= 16  # not 80: three comings and goings, then once in five minutes
+    assert any(one.flapping and "came and went" in evidence(one) for one in told)
+    assert told[-1].phase is Phase.RESOLVED
+    assert sum(1 for one in calm if one.phase is Phase.RESOLVED) == 1
+
+
+def test_newer_changes_of_state_weigh_more_than_older_ones() -> None:
+    config = STEP.config(cell="eu1")
+    slot = config.flap_slot_ms
+    assert quiet.rate(config, [T0], T0) == pytest.approx(6.0)
+    assert quiet.rate(config, [T0 - 19 * slot], T0) == pytest.approx(4.0)
+    assert quiet.rate(config, [T0 - age * slot for age in range(20)], T0) == pytest.approx(100.0)
+    assert quiet.rate(config, [T0 - 20 * slot], T0) == 0.0
+
+
+def test_nothing_is_told_of_a_tenant_in_maintenance() -> None:
+    told = fold(
+        signal("odoo.workers:acme", MAINTENANCE_S + 60, MAINTENANCE_S + 600),
+        signal("odoo.workers:borealis", MAINTENANCE_S + 60, MAINTENANCE_S + 600),
+        until_s=MAINTAINED_S + 600,
+    )
+    assert {one.tenants for one in told} == {("borealis",)}
+
+
+def test_what_outlives_a_maintenance_is_told_at_its_end() -> None:
+    told = fold(signal("odoo.workers:acme", MAINTENANCE_S + 60), until_s=MAINTAINED_S + 600)
+    assert only(told).time_ms == pytest.approx(T0 + MAINTAINED_S * 1000, abs=1_500)
+
+
+def test_a_story_that_ends_in_a_maintenance_is_told_to_have_ended_after_it() -> None:
+    told = fold(signal("odoo.workers:acme", MAINTENANCE_S - 60, MAINTENANCE_S + 300), until_s=MAINTAINED_S + 600)
+    assert [one.phase for one in told] == [Phase.OPEN, Phase.RESOLVED]
+    assert told[1].time_ms >= T0 + MAINTAINED_S * 1000
+
+
+def test_a_shared_server_is_told_of_while_one_of_its_tenants_is_in_maintenance() -> None:
+    told = fold(signal("redis.latency:valkey-eu1", MAINTENANCE_S + 60), until_s=MAINTENANCE_S + 120)
+    assert only(told).tenants == ("borealis",)
+
+
+# Any order, any restart.
+
+KINDS_DRAWN = ("redis.latency:valkey-eu1", "unreachable:pg-eu1", "storage:pg-eu1", "release:odoo@2.4.1")
+FELT_DRAWN = ("odoo.workers", "queue.backlog", "process.delayed", "postgresql.lock", "slo.burn")
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> list[Item]:
+    """Roots and symptoms that come and go, often at the same moment, with a release and its verdict among them."""
+    items: list[Item] = []
+    causes = st.sampled_from(
+        [*KINDS_DRAWN, *(f"{kind}:{tenant}" for kind in FELT_DRAWN for tenant in ("acme", "borealis", "cascade"))]
+    )
+    for cause in draw(st.lists(causes, min_size=1, max_size=14)):
+        begin = draw(st.integers(0, 80)) * 2
+        lasts = draw(st.sampled_from([None, 4, 20, 90]))
+        fine = cause.startswith("release") and draw(st.booleans())
+        more = {"verdict": "fine"} if fine else {}
+        items += signal(cause, begin, begin + lasts if lasts else None, **more)
+    if draw(st.booleans()):
+        items += change("2.4.1", draw(st.integers(0, 60)) * 2, previous="2.4.0")
+    return items
+
+
+@settings(max_examples=60, deadline=None)
+@given(stories(), st.integers(0, 2**16))
+def test_the_order_within_a_moment_and_restarts_change_nothing(items: list[Item], seed: int) -> None:
+    shuffled = list(items)
+    random.Random(seed).shuffle(shuffled)
+    once = _first_of_each(items)
+    again = sorted(_first_of_each(shuffled), key=lambda item: (item.at_ms, seed % 2))
+    expected = [one.model_dump_json() for one in fold(once, until_s=400)]
+    assert [one.model_dump_json() for one in fold(again, until_s=400)] == expected
+    assert [one.model_dump_json() for one in fold(once, until_s=400, restart_every=1 + seed % 3)] == expected
+
+
+def _first_of_each(items: list[Item]) -> list[Item]:
+    """One telling a signal and moment: at one moment a step tells of an episode once."""
+    found: dict[Any, Item] = {}
+    for item in sorted(items, key=lambda one: one.record.model_dump_json()):
+        identity = item.record.id if isinstance(item.record, Signal) else item.record.change_id
+        found.setdefault((item.at_ms, identity), item)
+    kept = set(map(id, found.values()))
+    return [item for item in items if id(item) in kept]
+
+
+def test_state_is_bounded_by_what_is_configured() -> None:
+    config, state = STEP.config(cell="eu1", signals_max=50), STEP.fresh()
+    for number in range(200):
+        (item,) = signal(f"redis.latency:r{number}", number)
+        state, _ = STEP.step(config, state, item)
+    assert len(state.kept) == 50
+    assert set(state.nodes) == {one.signal.cause for one in state.kept.values()}
+
+
+def test_links_are_made_once_and_not_at_every_look() -> None:
+    """The cost of a look is that of what has changed."""
+    config, state = STEP.config(cell="eu1", estate=ESTATE), STEP.fresh()
+    for item in (*signal("redis.latency:valkey-eu1", 0), *signal("queue.backlog:acme", 1)):
+        state, _ = STEP.step(config, state, item)
+    grouping.refresh(config, state)
+    assert state.parents == {"queue.backlog:acme": "redis.latency:valkey-eu1"}
+    assert not state.moved
