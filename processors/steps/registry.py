@@ -10,8 +10,10 @@ from processors.steps import (
     contention,
     correlator,
     difference_in_differences,
+    fleet,
     journeys,
     locks,
+    watchdog,
 )
 
 STEPS = by_name(
@@ -23,6 +25,10 @@ STEPS = by_name(
         journeys.STEP,
         burn_rate.STEP,
         difference_in_differences.STEP,
+        watchdog.STEP,
         correlator.STEP,
     )
 )
+
+FLEET = by_name((fleet.STEP,))
+"""Steps of the fold over the incidents of all cells."""

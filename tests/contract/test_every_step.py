@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+import orjson
 import pytest
 
 from processors.fold import PartitionFold, Plan
@@ -15,12 +16,14 @@ from schemas.codec import Envelope, Received, encode
 from schemas.estate import Estate
 from schemas.records import BusinessBatch, Change, Heartbeat, OperationsEvent, Record, Scrape
 from schemas.topics import INPUTS, topic_of
+from tests.support import script
 
 T0 = 1_795_230_000_000
 TENANTS = ("acme", "borealis")
 ESTATE = Estate.model_validate(
     {
-        "cells": [{"name": "eu1", "tenants": [{"name": tenant} for tenant in TENANTS]}],
+        "cells": [{"name": "eu1", "tenants": [*({"name": tenant} for tenant in TENANTS), script.RESTING]}],
+        "calendars": [script.calendar(T0)],
         "openslo": [
             {
                 "apiVersion": "openslo/v1",
@@ -81,6 +84,7 @@ def events(rng: random.Random, tick: int) -> Iterator[Record]:
             name="postgresql.lock.blocked", attributes=attributes,
         )  # fmt: skip
     yield documents(tick, time_ms)
+    yield from script.scripted(T0, tick * 2)
 
 
 def documents(tick: int, time_ms: int) -> BusinessBatch:
@@ -111,8 +115,9 @@ def log(seed: int = 1, ticks: int = 140) -> list[tuple[int, int, Received | Hear
 
 
 def plan(only: str | None = None) -> Plan:
-    names = STEPS if only in (None, "correlator") else {only: STEPS[only]}
-    return Plan(steps=tuple(names.values()), estate=ESTATE, settings={"absence": {"learn": 5}})
+    steps = (script.STEP, *STEPS.values()) if only in (None, "correlator") else (STEPS[only],)
+    settings = {"absence": {"learn": 5}, "watchdog": {"every_ms": 60_000}}
+    return Plan(steps=steps, estate=ESTATE, settings=settings)
 
 
 def run(fold: PartitionFold, messages: Any) -> list[bytes]:
@@ -129,6 +134,17 @@ def test_it_finds_something_in_an_eventful_log(name: str) -> None:
     """The other tests of this file would pass for a step that never speaks."""
     told = b"\n".join(run(PartitionFold(plan(name)), log()))
     assert (b'"causes"' if name == "correlator" else f'"detector":"{name}"'.encode()) in told
+
+
+def test_stories_merge_split_flap_and_rest_in_the_log() -> None:
+    """What the correlator does with time is under the same contract as what it says."""
+    told = [orjson.loads(one) for one in run(PartitionFold(plan()), log())]
+    stories = [one for one in told if "causes" in one]
+    assert any(one["merged_into"] for one in stories)
+    assert any(one["split_from"] for one in stories)
+    assert any(one["flapping"] for one in stories)
+    (rested,) = {one["id"] for one in stories if one["causes"][0]["cause"] == "odoo.upgrade:dorado"}
+    assert min(one["time_ms"] for one in stories if one["id"] == rested) >= T0 + 160_000
 
 
 @every_step
