@@ -191,7 +191,8 @@ class House:
 
     async def watch(self) -> None:
         """Read what the processors tell, and tell the story; until cancelled."""
-        known = await partitions(self.kafka, [DETECTIONS.name, INCIDENTS.name])
+        prefix = self.stack.settings.topic_prefix
+        known = await partitions(self.kafka, [prefix + DETECTIONS.name, prefix + INCIDENTS.name])
         reader = AIOKafkaConsumer(**self.kafka, enable_auto_commit=False, auto_offset_reset="latest")
         await reader.start()
         try:
