@@ -87,7 +87,7 @@ def check(config: EstateDir, output: OutputOption = Output.TEXT) -> None:
             _complain(str(error))
         raise typer.Exit(FINDING if config.is_dir() else MISUSE) from None
     counted = _counts(estate)
-    _print({"ok": True, **counted}, output, ", ".join(f"{count} {what}" for what, count in counted.items()) + ": fine")
+    _print({"ok": True, **counted}, output, "fine: " + ", ".join(f"{what} {count}" for what, count in counted.items()))
 
 
 def _counts(estate: Estate) -> dict[str, int]:
