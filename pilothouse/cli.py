@@ -256,6 +256,30 @@ def replay(
     raise typer.Exit(FINDING if diff and result.differs else 0)
 
 
+@app.command(epilog="Example: pilothouse explain 7979a481f78cc8679b06 -c estate/")
+def explain(
+    identity: Annotated[str, typer.Argument(metavar="ID", help="Of a signal or an incident.", show_default=False)],
+    config: Annotated[
+        Path | None, typer.Option("-c", "--config", help="Estate, whose calendars tell the phase.")
+    ] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Why a signal or an incident was told: values, what was expected, when it was told, what grouped or inhibited it."""
+    from pilothouse import explain as explaining
+    from pilothouse.explanation import text
+
+    with _said():
+        settings = _settings()
+        estate = load(config) if config else None
+        kafka = programs.kafka_options(settings)
+        try:
+            made = asyncio.run(explaining.explain(kafka, identity, estate, settings.topic_prefix))
+        except explaining.UnknownId as error:
+            _complain(str(error))
+            raise typer.Exit(FINDING) from None
+    _print(made, output, text(made))
+
+
 slo_app = typer.Typer(no_args_is_help=True, help="Service level objectives, as OpenSLO v1 files.")
 app.add_typer(slo_app, name="slo")
 
