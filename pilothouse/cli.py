@@ -6,7 +6,8 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -278,6 +279,40 @@ def explain(
             _complain(str(error))
             raise typer.Exit(FINDING) from None
     _print(made, output, text(made))
+
+
+@app.command(epilog="Example: pilothouse detect metrics/ --out scored/")
+def detect(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="INPUT", help="CSV file with timestamp,value, or a folder of them.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder that gets the same tree with scores.", show_default=False)],
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Score series from files with the pipeline's own baseline: anomaly_score, 0 to 1, one row an input row."""
+    from pilothouse import detect as detecting
+    from pilothouse.csv_blocks import InputError
+
+    try:
+        answer = detecting.detect(source, out, _say_rows())
+    except InputError as error:
+        _complain(str(error))
+        raise typer.Exit(MISUSE) from None
+    _print(detecting.as_json(answer), output, detecting.text(answer))
+
+
+def _say_rows() -> Callable[[Path, int], None]:
+    """Says on standard error how far a long file is, every ten seconds."""
+    said = time.monotonic()
+
+    def say(path: Path, rows: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= 10:
+            said = time.monotonic()
+            typer.echo(f"{path}: {rows:,} rows", err=True)
+
+    return say
 
 
 slo_app = typer.Typer(no_args_is_help=True, help="Service level objectives, as OpenSLO v1 files.")

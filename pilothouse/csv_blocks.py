@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -27,13 +28,17 @@ class Block(NamedTuple):
     times_ms: NDArray[np.int64]
     columns: tuple[NDArray[np.float64], ...]
     line: int
+    cells: list[list[str]]  # the wanted ones as they stand in the file, time first
 
 
-def blocks(path: Path, names: Sequence[str], rows: int = ROWS) -> Iterator[Block]:
-    """Read `timestamp` (Unix seconds or RFC 3339) and the named columns. Times must grow from row to row."""
+def blocks(path: Path, names: Sequence[str], rows: int = ROWS, *, strict: bool = True) -> Iterator[Block]:
+    """Read `timestamp` (Unix seconds or RFC 3339) and the named columns. Times must grow from row to row.
+
+    Not `strict`: rows may come in any order, and a time that names no zone is UTC.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            yield from _blocks(path, file, names, rows)
+            yield from _blocks(path, file, names, rows, strict)
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not text in UTF-8: {error.reason} at byte {error.start}") from None
     except csv.Error as error:
@@ -42,7 +47,7 @@ def blocks(path: Path, names: Sequence[str], rows: int = ROWS) -> Iterator[Block
         raise InputError(f"{path} cannot be read: {error.strerror}") from None
 
 
-def _blocks(path: Path, file: IO[str], names: Sequence[str], rows: int) -> Iterator[Block]:
+def _blocks(path: Path, file: IO[str], names: Sequence[str], rows: int, strict: bool) -> Iterator[Block]:
     reader = csv.reader(file)
     places = _places(path, next(reader, None), ("timestamp", *names))
     last_ms: int | None = None
@@ -51,13 +56,17 @@ def _blocks(path: Path, file: IO[str], names: Sequence[str], rows: int) -> Itera
         kept = [row for row in found if row]  # a line without anything is no row
         if not kept:
             continue
-        times, *columns = (_numbers(path, kept, place, name, line) for name, place in places)
+        times, *columns = (_numbers(path, kept, place, name, line, strict) for name, place in places)
         if np.isnan(times).any():
             raise InputError(f"{path} line {line + int(np.flatnonzero(np.isnan(times))[0])} has no timestamp")
+        if (times < 0).any():
+            place = int(np.flatnonzero(times < 0)[0])
+            raise InputError(f"{path} line {line + place}: timestamp {times[place]:g} is before 1970")
         times_ms = np.rint(times * 1000).astype(np.int64)
-        _check_order(path, times_ms, last_ms, line)
+        if strict:
+            _check_order(path, times_ms, last_ms, line)
         last_ms = int(times_ms[-1])
-        yield Block(times_ms, tuple(columns), line)
+        yield Block(times_ms, tuple(columns), line, [[row[place] for _, place in places] for row in kept])
     if last_ms is None:
         raise InputError(f"{path} holds no rows below its header; it needs at least one")
 
@@ -74,11 +83,11 @@ def _places(path: Path, header: list[str] | None, names: Sequence[str]) -> list[
     return [(name, known.index(name)) for name in names]
 
 
-def _numbers(path: Path, rows: list[list[str]], place: int, name: str, line: int) -> NDArray[np.float64]:
+def _numbers(path: Path, rows: list[list[str]], place: int, name: str, line: int, strict: bool) -> NDArray[np.float64]:
     try:
         values = np.array([row[place] for row in rows], dtype=np.float64)
     except (ValueError, IndexError):
-        values = np.array([_number(path, row, place, name, line + number) for number, row in enumerate(rows)])
+        values = np.array([_number(path, row, place, name, line + number, strict) for number, row in enumerate(rows)])
     if name == "timestamp" and (values > LATEST_S).any():
         number = int(np.flatnonzero(values > LATEST_S)[0])
         raise InputError(
@@ -93,7 +102,7 @@ def _numbers(path: Path, rows: list[list[str]], place: int, name: str, line: int
     return values
 
 
-def _number(path: Path, row: list[str], place: int, name: str, line: int) -> float:
+def _number(path: Path, row: list[str], place: int, name: str, line: int, strict: bool) -> float:
     if place >= len(row):
         raise InputError(
             f"{path} line {line} has {len(row)} cells and none for {name}; every row needs as many as the header"
@@ -102,10 +111,18 @@ def _number(path: Path, row: list[str], place: int, name: str, line: int) -> flo
     if not text:
         return float("nan")
     try:
-        return instant(text) / 1000 if name == "timestamp" else float(text)
+        return _seconds(text, strict) if name == "timestamp" else float(text)
     except ValueError as error:
         wrong = str(error) if name == "timestamp" else f"{text[:80]!r} is no number"
         raise InputError(f"{path} line {line}: {name}: {wrong}") from None
+
+
+def _seconds(text: str, strict: bool) -> float:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return instant(text) / 1000
+    return moment.replace(tzinfo=UTC).timestamp() if moment.tzinfo is None and not strict else instant(text) / 1000
 
 
 def _check_order(path: Path, times_ms: NDArray[np.int64], last_ms: int | None, line: int) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ from schemas.calendar import MINUTE_MS
 from schemas.metrics import Departure, Kind, describe
 from schemas.records import Evidence, Record, Scrape, Severity
 from schemas.series import Series, parse, split
+
+if TYPE_CHECKING:  # it is compiled, which costs time and memory where nobody asks for it
+    from processors.steps.shapes import Shapes
 
 LAYOUTS_MAX = 64
 GRAIN_CHANGE = 3.0
@@ -43,6 +46,10 @@ class Config(StepConfig):
     memory: int = Field(60, ge=5, description="Scrapes over which the noise is remembered.")
     run: int = Field(2, ge=1, description="Scrapes in a row beyond the limit that open an episode.")
     gap_factor: float = Field(8.0, gt=1, description="A hole of so many intervals is no measurement of a rate.")
+    shapes: bool = Field(
+        False,
+        description="Also score the shape of every series against all it has been; dear, for a few series without an opinion.",
+    )
 
 
 @dataclass
@@ -117,6 +124,7 @@ class State:
 
     slots: Slots = field(default_factory=Slots)
     profile: Profile = field(default_factory=Profile)
+    shapes: Shapes | None = None
     arrays: columns.Arrays = field(default_factory=lambda: {name: np.zeros(0, kind) for name, kind in _ARRAYS.items()})
     last_ms: int = -1
     interval_ms: float = 0.0
@@ -134,6 +142,17 @@ class State:
             self.profile.grow(len(self.slots.identities))
 
 
+class Look(NamedTuple):
+    """What one scrape showed, by slot."""
+
+    observed: Floats
+    measured: NDArray[np.bool_]
+    expected: Floats
+    scale: Floats
+    distance: Floats
+    score: Floats | None
+
+
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     """Compare one scrape with the usual and learn from it.
 
@@ -143,14 +162,37 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     scrape: Scrape = item.record
     if scrape.time_ms <= state.last_ms:
         return state, []
+    return state, look(config, state, scrape)[1]
+
+
+def look(config: Config, state: State, scrape: Scrape) -> tuple[Look, Findings]:
+    """What a scrape newer than all before shows, and what is found in it; the state has then learned from it."""
+    seen = _compare_all(config, state, scrape)
+    found = _judge(config, state, scrape, seen)
+    state.last_ms = scrape.time_ms
+    _learn(config, state, seen)
+    return seen, found
+
+
+def _compare_all(config: Config, state: State, scrape: Scrape) -> Look:
     values = _values(state, scrape)
     _turn_the_hour(config, state, scrape.time_ms)
     observed, measured = _rates(config, state, values, scrape)
-    expected, scale, distance = _compare(config, state, observed, measured, scrape.time_ms)
-    found = _judge(config, state, scrape, observed, expected, scale, distance)
-    state.last_ms = scrape.time_ms
-    _learn(config, state, observed, measured, expected, scale)
-    return state, found
+    hour, into = hour_of_week(config.calendar(), scrape.time_ms)
+    season, _ = state.profile.expected(hour, into)
+    expected, scale, distance = _compare(config, state, observed, measured, season, scrape.time_ms)
+    score = None
+    if config.shapes:
+        score = _shapes(state).score(observed, *state.profile.usual(hour), state.profile.long_run, measured)
+    return Look(observed, measured, expected, scale, distance, score)
+
+
+def _shapes(state: State) -> Shapes:
+    from processors.steps.shapes import Shapes
+
+    state.shapes = state.shapes or Shapes()
+    state.shapes.grow(len(state.slots.identities))
+    return state.shapes
 
 
 def _values(state: State, scrape: Scrape) -> Floats:
@@ -205,12 +247,10 @@ def _follow_grain(state: State, time_ms: int) -> None:
 
 
 def _compare(
-    config: Config, state: State, observed: Floats, measured: NDArray[np.bool_], time_ms: int
+    config: Config, state: State, observed: Floats, measured: NDArray[np.bool_], season: Floats, time_ms: int
 ) -> tuple[Floats, Floats, Floats]:
     """Expected value, scale and signed distance in scales; a distance of 0 where nothing was measured."""
-    hour, into = hour_of_week(config.calendar(), time_ms)
-    base, _ = state.profile.expected(hour, into)
-    expected = base + state.arrays["offset"]
+    expected = season + state.arrays["offset"]
     variance = state.arrays["noise"] + state.profile.spread
     poisson = np.maximum(expected, 0.0) * (1000.0 / max(state.interval_ms, 1.0))
     variance = np.where(state.slots.is_count, np.maximum(variance, poisson), variance)
@@ -244,10 +284,9 @@ def _within(error: Floats, expected: Floats, load: Floats) -> Floats:
     return np.where(np.isnan(load), 0.0, np.sign(error) * np.maximum(np.abs(error) - room, 0.0))
 
 
-def _judge(
-    config: Config, state: State, scrape: Scrape, observed: Floats, expected: Floats, scale: Floats, distance: Floats
-) -> Findings:
+def _judge(config: Config, state: State, scrape: Scrape, seen: Look) -> Findings:
     arrays, slots = state.arrays, state.slots
+    observed, expected, distance = seen.observed, seen.expected, seen.distance
     error = observed - expected
     beyond = (np.abs(distance) > config.limit) & (np.abs(error) >= slots.floor)
     beyond &= ((distance > 0) & slots.up) | ((distance < 0) & slots.down)
@@ -307,10 +346,9 @@ def _round(value: float) -> str:
     return f"{value:.4g}" if abs(value) > 1e-6 else "0"
 
 
-def _learn(
-    config: Config, state: State, observed: Floats, measured: NDArray[np.bool_], expected: Floats, scale: Floats
-) -> None:
+def _learn(config: Config, state: State, look: Look) -> None:
     arrays = state.arrays
+    observed, measured, expected, scale = look.observed, look.measured, look.expected, look.scale
     load = _load(config, state, state.last_ms)
     if load is not None:
         measured = measured & (load == 1.0)  # a campaign or a holiday teaches nothing about ordinary days
@@ -341,7 +379,8 @@ def pack(state: State) -> Parts:
         "episodes": state.episodes.dump(),
     }
     present = columns.pack({**state.arrays, **state.profile.present()}, more)
-    return {"present": present, "season": columns.pack(state.profile.season())}
+    parts = {"present": present, "season": columns.pack(state.profile.season())}
+    return parts if state.shapes is None else {**parts, "shapes": columns.pack(state.shapes.arrays)}
 
 
 def unpack(parts: Parts) -> State:
@@ -353,6 +392,7 @@ def unpack(parts: Parts) -> State:
     return State(
         slots=slots,
         profile=Profile(arrays={**arrays, **season}),
+        shapes=_unpack_shapes(parts["shapes"]) if "shapes" in parts else None,
         arrays={name: arrays[name] for name in _ARRAYS},
         last_ms=more["last_ms"],
         interval_ms=more["interval_ms"],
@@ -361,6 +401,12 @@ def unpack(parts: Parts) -> State:
         odd=more["odd"],
         episodes=Episodes.load(more["episodes"]),
     )
+
+
+def _unpack_shapes(data: bytes) -> Shapes:
+    from processors.steps.shapes import Shapes
+
+    return Shapes(arrays=columns.unpack(data)[0])
 
 
 def unit(record: Record) -> str | None:

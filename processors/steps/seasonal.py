@@ -1,8 +1,8 @@
 """What a week usually looks like, by hour and series: shared by the steps that ask "is this usual now?".
 
 A profile holds one mean an hour of the week (168) and series, learned from hourly means with an exponential weight, and
-read by linear interpolation between the middles of the hours. An hour that was never seen is answered by the series'
-long-run mean. Source: the seasonal-naive and Holt-Winters family (Hyndman & Athanasopoulos, Forecasting: Principles and
+read by linear interpolation between the middles of the hours. An hour of the week that is young is drawn towards the
+same hour of the other days, and one that was never seen on any day is answered by the series' long-run mean. Source: the seasonal-naive and Holt-Winters family (Hyndman & Athanasopoulos, Forecasting: Principles and
 Practice, 3rd ed., 8.3), with the season kept as a table so that holes and holidays do no harm.
 """
 
@@ -15,6 +15,7 @@ from processors.columns import Arrays
 from schemas.calendar import Calendar
 
 HOURS = 168
+WEEKS_YOUNG = 3  # an hour of the week seen less often than this leans on the same hour of other days
 WEIGHT_MIN = 0.15  # weight of a new week once the profile knows several: about six weeks of memory
 
 Floats = NDArray[np.float64]
@@ -30,6 +31,7 @@ class Profile:
         self.count = arrays["count"] if arrays else np.zeros(width, np.uint32)
         self.long_run = arrays["long_run"] if arrays else np.zeros(width)
         self.spread = arrays["spread"] if arrays else np.zeros(width)
+        self._read: dict[int, tuple[Floats, NDArray[np.bool_]]] = {}  # by hour, until an hour is folded in
 
     def season(self) -> Arrays:
         """The arrays that change once an hour."""
@@ -42,6 +44,7 @@ class Profile:
     def grow(self, width: int) -> None:
         """Make room for `width` series."""
         more = width - self.sum.size
+        self._read.clear()
         self.mean = np.pad(self.mean, ((0, 0), (0, more)))
         self.weeks = np.pad(self.weeks, ((0, 0), (0, more)))
         self.sum, self.count = np.pad(self.sum, (0, more)), np.pad(self.count, (0, more))
@@ -50,11 +53,21 @@ class Profile:
     def expected(self, hour: int, into: float) -> tuple[Floats, NDArray[np.bool_]]:
         """Usual value by series `into` (0 to 1) the hour of the week, and where the profile knows it."""
         other = (hour + (1 if into >= 0.5 else -1)) % HOURS
-        weight = abs(into - 0.5)
-        known = self.weeks[hour] > 0
-        near = np.where(known, self.mean[hour], self.long_run)
-        far = np.where(self.weeks[other] > 0, self.mean[other], near)
-        return near + (far - near) * weight, known
+        near, known = self.usual(hour)
+        far, also = self.usual(other)
+        near = np.where(known, near, self.long_run)
+        return near + np.where(also, far - near, 0.0) * abs(into - 0.5), known
+
+    def usual(self, hour: int) -> tuple[Floats, NDArray[np.bool_]]:
+        """Mean of an hour of the week by series, and where it or the same hour of another day is known."""
+        if hour not in self._read:
+            weeks = self.weeks[hour].astype(np.float64)
+            days = self.weeks[hour % 24 :: 24] > 0
+            of_days = np.count_nonzero(days, axis=0)
+            day = np.sum(self.mean[hour % 24 :: 24] * days, axis=0, dtype=np.float64) / np.maximum(of_days, 1)
+            young = (weeks * self.mean[hour] + day) / (weeks + 1.0)
+            self._read[hour] = np.where(weeks >= WEEKS_YOUNG, self.mean[hour], young), of_days > 0
+        return self._read[hour]
 
     def add(self, values: Floats, measured: NDArray[np.bool_]) -> None:
         """Take in one scrape of the present hour."""
@@ -75,6 +88,7 @@ class Profile:
         started = self.long_run != 0
         self.long_run += np.where(seen, np.where(started, 0.02, 1.0) * (mean - self.long_run), 0.0)
         self.sum[:], self.count[:] = 0, 0
+        self._read.clear()
 
 
 def hour_of_week(calendar: Calendar, time_ms: int) -> tuple[int, float]:
