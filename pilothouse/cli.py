@@ -336,7 +336,7 @@ def slo_eval(
     from pilothouse.slo_eval import SloError, evaluate
 
     try:
-        answer = evaluate(slo, rows, name=name, step_s=step)
+        answer = evaluate(slo, rows, name=name, step_s=step, progress=lambda count: _progress(f"{count:,} rows"))
     except (SloError, InputError) as error:
         _complain(str(error))
         raise typer.Exit(MISUSE) from None

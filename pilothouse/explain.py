@@ -29,6 +29,8 @@ async def explain(
     """The explanation of a signal or incident. Raises UnknownId, and ConnectionError when the broker is away."""
     names = [prefix + topic.name for topic in (DETECTIONS, INCIDENTS, METRICS)]
     known = await partitions(kafka, names)
+    if names[0] not in known:
+        raise ConnectionError(f"topic {names[0]} is not on the broker; is PILOTHOUSE_KAFKA the right one?")
     detections, incidents, metrics = ([TopicPartition(name, one) for one in known.get(name, [])] for name in names)
     reader = kafka_log.reader(kafka)
     await reader.start()

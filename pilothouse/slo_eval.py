@@ -7,6 +7,7 @@ are further apart. Rows are read in blocks, so memory does not grow with the fil
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -105,8 +106,18 @@ class Answer:
         return [[_whole(terms.time_ms(step) / 1000) for step in pair] for pair in found]
 
 
-def evaluate(slo_file: Path, csv_file: Path, *, name: str | None = None, step_s: float | None = None) -> Answer:
-    """Judge a CSV file. Raises SloError or InputError, which say what is wrong and what would be right."""
+def evaluate(
+    slo_file: Path,
+    csv_file: Path,
+    *,
+    name: str | None = None,
+    step_s: float | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Answer:
+    """Judge a CSV file. Raises SloError or InputError, which say what is wrong and what would be right.
+
+    `progress` is told the rows so far, after each block.
+    """
     slo = _choose(slo_file, name)
     columns = _columns(slo)
     rows = blocks(csv_file, columns)
@@ -124,6 +135,7 @@ def evaluate(slo_file: Path, csv_file: Path, *, name: str | None = None, step_s:
         answer.rows += block.times_ms.size
         for reader, judged in zip(readers, answer.objectives, strict=True):
             _judge(judged, reader.read(block))
+        progress(answer.rows)
     answer.unmeasured_rows = readers[0].unmeasured
     return answer
 

@@ -16,6 +16,8 @@ from schemas.series import parse, split
 from schemas.slo import Metric, Slo, Target
 
 LAYOUTS_MAX = 1_000
+LOOKS_MAX = 5_000  # resources that are remembered
+LAST_MAX = 50_000  # counters that are remembered
 
 
 class Meter(NamedTuple):
@@ -67,10 +69,18 @@ class Look:
 
 @dataclass
 class Readings:
-    """What is remembered of the last looks. Bounded by resources and groups."""
+    """What is remembered of the last looks; what is beyond the bounds is forgotten oldest first, and counts anew."""
 
     looks: dict[str, Look] = field(default_factory=dict)
     last: dict[str, Last] = field(default_factory=dict)
+    forgotten: int = 0
+
+    def bound(self) -> None:
+        """Forget what is too much."""
+        for known, most in ((self.looks, LOOKS_MAX), (self.last, LAST_MAX)):
+            while len(known) > most:
+                known.pop(next(iter(known)))
+                self.forgotten += 1
 
 
 class Reader:
@@ -100,6 +110,7 @@ class Reader:
                 if found:
                     yield meter, found
         readings.looks[scrape.resource] = Look(start_ms, scrape.time_ms, at_ms)
+        readings.bound()
 
     def _rise(
         self,

@@ -319,6 +319,7 @@ def pack(state: State) -> Parts:
     counted["at_ms"] = np.array([one.at_ms for one in last], np.int64)
     more = {
         "looks": _LOOKS.dump_python(state.readings.looks),
+        "forgotten": state.readings.forgotten,
         "due_ms": state.due_ms,
         "late": {
             key: [[*one[:3], one.counts.tolist()] for one in budget.late] for key, budget in state.budgets.items()
@@ -349,7 +350,7 @@ def unpack(parts: Parts) -> State:
     state = State(
         groups=names["groups"],
         seen={key: (resource, series) for key, (resource, series) in names["seen"].items()},
-        readings=Readings(_LOOKS.validate_python(more["looks"]), last),
+        readings=Readings(_LOOKS.validate_python(more["looks"]), last, more["forgotten"]),
         promises={
             name.partition("\x1f")[2]: Promises.model_validate_json(data)
             for name, data in parts.items()

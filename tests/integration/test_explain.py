@@ -106,6 +106,10 @@ async def test_an_id_that_nobody_told_is_a_finding_and_a_broker_that_is_away_is_
     unknown = await run(bus, "e")
     assert unknown.exit_code == 1
     assert "no signal or incident 'e' stands in the log" in unknown.stderr
+    empty = {"PILOTHOUSE_KAFKA": bus.kafka["bootstrap_servers"], "PILOTHOUSE_TOPIC_PREFIX": "nowhere."}
+    elsewhere = await asyncio.to_thread(CliRunner().invoke, app, ["explain", "e"], env=empty)
+    assert elsewhere.exit_code == 3
+    assert "topic nowhere.signals.detections.v1 is not on the broker" in elsewhere.stderr
     environ = {"PILOTHOUSE_KAFKA": "127.0.0.1:1"}
     away = await asyncio.to_thread(CliRunner().invoke, app, ["explain", "e"], env=environ)
     assert away.exit_code == 3

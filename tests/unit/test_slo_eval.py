@@ -19,7 +19,7 @@ from pilothouse.slo_eval import evaluate
 from processors.budgets import EVENT, Terms, Track, doubt, group_counts, intervals, ratio
 from schemas import openslo
 from schemas.burn_rates import SEVERITIES, WORKBOOK
-from schemas.slo import slos
+from schemas.slo import Target, slos
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "slo"
 SLO = GOLDEN / "availability.openslo.yaml"
@@ -114,21 +114,30 @@ def test_alerts_are_those_of_sums_made_by_hand(tmp_path_factory: pytest.TempPath
 
 
 @settings(max_examples=20, deadline=None)
-@given(rows=gappy_series(), moves=st.sampled_from([10**9, 288]))
-def test_step_by_step_is_the_same_as_in_blocks(rows: Rows, moves: int) -> None:
-    """The pipeline goes on minute by minute, `slo eval` in blocks of thousands."""
+@given(
+    rows=gappy_series(),
+    moves=st.sampled_from([10**9, 288]),
+    method=st.sampled_from([{}, {"method": "Timeslices", "slice_ms": 300_000, "slice_target": 0.99}]),
+    sleeps=st.booleans(),
+)
+def test_step_by_step_is_the_same_as_in_blocks(rows: Rows, moves: int, method: dict[str, Any], sleeps: bool) -> None:
+    """The pipeline goes on minute by minute and may sleep while nothing comes, `slo eval` goes in blocks of thousands."""
     (slo,) = slos(openslo.DOCUMENTS.validate_python([yaml.safe_load(SLO.read_text())]))
-    terms = Terms(slo.targets[0], slo.period, moves=moves)
+    target = Target.model_validate(slo.targets[0].model_dump() | method)
+    terms = Terms(target, slo.period, moves=moves)
     counts = {at // 60: group_counts(total - good, total, 60_000) for at, good, total in rows}
     steps = np.arange(rows[0][0] // 60, rows[-1][0] // 60 + 1)
+    awake = np.array([step in counts or not sleeps for step in steps])
     one_by_one, alerts = Track(terms, 1), []
-    for step in steps:
+    for step in steps[awake]:
         if step in counts:
             one_by_one.add(0, counts[step])
         alerts.append(one_by_one.advance_to(int(step)).legs[-1])
     came = np.cumsum([counts.get(step, np.zeros(3, np.int64)) for step in steps], axis=0)[:, :, None]
-    at_once = Track(terms, 1, block=steps.size).advance(steps, came, came)
-    assert (np.array(alerts) == at_once.legs).all()
+    block = Track(terms, 1, block=steps.size)
+    at_once = block.advance(steps, came, came)
+    assert (np.array(alerts) == at_once.legs[awake]).all()
+    assert (one_by_one.in_period() == block.in_period()).all()
 
 
 def test_one_row_is_judged_by_itself(tmp_path: Path) -> None:
