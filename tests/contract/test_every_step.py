@@ -57,6 +57,7 @@ def scrape(rng: random.Random, tick: int, *, ill: bool) -> Scrape:
         points[f'odoo.queue_job.done{{tenant.id="{tenant}"}}'] = float(
             tick * 6 + rng.randint(0, 3) if tick < 80 else 483
         )
+        points[f'odoo.queue_job.count{{odoo.queue_job.state="pending",tenant.id="{tenant}"}}'] = 2.0
         points[f'postgresql.active.time{{tenant.id="{tenant}"}}'] = (
             None if tick % 17 == 3 else tick * 0.4 + (max(0, tick - 90) * 8.0 if tenant == "acme" else 0.0)
         )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from processors.step import Item, Step
-from processors.steps import absence, baseline, contention, correlator, locks
+from processors.steps import baseline, contention, correlator, locks
 from schemas.estate import Estate
 from schemas.records import Change, Incident, OperationsEvent, Phase, Record, Scrape, Severity, Signal
 
@@ -112,35 +112,6 @@ def test_a_scrape_of_last_year_changes_nothing() -> None:
     old = Scrape.of({PING: 9.0}, cell="eu1", resource="valkey-eu1", system="redis", time_ms=T0 - 31_536_000_000)
     items = [*scrapes(CALM, PING), Item(T0 + 80_000, old), Item(T0 + 80_000, old), Item(T0 + 80_000, old)]
     assert run(baseline.STEP, items) == []
-
-
-DONE = 'odoo.queue_job.done{tenant.id="acme"}'
-
-
-def steadily(looks: int, rate: float, standing: int) -> list[float]:
-    moving = [number * 2 * rate for number in range(looks)]
-    return moving + [moving[-1]] * standing
-
-
-def test_jobs_that_stop_are_told_while_the_web_may_be_green() -> None:
-    told = run(absence.STEP, scrapes(steadily(60, 3.0, 8), DONE, "odoo"))
-    assert [one.cause for one in told] == ["odoo.workers:acme"]
-    assert "where at least" in told[0].summary
-
-
-def test_silence_while_the_calendar_is_closed_is_nothing() -> None:
-    night = 11 * 3_600_000
-    items = [
-        Item(item.at_ms + night, item.record.model_copy(update={"time_ms": item.record.time_ms + night}))
-        for item in scrapes(steadily(60, 3.0, 8), DONE, "odoo")
-    ]
-    assert run(absence.STEP, items) == []
-
-
-def test_time_that_was_not_measured_expects_nothing() -> None:
-    before = scrapes(steadily(60, 3.0, 0), DONE, "odoo")
-    late = before[-1].record.model_copy(update={"time_ms": T0 + 60_000_000})
-    assert run(absence.STEP, [*before, Item(T0 + 60_000_000, late)]) == []
 
 
 def blocked(number: int, count: int, longest_s: float) -> Item:
