@@ -9,7 +9,9 @@ from processors.steps import (
     burn_rate,
     contention,
     correlator,
+    crons,
     difference_in_differences,
+    failing_jobs,
     fleet,
     journeys,
     locks,
@@ -20,6 +22,8 @@ STEPS = by_name(
     (
         baseline.STEP,
         absence.STEP,
+        crons.STEP,
+        failing_jobs.STEP,
         locks.STEP,
         contention.STEP,
         journeys.STEP,

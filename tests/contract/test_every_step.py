@@ -57,6 +57,7 @@ def scrape(rng: random.Random, tick: int, *, ill: bool) -> Scrape:
         points[f'odoo.queue_job.done{{tenant.id="{tenant}"}}'] = float(
             tick * 6 + rng.randint(0, 3) if tick < 80 else 483
         )
+        points[f'odoo.queue_job.failed{{tenant.id="{tenant}"}}'] = 2.0 * min(max(tick - 20, 0), 10)
         points[f'odoo.queue_job.count{{odoo.queue_job.state="pending",tenant.id="{tenant}"}}'] = 2.0
         points[f'postgresql.active.time{{tenant.id="{tenant}"}}'] = (
             None if tick % 17 == 3 else tick * 0.4 + (max(0, tick - 90) * 8.0 if tenant == "acme" else 0.0)
@@ -83,6 +84,11 @@ def events(rng: random.Random, tick: int) -> Iterator[Record]:
         yield OperationsEvent(
             cell="eu1", time_ms=time_ms, resource="pg-eu1", system="postgresql", tenant="acme",
             name="postgresql.lock.blocked", attributes=attributes,
+        )  # fmt: skip
+    if tick == 55:
+        yield OperationsEvent(
+            cell="eu1", time_ms=time_ms, resource="odoo-acme", system="odoo", tenant="acme", name="odoo.cron.deactivated",
+            attributes={"odoo.cron.name": "Mail: Email Queue Manager", "odoo.cron.failures": 5},
         )  # fmt: skip
     yield documents(tick, time_ms)
     yield from script.scripted(T0, tick * 2)

@@ -156,7 +156,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "queue.backlog": ("process.delayed", "process.stopped", "process.backlog", "slo.burn"),
     # A partner that refuses leaves its jobs lying, and what waits for them.
     "integration.failures": ("queue.backlog", "queue.stuck", *_WORK),
-    "integration.silent": _WORK,
+    "integration.silent": ("queue.backlog", *_WORK),
     "process.stopped": ("process.delayed", "process.backlog", "slo.burn"),
     "process.delayed": ("slo.burn",),
 }  # fmt: skip

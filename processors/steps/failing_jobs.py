@@ -1,0 +1,222 @@
+"""Do more of a channel's jobs fail than usual, and is it one partner or all?
+
+Every job that ends is a trial. A Bernoulli CUSUM by channel weighs each failure against the channel's usual share of failures: it
+falls with every success and rises with every failure, and finds a lasting rise soonest for a given rate of false alarms,
+however many jobs there are. One channel alone that serves a partner is that partner's doing (`integration.failures`); most
+channels of a tenant at once are the tenant's (`queue.failures`).
+Source: Reynolds & Stoumbos (1999), A CUSUM chart for monitoring a proportion when inspecting continuously.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from processors import columns
+from processors.episodes import Episodes
+from processors.flows import Floats
+from processors.partners import partner_of
+from processors.step import Findings, Item, Parts, Step, StepConfig
+from schemas.records import Evidence, Record, Scrape, Severity
+from schemas.series import parse, split
+
+DONE, FAILED, CHANNEL = "odoo.queue_job.done", "odoo.queue_job.failed", "odoo.queue_job.channel"
+
+
+class Config(StepConfig):
+    """When failures are too many."""
+
+    limit: float = Field(8.0, gt=0, description="Weight of evidence, as the logarithm of odds: e^8 is 3,000 to one.")
+    least: float = Field(0.02, gt=0, lt=0.2, description="A smaller usual share of failures counts as this.")
+    before: float = Field(50.0, gt=0, description="Jobs that the least share is worth before any was seen.")
+    rise: float = Field(4.0, gt=1, description="A rise to so many times the usual share is looked for.")
+    rise_to: float = Field(0.25, gt=0, lt=1, description="Or to this share, whichever is more.")
+    failures: int = Field(3, ge=1, description="Failures that there must be at least.")
+    memory: float = Field(2_000.0, gt=0, description="Jobs over which the usual share is remembered.")
+    calm_ms: int = Field(900_000, gt=0, description="It is over, too, when so long nothing has failed, ms.")
+
+
+_ARRAYS: dict[str, Any] = {
+    "done": np.float64,
+    "failed": np.float64,
+    "weight": np.float64,
+    "failures": np.float64,  # since the weight was 0
+    "jobs": np.float64,  # decayed: jobs that ended, and those that failed
+    "bad": np.float64,
+    "bad_ms": np.float64,
+}
+
+
+class Channel(NamedTuple):
+    """A channel of a tenant's queue."""
+
+    tenant: str | None
+    name: str
+
+
+@dataclass
+class State:
+    """The channels of one resource, which is one tenant's queue as a rule."""
+
+    channels: list[Channel] = field(default_factory=list)
+    arrays: columns.Arrays = field(default_factory=lambda: {name: np.zeros(0, kind) for name, kind in _ARRAYS.items()})
+    start_ms: int = -1
+    last_ms: int = -1
+    episodes: Episodes = field(default_factory=Episodes)
+
+
+@dataclass(slots=True)
+class Layout:
+    """Places of the counters in a layout, done and failed by channel."""
+
+    channels: list[Channel]
+    get: itemgetter[Any]
+
+
+def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
+    """Weigh the jobs that have ended since the last look."""
+    scrape: Scrape = item.record
+    layout = _layout_of(scrape.series)
+    if layout is None or scrape.time_ms <= state.last_ms:
+        return state, []
+    done, failed = _ended(state, scrape, layout)
+    _weigh(config, state, done, failed, scrape.time_ms)
+    state.last_ms = scrape.time_ms
+    return state, _judge(config, state, scrape)
+
+
+def _ended(state: State, scrape: Scrape, layout: Layout) -> tuple[Floats, Floats]:
+    """Jobs done and failed by channel since the last look; 0 where that was not measured."""
+    new = [one for one in layout.channels if one not in state.channels]
+    if new:
+        state.channels += new
+        state.arrays = {name: np.pad(one, (0, len(new))) for name, one in state.arrays.items()}
+        for name in (DONE, FAILED):
+            state.arrays[name.rpartition(".")[2]][-len(new) :] = np.nan
+    at = [state.channels.index(one) for one in layout.channels]
+    now = np.full((2, len(state.channels)), np.nan)
+    now[:, at] = np.array(layout.get(scrape.values), dtype=np.float64).reshape(2, -1)
+    started = scrape.start_time_ms if scrape.start_time_ms is not None else -1
+    change = now - np.stack([state.arrays["done"], state.arrays["failed"]])
+    counted = (change >= 0).all(axis=0) & (started == state.start_ms)
+    state.start_ms = started
+    for row, name in enumerate(("done", "failed")):
+        state.arrays[name] = np.where(np.isnan(now[row]), state.arrays[name], now[row])
+    ended = np.where(counted, change, 0.0)
+    return ended[0], ended[1]
+
+
+def _weigh(config: Config, state: State, done: Floats, failed: Floats, time_ms: int) -> None:
+    arrays = state.arrays
+    before = config.before * config.least
+    usual = np.maximum((arrays["bad"] + before) / (arrays["jobs"] + config.before), config.least)
+    risen = np.minimum(np.maximum(usual * config.rise, config.rise_to), 0.95)
+    usual = np.minimum(usual, 0.9 * risen)
+    more = failed * np.log(risen / usual) + done * np.log((1 - risen) / (1 - usual))
+    # Bounded, so that the end is seen soon after the last failure.
+    arrays["weight"] = np.clip(arrays["weight"] + more, 0.0, 1.5 * config.limit)
+    arrays["bad_ms"] = np.where(failed > 0, float(time_ms), arrays["bad_ms"])
+    arrays["weight"][time_ms - arrays["bad_ms"] >= config.calm_ms] = 0.0
+    arrays["failures"] = np.where(arrays["weight"] > 0, arrays["failures"] + failed, 0.0)
+    calm = arrays["weight"] < config.limit / 2
+    keep = np.where(calm, np.exp(-(done + failed) / config.memory), 1.0)
+    arrays["jobs"] = arrays["jobs"] * keep + np.where(calm, done + failed, 0.0)
+    arrays["bad"] = arrays["bad"] * keep + np.where(calm, failed, 0.0)
+
+
+def _judge(config: Config, state: State, scrape: Scrape) -> Findings:
+    arrays = state.arrays
+    over = (arrays["weight"] >= config.limit) & (arrays["failures"] >= config.failures)
+    if not over.any() and not state.episodes.open:
+        return []
+    causes: dict[str, list[int]] = {}
+    for slot in np.flatnonzero(over).tolist():
+        causes.setdefault(_cause(state, over, slot, scrape.resource), []).append(slot)
+    found: Findings = []
+    for cause in sorted(causes):
+        evidence = tuple(_evidence(state, slot, scrape.time_ms) for slot in causes[cause][:10])
+        tenants = sorted({tenant for slot in causes[cause] if (tenant := state.channels[slot].tenant)})
+        found += state.episodes.seen(
+            key=cause,
+            time_ms=scrape.time_ms,
+            cell=scrape.cell,
+            detector=STEP.name,
+            cause=cause,
+            resource=scrape.resource,
+            tenant=tenants[0] if len(tenants) == 1 else None,
+            severity=Severity.WARNING,
+            score=float(1 - np.exp(-max(arrays["weight"][causes[cause]]) / 4)),
+            summary=evidence[0].text,
+            evidence=evidence,
+            tenants=tuple(tenants),
+        )
+    return found + state.episodes.close_others(set(causes), scrape.time_ms)
+
+
+def _cause(state: State, over: Any, slot: int, resource: str) -> str:
+    """Most channels of a tenant at once are the tenant's doing; one alone is its partner's, if it has one."""
+    tenant, name = state.channels[slot]
+    mine = np.array([one.tenant == tenant for one in state.channels])
+    ill, busy = np.count_nonzero(over & mine), np.count_nonzero((state.arrays["jobs"] > 0) & mine)
+    partner = None if ill >= 2 and 2 * ill > busy else partner_of(name)
+    return f"integration.failures:{partner}" if partner else f"queue.failures:{tenant or resource}"
+
+
+def _evidence(state: State, slot: int, time_ms: int) -> Evidence:
+    arrays = state.arrays
+    usual = arrays["bad"][slot] / max(arrays["jobs"][slot], 1.0)
+    text = f"{arrays['failures'][slot]:.0f} jobs of {state.channels[slot].name} have failed lately, usually {usual:.1%} of them do"
+    return Evidence(text=text, value=float(arrays["failures"][slot]), expected=float(usual), time_ms=time_ms)
+
+
+_LAYOUTS: dict[str, Layout | None] = {}
+_LAYOUTS_MAX = 1_000
+
+
+def _layout_of(series: str) -> Layout | None:
+    if series not in _LAYOUTS:
+        if len(_LAYOUTS) >= _LAYOUTS_MAX:
+            _LAYOUTS.clear()
+        _LAYOUTS[series] = _read(series)
+    return _LAYOUTS[series]
+
+
+def _read(text: str) -> Layout | None:
+    places: dict[Channel, dict[str, int]] = {}
+    for place, one in enumerate(split(text)):
+        if one.startswith((DONE, FAILED)):
+            series = parse(one)
+            channel = Channel(series.tenant, series.attributes.get(CHANNEL, "root"))
+            places.setdefault(channel, {})[series.name] = place
+    both = [channel for channel, names in places.items() if DONE in names and FAILED in names]
+    return Layout(both, itemgetter(*[places[one][name] for name in (DONE, FAILED) for one in both])) if both else None
+
+
+def pack(state: State) -> Parts:
+    """Everything together."""
+    more = {
+        "channels": [list(one) for one in state.channels],
+        "start_ms": state.start_ms,
+        "last_ms": state.last_ms,
+        "episodes": state.episodes.dump(),
+    }
+    return {"": columns.pack(state.arrays, more)}
+
+
+def unpack(parts: Parts) -> State:
+    """What `pack` gave."""
+    arrays, more = columns.unpack(parts[""])
+    channels = [Channel(*one) for one in more["channels"]]
+    return State(channels, arrays, more["start_ms"], more["last_ms"], Episodes.load(more["episodes"]))
+
+
+def unit(record: Record) -> str | None:
+    """The queue of a tenant's database."""
+    return record.resource if isinstance(record, Scrape) and _layout_of(record.series) else None
+
+
+STEP = Step("failing_jobs", Config, (Scrape,), unit, State, step, pack, unpack)
