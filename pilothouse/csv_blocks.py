@@ -28,7 +28,13 @@ class Block(NamedTuple):
     times_ms: NDArray[np.int64]
     columns: tuple[NDArray[np.float64], ...]
     line: int
-    cells: list[list[str]]  # the wanted ones as they stand in the file, time first
+    rows: list[list[str]]
+    places: tuple[int, ...]
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """The wanted cells as they stand in the file, time first."""
+        return [[row[place] for place in self.places] for row in self.rows]
 
 
 def blocks(path: Path, names: Sequence[str], rows: int = ROWS, *, strict: bool = True) -> Iterator[Block]:
@@ -66,7 +72,7 @@ def _blocks(path: Path, file: IO[str], names: Sequence[str], rows: int, strict: 
         if strict:
             _check_order(path, times_ms, last_ms, line)
         last_ms = int(times_ms[-1])
-        yield Block(times_ms, tuple(columns), line, [[row[place] for _, place in places] for row in kept])
+        yield Block(times_ms, tuple(columns), line, kept, tuple(place for _, place in places))
     if last_ms is None:
         raise InputError(f"{path} holds no rows below its header; it needs at least one")
 
