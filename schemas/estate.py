@@ -126,6 +126,9 @@ class Route(BaseModel):
     min_severity: str = Field("warning", pattern="^(info|warning|critical)$")
     cells: tuple[Name, ...] = Field((), description="Only these cells; empty for all.")
     tenants: tuple[Name, ...] = Field((), description="Only these tenants; empty for all.")
+    watchdog: bool = Field(
+        False, description="Also forward each cell's heartbeat, to a dead man's switch that notices when it stops."
+    )
 
 
 class Receiver(BaseModel):

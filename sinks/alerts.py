@@ -27,10 +27,10 @@ from standardwebhooks.webhooks import EmptyWebhookSecretError
 from schemas import topics
 from schemas.codec import Reason, Rejected
 from schemas.estate import Route
-from schemas.records import Incident, Phase
+from schemas.records import Incident, Phase, Signal
 from sinks import consumer
 from sinks.alerts_history import History
-from sinks.alerts_news import Notification, Told, body, due, flush, fold
+from sinks.alerts_news import Heartbeat, Notification, Told, body, due, flush, fold, is_heartbeat
 from sinks.backoff import Backoff, retry_after_s
 from sinks.consumer import Assignment, Batch, Message, Opened, Refuse, SinkUnavailable
 from sinks.context import Context, Task
@@ -60,6 +60,8 @@ class Config:
     """How often held news is looked at."""
     grace_s: float = 5.0
     """Incidents' time runs behind the clock by so much at most; held news waits for it."""
+    heartbeat_s: float = 300.0
+    """A heartbeat that is older is not forwarded any more."""
     incidents_max: int = 10_000
     """Incidents that are remembered, a partition; beyond it the one longest unchanged is forgotten and counted."""
     kafka_timeout_s: float = 10.0
@@ -116,6 +118,8 @@ class Alerts:
         """Raises ValueError naming the route when the url or the secret is none."""
         self.name = f"alerts.{route.name}"
         self.group = f"{topic_prefix}pilothouse-sink-alerts.{route.name}"
+        if route.watchdog:
+            self.topics = (*self.topics, topics.DETECTIONS.name)
         self.route, self.config, self.counts = route, config or Config(), Counts()
         self._url, self._webhook = _checked_url(route, url), _webhook(route, secret)
         self._kafka, self._now_s, self._backoff = kafka, now_s, backoff or Backoff()
@@ -131,7 +135,13 @@ class Alerts:
             self._partitions = {}
             history = History(self._kafka, self.group, self.config.kafka_timeout_s)
             since_ms = self._now_ms() - int(1000 * self.config.look_back_s)
-            offsets = await history.read(assignment.partitions, since_ms, self._recall)
+            incidents = frozenset(
+                one for one in assignment.partitions if not one.topic.endswith(topics.DETECTIONS.name)
+            )
+            offsets = await history.read(incidents, since_ms, self._recall)
+            if beats := assignment.partitions - incidents:
+                now_ms = self._now_ms() - int(1000 * self.config.heartbeat_s)
+                offsets |= await history.read(beats, now_ms, self._recall)
             for partition in assignment.partitions:
                 self._partitions.setdefault(partition, Partition())
         if self._holding is None:
@@ -196,6 +206,9 @@ class Alerts:
     async def _take(self, message: Message, refuse: Refuse) -> None:
         known = self._partitions[TopicPartition(message.topic, message.partition)]
         incident = message.content.record
+        if isinstance(incident, Signal) and self.route.watchdog:
+            await self._pass_on(incident)
+            return
         if not isinstance(incident, Incident):
             detail = f"ce_type {incident.type!r} on a topic of incidents; only {Incident.type!r} belongs there"
             await refuse(message, Rejected(Reason.INVALID, detail, message.payload))
@@ -209,6 +222,12 @@ class Alerts:
                 await self._tell_or_refuse(notification, message, refuse)
             # Only now: when the receiver is away, the same batch comes again and finds the state that it met.
             self._learn(known, incident.id, told)
+
+    async def _pass_on(self, signal: Signal) -> None:
+        """A heartbeat that nobody took, or that is old, is no news: its absence is what a dead man's switch is for."""
+        if is_heartbeat(self.route, signal) and signal.time_ms >= self._now_ms() - 1000 * self.config.heartbeat_s:
+            with suppress(Gone):
+                await self._tell(Heartbeat(signal))
 
     async def _tell_or_refuse(self, notification: Notification, message: Message, refuse: Refuse) -> None:
         try:
@@ -248,7 +267,7 @@ class Alerts:
 
     # How it is told.
 
-    async def _tell(self, notification: Notification) -> None:
+    async def _tell(self, notification: Notification | Heartbeat) -> None:
         """Return when the receiver has taken it. Raises SinkUnavailable or Gone."""
         if (remaining_s := self._backoff.remaining_s()) > 0:
             raise self._unavailable("it is not asked yet", remaining_s)
@@ -267,7 +286,7 @@ class Alerts:
             mend = "redirects are not followed, write the final url" if status < 400 else "check its url and secret"
             raise Gone(f"route {self.route.name}: HTTP {status}; {mend}")
 
-    async def _post(self, notification: Notification) -> tuple[int, Mapping[str, str]]:
+    async def _post(self, notification: Notification | Heartbeat) -> tuple[int, Mapping[str, str]]:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.config.timeout_s))
         data = body(notification)
@@ -289,7 +308,7 @@ class Alerts:
         return headers
 
     def _failed(
-        self, notification: Notification, reason: str, is_away: bool, wanted_s: float | None = None
+        self, notification: Notification | Heartbeat, reason: str, is_away: bool, wanted_s: float | None = None
     ) -> SinkUnavailable | Gone:
         self.counts.failed_tries += 1
         pause_s = self._backoff.failed(wanted_s)

@@ -16,8 +16,9 @@ import orjson
 from schemas.codec import rfc3339
 from schemas.estate import Route
 from schemas.impact import Impact
-from schemas.records import Cause, Incident, Phase, Severity
+from schemas.records import Cause, Incident, Phase, Severity, Signal
 
+WATCHDOG = "pilothouse.watchdog:"
 TYPES = {Phase.OPEN: "incident.open", Phase.UPDATED: "incident.updated", Phase.RESOLVED: "incident.resolved"}
 
 
@@ -34,6 +35,22 @@ class Notification(NamedTuple):
         Without a full stop, which separates the parts that are signed.
         """
         return f"{quote(self.incident.id, safe='').replace('.', '%2E')}-{self.incident.version}"
+
+
+class Heartbeat(NamedTuple):
+    """A cell's pipeline says that it works; for routes that asked for it."""
+
+    signal: Signal
+
+    @property
+    def id(self) -> str:
+        """The same at every delivery: the cell's heartbeat and its time."""
+        return f"{quote(self.signal.id, safe='').replace('.', '%2E')}-{self.signal.time_ms}"
+
+
+def is_heartbeat(route: Route, signal: Signal) -> bool:
+    """Whether a signal is a heartbeat that the route asked for."""
+    return route.watchdog and signal.cause.startswith(WATCHDOG) and (not route.cells or signal.cell in route.cells)
 
 
 class Known(NamedTuple):
@@ -112,8 +129,12 @@ def _known(incident: Incident, told_ms: int) -> Known:
     return Known(told_ms, incident.phase, incident.severity, incident.causes[0].cause, frozenset(incident.tenants))
 
 
-def body(notification: Notification) -> bytes:
+def body(notification: Notification | Heartbeat) -> bytes:
     """The JSON of a notification: the same bytes at every delivery."""
+    if isinstance(notification, Heartbeat):
+        signal = notification.signal
+        data = {"id": signal.id, "cell": signal.cell, "title": signal.summary}
+        return orjson.dumps({"type": "watchdog", "timestamp": rfc3339(signal.time_ms), "data": data})
     incident = notification.incident
     return orjson.dumps(
         {"type": TYPES[notification.phase], "timestamp": rfc3339(incident.time_ms), "data": _data(incident)}

@@ -17,8 +17,8 @@ from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from schemas.estate import Estate, Reference, Route
-from schemas.records import Cause, Incident, Phase, Severity
-from schemas.topics import INCIDENTS
+from schemas.records import Cause, Incident, Phase, Severity, Signal
+from schemas.topics import DETECTIONS, INCIDENTS
 from sinks.alerts import Alerts, Config, make
 from sinks.alerts_history import History
 from sinks.alerts_news import Notification
@@ -149,6 +149,24 @@ async def test_an_incident_is_told_with_a_signature_that_verifies(bus: Bus, rece
         Webhook("whsec_" + base64.b64encode(b"another secret").decode()).verify(body, headers)
     with pytest.raises(WebhookVerificationError):
         Webhook(SECRET).verify(body.replace(b"slowly", b"quickly"), headers)
+
+
+async def test_a_heartbeat_is_passed_on_while_it_is_news(kafka: str, receiver: Receiver) -> None:
+    def beat(time_ms: int, cause: str = "pilothouse.watchdog:eu1") -> Signal:
+        return Signal(
+            cell="eu1", time_ms=time_ms, id="w1", phase=Phase.UPDATED, detector="watchdog", cause=cause, resource="eu1",
+            started_ms=1, severity=Severity.INFO, score=0.0, summary="all is well",
+        )  # fmt: skip
+
+    async with Bus(kafka, INCIDENTS, DETECTIONS) as bus:
+        route = Route(name="switch", url=f"{receiver.url}/switch", watchdog=True)
+        alerts = Alerts(route, str(route.url), SECRET, bus.kafka, time.time)
+        alerts.group = group(bus, "switch")
+        async with bus.running(alerts, alerts.group):
+            await bus.put(incident(), beat(now_ms() - HOUR_MS), beat(now_ms(), "redis.latency:valkey"), beat(now_ms()))
+            await until(lambda: len(receiver.taken) == 2)
+            await bus.committed_up_to(alerts.group, DETECTIONS, 3)
+    assert sorted(one["type"] for _, one in receiver.taken) == ["incident.open", "watchdog"]
 
 
 async def test_a_resolve_follows_its_opening_after_a_restart(bus: Bus, receiver: Receiver) -> None:

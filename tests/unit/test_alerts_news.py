@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from schemas.estate import Route
 from schemas.impact import CutOffStake, Stake
-from schemas.records import Cause, Evidence, Impact, Incident, Phase, Severity
-from sinks.alerts_news import Notification, Told, body, concerns, due, flush, fold
+from schemas.records import Cause, Evidence, Impact, Incident, Phase, Severity, Signal
+from sinks.alerts_news import Heartbeat, Notification, Told, body, concerns, due, flush, fold, is_heartbeat
 from tests.support.golden import GOLDEN, agrees
 
 START_MS = 1_793_000_000_000
@@ -204,3 +204,18 @@ def test_the_body_is_as_documented(phase: Phase) -> None:
         orjson.dumps(orjson.loads(written), option=orjson.OPT_INDENT_2).decode() + "\n",
         GOLDEN / "alerts" / f"{phase}.json",
     )
+
+
+def test_a_heartbeat_is_for_routes_that_asked_for_it() -> None:
+    told = Signal(
+        cell="eu1", time_ms=7, id="w1", phase=Phase.UPDATED, detector="watchdog", cause="pilothouse.watchdog:eu1",
+        resource="eu1", started_ms=1, severity=Severity.INFO, score=0.0, summary="all is well",
+    )  # fmt: skip
+    asked = Route(name="dead-man", url="https://switch.example/x", watchdog=True)
+    assert is_heartbeat(asked, told)
+    assert not is_heartbeat(Route(name="ops", url="https://ops.example/x"), told)
+    assert not is_heartbeat(asked.model_copy(update={"cells": ("us1",)}), told)
+    assert not is_heartbeat(asked, told.model_copy(update={"cause": "redis.latency:valkey-eu1"}))
+    beat = Heartbeat(told)
+    assert beat.id == "w1-7"
+    assert orjson.loads(body(beat))["type"] == "watchdog"

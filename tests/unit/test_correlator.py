@@ -6,16 +6,18 @@ import random
 from collections.abc import Iterable
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from processors.step import Item
+from processors.steps import watchdog
 from processors.steps.correlator import STEP, grouping, quiet
 from processors.steps.correlator.tables import EXPLAINS, KINDS
 from schemas.estate import Estate
 from schemas.impact import CutOffStake, Impact, Stake
-from schemas.records import Change, Incident, Phase, Severity, Signal
+from schemas.records import Change, Incident, Phase, Scrape, Severity, Signal
 
 T0 = 1_795_262_400_000  # 2026-11-21T12:00:00Z
 DAY_MS = 86_400_000
@@ -497,3 +499,29 @@ def test_links_are_made_once_and_not_at_every_look() -> None:
     grouping.refresh(config, state)
     assert state.parents == {"queue.backlog:acme": "redis.latency:valkey-eu1"}
     assert not state.moved
+
+
+def test_a_state_of_version_1_is_read() -> None:
+    (item,) = signal("redis.latency:valkey-eu1", 0)
+    (told,) = fold([item], until_s=5)
+    story = {"incident": told.model_dump(mode="json"), "members": [item.record.id]}
+    old = {
+        "signals": {item.record.id: item.record.model_dump(mode="json")}, "first_ms": {item.record.id: T0}, "ended_ms": {},
+        "changes": {}, "stories": {told.id: story}, "due_ms": T0 + 1_000,
+    }  # fmt: skip
+    state = STEP.unpack({"": orjson.dumps(old)})
+    assert state.stories[told.id].members == ["redis.latency:valkey-eu1"]
+    _, found = STEP.tick(STEP.config(cell="eu1", estate=ESTATE), state, T0 + 1_000)
+    assert found == []
+
+
+def test_the_watchdog_is_told_at_fixed_instants_and_is_no_trouble() -> None:
+    config, state, told = watchdog.STEP.config(cell="eu1"), watchdog.STEP.fresh(), []
+    first = Scrape.of({"host.cpu": 0.1}, cell="eu1", resource="host-eu1", system="host", time_ms=T0 + 7_000)
+    state, _ = watchdog.STEP.step(config, state, Item(T0 + 7_000, first))
+    while (due := watchdog.STEP.due(state)) and due <= T0 + 1_200_000:
+        state, found = watchdog.STEP.tick(config, state, due)
+        told += found
+    assert [one.time_ms for one in told] == [T0 + 300_000 * number for number in range(1, 5)]
+    assert {one.id for one in told} == {told[0].id}
+    assert fold([Item(one.time_ms, one) for one in told], until_s=2_000) == []
