@@ -21,7 +21,7 @@ from processors.steps.correlator.tables import EXPLAINED_BY, EXPLAINS_SET, Reach
 from processors.steps.correlator.topology import Needing
 from schemas.records import Verdict
 
-RIVALS = 8
+RIVALS = 4
 """Candidates of one kind and tenant that are compared for a signal: those that began last before it."""
 MANY = 24
 """From so many moved candidates on it is cheaper to look at their effects than at each pair."""
@@ -108,8 +108,10 @@ def _may_reach(config: Config, cause: Node, effect: Node) -> bool:
         cause.reached, cause.is_mapped = _reached(config, cause), True
     if cause.reached is None or effect.known.reach is Reach.MACHINE:
         return True
-    felt, resources = effect.felt, effect.resources
-    return any(not felt.isdisjoint(one.tenants) or not resources.isdisjoint(one.resources) for one in cause.reached)
+    for one in cause.reached:
+        if not effect.felt.isdisjoint(one.tenants) or not effect.resources.isdisjoint(one.resources):
+            return True
+    return False
 
 
 def _reached(config: Config, cause: Node) -> tuple[Needing, ...] | None:

@@ -174,8 +174,10 @@ def _open(config: Config, state: State, members: Group, before: Mapping[str, str
         del state.closed[top]
         return _reopen(config, state, members, known, at_ms)
     incident = _compose(config, state, view, at_ms, None).model_copy(update={"split_from": came_from})
+    mine = {node.cause for node in members}
     for other in state.stories.values():
-        other.members = [cause for cause in other.members if cause not in {node.cause for node in members}]
+        if not mine.isdisjoint(other.members):
+            other.members = [cause for cause in other.members if cause not in mine]
     story = Story(incident=incident, members=[node.cause for node in members])
     quiet.turn(config, story, at_ms, is_on=True)
     state.stories[incident.id] = story
