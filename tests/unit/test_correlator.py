@@ -487,7 +487,7 @@ def test_state_is_bounded_by_what_is_configured() -> None:
     for number in range(200):
         (item,) = signal(f"redis.latency:r{number}", number)
         state, _ = STEP.step(config, state, item)
-    assert len(state.kept) == 50
+    assert (len(state.kept), state.forgotten) == (50, 150)
     assert set(state.nodes) == {one.signal.cause for one in state.kept.values()}
 
 

@@ -78,6 +78,7 @@ def _evict(state: State) -> None:
     ended = [one for one in state.kept.values() if one.ended_ms is not None]
     oldest = min(ended or state.kept.values(), key=lambda one: (one.ended_ms or 0, one.first_ms, one.signal.id))
     state.drop(oldest.signal.id)
+    state.forgotten += 1
 
 
 def _take_change(config: Config, state: State, change: Change) -> None:

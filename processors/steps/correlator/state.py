@@ -143,6 +143,8 @@ class State:
     muted: set[str] = field(default_factory=set)
     """Causes of which nothing is told: all their tenants are in maintenance."""
     due_ms: int | None = None
+    forgotten: int = 0
+    """Signals that were let go of because there were too many."""
     nodes: dict[str, Node] = field(default_factory=dict)
     ids: dict[str, set[str]] = field(default_factory=dict)
     """Signals by cause."""
@@ -303,6 +305,7 @@ def pack(state: State) -> Parts:
         "moved": sorted(state.moved),
         "muted": sorted(state.muted),
         "due_ms": state.due_ms,
+        "forgotten": state.forgotten,
     }
     return {
         "signals": _KEPT.dump_json(dict(sorted(state.kept.items()))),
@@ -326,6 +329,7 @@ def unpack(parts: Parts) -> State:
         parents=rest["parents"],
         muted=set(rest["muted"]),
         due_ms=rest["due_ms"],
+        forgotten=rest["forgotten"],
     )
     _renew_all(state)
     state.moved = set(rest["moved"])
