@@ -121,6 +121,8 @@ class State:
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     """Take in a look at what is shared, at how tenants fare, or that documents are stuck."""
     record = item.record
+    if len(config.tenants()) == 1:  # who is alone has no neighbours
+        return state, []
     if isinstance(record, Signal):
         _stuck(state, record)
         return state, []
@@ -273,10 +275,12 @@ def _take_waits(config: Config, state: State, pool: Pool, scrape: Scrape, waits:
 
 def _judge(config: Config, state: State, name: str, pool: Pool, scrape: Scrape) -> Findings:
     grid, fresh = pool.grid, pool.grid.pop("fresh")
-    together = np.maximum(_of_the_others(grid["now"], grid["usual"], fresh), 1.0)
+    # Of what a whole cell shares, each look tells of one tenant; the others are as they were last seen.
+    known = ~np.isnan(grid["now"]) & (scrape.time_ms - grid["time_ms"] <= config.stale_ms)
+    together = np.maximum(_of_the_others(grid["now"], grid["usual"], known), 1.0)
     expected = grid["usual"] * together * _loads(config, state, scrape.time_ms)
     excess = np.where(fresh, np.maximum(grid["now"] - expected, 0.0), 0.0)
-    over = _is_over(config, pool, expected, excess, together, fresh, scrape.time_ms)
+    over = fresh & _is_over(config, pool, expected, excess, together, known, scrape.time_ms)
     hot = grid["hot"]
     grid["hot"] = np.where(fresh, np.where(over, np.minimum(hot + 1, 4), np.maximum(hot - 1, 0)), hot).astype(np.int8)
     fares = _slowness(config, state, scrape.time_ms)
@@ -289,17 +293,17 @@ def _judge(config: Config, state: State, name: str, pool: Pool, scrape: Scrape) 
 
 
 def _is_over(
-    config: Config, pool: Pool, expected: Floats, excess: Floats, together: Floats, fresh: Flags, time_ms: int
+    config: Config, pool: Pool, expected: Floats, excess: Floats, together: Floats, known: Flags, time_ms: int
 ) -> Flags:
     """Which demands are loud now. A demand of time must have grown more, unless one of work has grown with it."""
     grid, beside = pool.grid, pool.beside
     # Who is alone has no neighbours.
-    loud: Flags = fresh & (fresh.sum(axis=1, keepdims=True) >= 2) & (grid["seen"] >= config.learn)
+    loud: Flags = (known.sum(axis=1, keepdims=True) >= 2) & (grid["seen"] >= config.learn)
     # What is counted at an instant scatters by its root at least (halfway smoothing leaves a third of the variance),
     # and what is measured scatters more when there is more of it.
     scale = np.sqrt((grid["spread"] * together) ** 2 + np.where(IS_SUM, 0.0, expected / 3))
     loud &= (excess > FLOORS) & (excess > config.spreads * scale) & (grid.pop("latest") > expected)
-    rise = np.where(fresh, np.maximum(grid["now"] - grid["usual"], 0.0), 0.0)
+    rise = np.where(known, np.maximum(grid["now"] - grid["usual"], 0.0), 0.0)
     loud &= (grid["now"] > config.times_usual * expected) & (rise >= config.share * rise.sum(axis=1, keepdims=True))
     works = (loud & IS_WORK).any(axis=0)
     waited = (beside["waited_ms"] >= 0) & (time_ms - beside["waited_ms"] < config.after_wait_ms)
@@ -308,16 +312,16 @@ def _is_over(
     return loud
 
 
-def _of_the_others(now: Floats, usual: Floats, fresh: Flags) -> Floats:
+def _of_the_others(now: Floats, usual: Floats, known: Flags) -> Floats:
     """By demand and tenant what has become of the others' usual, as a factor.
 
     Of four or more, the one of them that rose most is left out: two may be loud at once.
     """
-    now, usual = np.where(fresh, now, 0.0), np.where(fresh, usual, 0.0)
+    now, usual = np.where(known, now, 0.0), np.where(known, usual, 0.0)
     rest_now = now.sum(axis=1, keepdims=True) - now
     rest_usual = usual.sum(axis=1, keepdims=True) - usual
     if now.shape[1] >= 4:
-        rise = np.where(fresh, now - usual, -np.inf)
+        rise = np.where(known, now - usual, -np.inf)
         first, second = np.argsort(-rise, axis=1, kind="stable")[:, :2].T
         rows, which = np.arange(now.shape[0])[:, None], np.arange(now.shape[1])
         most = np.where(which == first[:, None], second[:, None], first[:, None])

@@ -9,6 +9,8 @@ Source: odoo/addons/base/models/ir_cron.py of 16-19, seen on running 17-19.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from pydantic import BaseModel, Field
 
 from processors.episodes import Episodes, Open
@@ -85,7 +87,7 @@ def _happened(config: Config, state: State, event: OperationsEvent) -> None:
 
 
 def _run(config: Config, state: State, scrape: Scrape) -> None:
-    for place, name in _columns(scrape.series):
+    for place, name in _columns(scrape.series).runs:
         known, runs = state.crons.get(name), scrape.values[place]
         if known is None or runs is None:
             continue
@@ -132,21 +134,25 @@ def _sentence(name: str, cron: Cron) -> str:
     return f"Scheduled action {name!r} has failed {cron.failures} times without a success between"
 
 
-_COLUMNS: dict[str, list[tuple[int, str]]] = {}
+class Columns(NamedTuple):
+    """Whose layout it is, and the places of its run counters with their actions' names."""
+
+    tenant: str | None
+    runs: list[tuple[int, str]]
+
+
+_COLUMNS: dict[str, Columns] = {}
 _COLUMNS_MAX = 1_000
 
 
-def _columns(layout: str) -> list[tuple[int, str]]:
-    """Places of the run counters of a layout, with their actions' names."""
+def _columns(layout: str) -> Columns:
     known = _COLUMNS.get(layout)
     if known is None:
         if len(_COLUMNS) >= _COLUMNS_MAX:
             _COLUMNS.clear()
-        known = _COLUMNS[layout] = [
-            (place, parse(one).attributes.get("odoo.cron.name", "?"))
-            for place, one in enumerate(split(layout))
-            if one.startswith(RUNS)
-        ]
+        found = [(place, parse(one)) for place, one in enumerate(split(layout)) if one.startswith(RUNS)]
+        names = [(place, series.attributes.get("odoo.cron.name", "?")) for place, series in found]
+        known = _COLUMNS[layout] = Columns(found[0][1].tenant if found else None, names)
     return known
 
 
@@ -154,8 +160,7 @@ def unit(record: Record) -> str | None:
     """A tenant, by its name; looks at its tables know it by their series."""
     if isinstance(record, OperationsEvent):
         return record.tenant if record.name in EVENTS else None
-    columns = _columns(record.series) if isinstance(record, Scrape) else None
-    return parse(record.series.split("\n")[columns[0][0]]).tenant if columns and isinstance(record, Scrape) else None
+    return _columns(record.series).tenant if isinstance(record, Scrape) else None
 
 
 _pack, _unpack = json_state(State)

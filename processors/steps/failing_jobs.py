@@ -14,6 +14,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 
 from processors import columns
@@ -67,6 +68,7 @@ class State:
     start_ms: int = -1
     last_ms: int = -1
     episodes: Episodes = field(default_factory=Episodes)
+    places: tuple[Layout, NDArray[np.intp]] | None = None
 
 
 @dataclass(slots=True)
@@ -91,15 +93,21 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
 
 def _ended(state: State, scrape: Scrape, layout: Layout) -> tuple[Floats, Floats]:
     """Jobs done and failed by channel since the last look; 0 where that was not measured."""
-    new = [one for one in layout.channels if one not in state.channels]
+    new = (
+        []
+        if state.places and state.places[0] is layout
+        else [one for one in layout.channels if one not in state.channels]
+    )
     if new:
         state.channels += new
         state.arrays = {name: np.pad(one, (0, len(new))) for name, one in state.arrays.items()}
         for name in (DONE, FAILED):
             state.arrays[name.rpartition(".")[2]][-len(new) :] = np.nan
-    at = [state.channels.index(one) for one in layout.channels]
+    if state.places is None or state.places[0] is not layout:
+        index = {channel: slot for slot, channel in enumerate(state.channels)}
+        state.places = (layout, np.array([index[one] for one in layout.channels], np.intp))
     now = np.full((2, len(state.channels)), np.nan)
-    now[:, at] = np.array(layout.get(scrape.values), dtype=np.float64).reshape(2, -1)
+    now[:, state.places[1]] = np.array(layout.get(scrape.values), dtype=np.float64).reshape(2, -1)
     started = scrape.start_time_ms if scrape.start_time_ms is not None else -1
     change = now - np.stack([state.arrays["done"], state.arrays["failed"]])
     counted = (change >= 0).all(axis=0) & (started == state.start_ms)

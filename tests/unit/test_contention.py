@@ -100,6 +100,28 @@ def test_who_is_alone_has_no_neighbours() -> None:
     assert cell.told == []
 
 
+def test_jobs_that_starve_the_others_count_though_each_tenant_is_looked_at_by_itself() -> None:
+    cell = Cell()
+    for number in range(60):
+        for place, tenant in enumerate(cell.total):
+            jobs = 900.0 if tenant == "acme" and number > 40 else 3.0
+            age_s = 300.0 if tenant != "acme" and number > 40 else 2.0
+            state = {"odoo.queue_job.state": "pending"}
+            points = {
+                series("odoo.queue_job.count", tenant, **state): jobs,
+                series("odoo.queue_job.age.max", tenant): age_s,
+            }
+            at = T0 + number * 3_000 + place * 10
+            cell.fold(
+                Scrape.of(
+                    dict(points), cell="eu1", resource=f"odoo-{tenant}", system="odoo", time_ms=at, start_time_ms=T0
+                )
+            )
+    assert {one.cause for one in cell.told} == {"tenant.load:acme"}
+    assert set(cell.told[-1].tenants) == {"borealis", "cascade"}
+    assert "give its channel a capacity of its own" in (cell.told[-1].advice or "")
+
+
 def test_time_that_came_in_a_lump_after_a_lock_was_let_go_is_no_load() -> None:
     cell = Cell()
     waiting = {series("postgresql.lock.waiting", "acme"): 0.0}
