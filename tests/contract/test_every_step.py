@@ -50,6 +50,7 @@ TOPIC = {topic.name: index for index, topic in enumerate(INPUTS)}
 
 def scrape(rng: random.Random, tick: int, *, ill: bool) -> Scrape:
     points: dict[str, float | None] = {"redis.ping.duration": 0.9 if ill else 0.001 * rng.uniform(0.8, 1.2)}
+    points['system.filesystem.utilization{system.filesystem.mountpoint="/data"}'] = 0.3 + 0.005 * min(tick, 120)
     points['odoo.log.errors{tenant.id="acme"}'] = 4.0 * min(
         max(tick - 85, 0), 35
     )  # from the release until it is taken back
@@ -123,7 +124,7 @@ def log(seed: int = 1, ticks: int = 140) -> list[tuple[int, int, Received | Hear
 
 def plan(only: str | None = None) -> Plan:
     steps = (script.STEP, *STEPS.values()) if only in (None, "correlator") else (STEPS[only],)
-    settings = {"absence": {"learn": 5}, "watchdog": {"every_ms": 60_000}}
+    settings = {"absence": {"learn": 5}, "capacity": {"minute_s": 2.0}, "watchdog": {"every_ms": 60_000}}
     return Plan(steps=steps, estate=ESTATE, settings=settings)
 
 

@@ -71,6 +71,7 @@ KINDS: dict[str, Kind] = {
     "capacity.connections": Kind(0.8, Reach.NEEDING, Urgency.FINDING, "a forecast until none is left"),
     "capacity.workers": Kind(0.8, Reach.NEEDING, Urgency.FINDING, "queueing makes waits long before all are busy"),
     "capacity.wal": Kind(0.8, Reach.MACHINE, Urgency.FINDING, "a slot or an archiver that holds it fills the disk"),
+    "capacity.transactions": Kind(0.8, Reach.NEEDING, Urgency.FINDING, "at the wraparound PostgreSQL takes no more writes"),
     "capacity.queue": Kind(0.6, Reach.NEEDING, Urgency.FINDING, "more comes than is done"),
     # Odoo and the business: nearer to what people feel, so rarely the root.
     "odoo.upgrade": Kind(1.0, Reach.TENANT, Urgency.ROOT, "a database in upgrade serves nobody"),
@@ -148,6 +149,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "capacity.io": ("storage", "host.pressure", "postgresql.replication", "redis.persistence", *FELT),
     "capacity.connections": ("postgresql.connections", "odoo.workers", *FELT),
     "capacity.workers": ("odoo.latency", "odoo.errors", "queue.backlog", "queue.stuck", "process.delayed", "slo.burn"),
+    "capacity.transactions": ("unreachable", "odoo.web", *FELT),
     "capacity.queue": ("queue.backlog", "process.delayed", "slo.burn"),
     "odoo.upgrade": _SHARED_ILL,
     "odoo.workers": ("odoo.cron", *FELT),
