@@ -207,10 +207,8 @@ def _worker(spec: dict[str, Any]) -> None:
         clock = clock or _Clock()
         await handle(batch, consumer)
         seen += len(batch.records)
-        if seen == messages:
-            for runner in worker.runners.values():
-                await runner.flush()
-                await runner.settle()
+        if seen >= messages:
+            await asyncio.gather(*(runner.finish() for runner in worker.runners.values()))
             clock.tell(messages=messages, signals=_signals(worker, spec["scrapes"]))
             os._exit(0)
 

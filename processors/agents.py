@@ -248,9 +248,7 @@ async def _leave(worker: Worker) -> None:
     """Snapshot what is folded and end. What is read meanwhile is read again by the next worker."""
     with contextlib.suppress(Exception):
         async with asyncio.timeout(LEAVE_S):
-            for runner in list(worker.runners.values()):
-                await runner.flush()
-            await asyncio.gather(*(runner.settle() for runner in worker.runners.values()))
+            await asyncio.gather(*(runner.finish() for runner in worker.runners.values()))
     os._exit(0)
 
 

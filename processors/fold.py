@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -27,6 +27,7 @@ Settings = Mapping[str, Mapping[str, Any]]
 UnitKey = tuple[str, str]
 
 SOURCES_MAX = 10_000
+PIECE_ITEMS = 16
 
 
 class Finding(NamedTuple):
@@ -194,19 +195,22 @@ class PartitionFold:
 
         `topic` is the index in the catalogue's inputs.
         """
+        return [finding for piece in self.pieces(topic, offset, message) for finding in piece]
+
+    def pieces(self, topic: int, offset: int, message: Received | Heartbeat | None) -> Iterator[list[Finding]]:
+        """The same, a few records at a time: one heartbeat may make thousands certain, and others want to run."""
         if isinstance(message, Received):
             self.order.add(topic, offset, message)
-            return []
-        if message is None:
+        elif message is None:
             self.order.skip(topic, offset)
-            return []
-        self.order.beat(topic, offset, message)
-        return self.advance()
+        else:
+            self.order.beat(topic, offset, message)
+            yield from self._advance()
 
-    def advance(self) -> list[Finding]:
+    def _advance(self) -> Iterator[list[Finding]]:
         """Fold everything before the horizon, records and ticks in their order; a tick comes before records of its ms."""
         found: list[Finding] = []
-        horizon = self.order.horizon_ms
+        horizon, items = self.order.horizon_ms, 0
         while True:
             at, due = self.order.next_at(), self._next_due()
             if due is not None and due <= min(horizon, horizon if at is None else at):
@@ -214,7 +218,12 @@ class PartitionFold:
             elif at is not None and at < horizon:
                 self._record(*self.order.pop(), found)
             else:
-                return found
+                break
+            items += 1
+            if items % PIECE_ITEMS == 0:
+                yield found
+                found = []
+        yield found
 
     def snapshot(self) -> dict[tuple[str, ...], bytes]:
         """The whole state as named parts: ("head",) and (cell, step, unit, part)."""

@@ -77,6 +77,7 @@ class Runner:
         self._waiting, self._since_s = 0, 0.0
         self._sent: list[asyncio.Future[object]] = []
         self._flush: asyncio.Task[None] | None = None
+        self._turn = asyncio.Lock()
 
     def next_offset(self, topic: int) -> int | None:
         """The offset that comes next; None before the first message of a topic."""
@@ -84,19 +85,28 @@ class Runner:
 
     async def on_message(self, message: Message) -> None:
         """Fold one message and send what it makes certain."""
-        self._guard(message.topic, message.offset)
-        decoded = decode(message.headers, message.value, message.timestamp_ms)
-        if isinstance(decoded, Rejected):
-            await self._reject(message, decoded)
-        readable = None if isinstance(decoded, Rejected) else decoded
-        found = self.fold.feed(message.topic, message.offset, readable)
-        self._remember()
-        for finding in found:
-            await self._tell(finding)
-        if self.fold.failures:
-            await self._bury()
-        if self._due():
+        async with self._turn:
+            self._guard(message.topic, message.offset)
+            decoded = decode(message.headers, message.value, message.timestamp_ms)
+            if isinstance(decoded, Rejected):
+                await self._reject(message, decoded)
+            readable = None if isinstance(decoded, Rejected) else decoded
+            self._remember()
+            for number, found in enumerate(self.fold.pieces(message.topic, message.offset, readable)):
+                if number:
+                    await asyncio.sleep(0)
+                for finding in found:
+                    await self._tell(finding)
+            if self.fold.failures:
+                await self._bury()
+            if self._due():
+                await self.flush()
+
+    async def finish(self) -> None:
+        """Snapshot what is folded, once the message in hand is told in full, and wait until it stands."""
+        async with self._turn:
             await self.flush()
+        await self.settle()
 
     async def flush(self) -> None:
         """Begin a snapshot of what is folded now; waits for the one before it. Raises when that one failed."""

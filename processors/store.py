@@ -33,6 +33,7 @@ class Store:
             acks="all",
             enable_idempotence=True,
             linger_ms=5,
+            max_batch_size=2**20,  # a snapshot is megabytes; batches of aiokafka's 16 KB take a round trip each
             compression_type="lz4",
             max_request_size=4 * 2**20,
         )

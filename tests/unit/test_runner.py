@@ -158,3 +158,30 @@ async def test_a_record_on_which_a_step_raises_is_put_aside_and_the_others_go_on
     await house.read(1, "a", 1_001)
     await house.read(2, None, 9_000)
     assert sorted(house.bus.sent) == [DEAD_LETTERS.name, "signals.detections.v1"]
+
+
+async def test_others_run_while_a_heartbeat_makes_many_records_certain() -> None:
+    house = House()
+    for offset in range(100):
+        await house.read(offset, f"event-{offset}", 1_000 + offset)
+    reading = asyncio.create_task(house.read(100, None, 9_000))
+    await asyncio.sleep(0)
+    assert 0 < len(house.bus.sent) < 100
+    await reading
+    assert len(house.bus.sent) == 100
+
+
+async def test_a_worker_that_leaves_has_told_everything_that_its_last_snapshot_covers() -> None:
+    house = House()
+    for offset in range(100):
+        await house.read(offset, f"event-{offset}", 1_000 + offset)
+    reading = asyncio.create_task(house.read(100, None, 9_000))
+    await asyncio.sleep(0)
+    leaving = asyncio.create_task(house.runner.finish())
+    await reading
+    assert len(house.bus.sent) == 100
+    assert not house.bus.state, "the snapshot waits for its turn, and for what was told to stand on its topic"
+    await asyncio.sleep(0)
+    await house.bus.deliver()
+    await leaving
+    assert house.acknowledged == {TOPIC: 101}
