@@ -227,9 +227,9 @@ def _is_new(state: State, place: int, slot: int, seen: Course, values: Any) -> b
     for other in range(place + 1, len(SCALES)):
         rising = math.ceil((values.size - seen.began) * SCALES[place].length / SCALES[other].length)
         pasts.append((_past(state, other, slot)[: -rising - 1], top))
-    return all(now >= np.nanmax(past) for past, now in pasts if _swings(past)) and seen.present >= 0.98 * float(
-        flat.max()
-    )
+    # The median of the last values lags behind a steep rise.
+    at_top = max(seen.present, float(flat[-1])) >= 0.98 * float(flat.max())
+    return at_top and all(now >= np.nanmax(past) for past, now in pasts if _swings(past))
 
 
 def _swings(past: Any) -> bool:

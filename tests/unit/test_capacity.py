@@ -62,6 +62,11 @@ def test_what_suddenly_grows_within_days_is_told_a_day_ahead_as_critical() -> No
     assert alarms[0][1].severity is Severity.CRITICAL
 
 
+def test_what_fills_within_thirty_hours_is_told_when_half_of_the_room_is_gone() -> None:
+    alarms = told(rising(0.45, 14.3, 0.44), 18)
+    assert 14.3 + 0.5 * 1.25 < alarms[0][0] < 14.3 + 0.75 * 1.25
+
+
 def test_a_runaway_is_told_within_its_hours() -> None:
     alarms = told(lambda day: 0.4 + max(0.0, day - 2.4) * 24 * 0.15, 3, every_s=60)
     assert alarms
