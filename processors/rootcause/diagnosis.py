@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from processors.rootcause.ranking import Ranked, Suspect, rank
-from processors.rootcause.service_map import Calls, Measured, Settings, Symptom, Traffic, measure, shrunk
+from processors.rootcause.service_map import Array, Calls, Measured, Settings, Symptom, Traffic, measure, shrunk
 from schemas.records import Evidence
 
 WEAK = 3.0  # times its usual variation: less is said to speak against a service
@@ -30,12 +29,23 @@ class Case(NamedTuple):
     """When the symptom began, for the evidence."""
 
 
+class Ranked(NamedTuple):
+    """A service with the probability that what was lost stems from it, and what speaks for and against that."""
+
+    name: str
+    probability: float
+    evidence: tuple[Evidence, ...] = ()
+    against: tuple[Evidence, ...] = ()
+
+
 class Diagnosis(NamedTuple):
     """The services that may be the root, most probable first; none where health looks like this often enough."""
 
     ranked: tuple[Ranked, ...]
     chance: float
     """How often a healthy span of that length has as large a loss anywhere."""
+    chances: Mapping[str, float]
+    """How often it has one as large as a ranked service's own."""
     affected: tuple[str, ...]
     """Services that call the most probable root, directly or not, and have lost something themselves."""
 
@@ -44,15 +54,22 @@ def diagnose(case: Case, settings: Settings) -> Diagnosis:
     """Who is at fault. Raises ValueError when the target is unknown or the normal period too short."""
     where = _where(case)
     measured = measure(case.calls, case.normal, case.span, case.before, case.symptom, where, settings)
-    if measured.chance > settings.false_alarms:
-        return Diagnosis((), measured.chance, ())
-    strengths = np.where(where, shrunk(measured), 0.0)
-    suspects = [
-        Suspect(case.calls.names[place], float(strengths[place]), 0, 1.0, *_evidence(case, measured, int(place)))
-        for place in np.flatnonzero(strengths)
-    ]
-    ranked = tuple(rank(suspects))
-    return Diagnosis(ranked, measured.chance, _affected(case, measured, ranked[0].name) if ranked else ())
+    chance = float(measured.chances[where].min())
+    if chance > settings.false_alarms:
+        return Diagnosis((), chance, {}, ())
+    ranked = _ranked(case, measured, np.where(where, shrunk(measured), 0.0))
+    chances = {one.name: float(measured.chances[case.calls.names.index(one.name)]) for one in ranked}
+    return Diagnosis(ranked, chance, chances, _affected(case, measured, ranked[0].name) if ranked else ())
+
+
+def _ranked(case: Case, measured: Measured, own: Array) -> tuple[Ranked, ...]:
+    """Shares of what was lost, most first; what is equal in the order of names."""
+    total = own.sum()
+    return tuple(
+        Ranked(case.calls.names[place], float(own[place] / total), *_evidence(case, measured, int(place)))
+        for place in np.argsort(-own, kind="stable")
+        if own[place] > 0
+    )
 
 
 def _where(case: Case) -> np.ndarray:

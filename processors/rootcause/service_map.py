@@ -11,11 +11,12 @@ What is usual comes from a normal period; where the bins just before the symptom
 release since, another season), it is shrunk towards theirs, as far as they differ by more than noise. The same figure is
 taken of every span of equal length in the normal period: its spread makes own losses comparable, and the
 distribution of the largest of them says how often health looks like this. Where that is more often than the
-stated rate the answer is silence. Beyond what was seen, the tail is a power law (Hill).
+stated rate the answer is silence. Beyond what was seen, the tail is a generalised Pareto distribution.
 
 Sources: blame as what callees do not explain: Budhathoki et al. 2022 (counterfactual attribution), Hardt et al. 2023
-(PetShop); James & Stein 1961, positive part Baranchik 1964; Hill 1975 for the tail; the test by the maximum over spans
-of the normal period controls the family of all services at once (Westfall & Young 1993), as conformal prediction does.
+(PetShop); James & Stein 1961, positive part Baranchik 1964; Hosking & Wallis 1987 for the tail by probability-weighted
+moments; the test by the maximum over spans of the normal period controls the family of all services at once (Westfall &
+Young 1993), as conformal prediction does.
 """
 
 from __future__ import annotations
@@ -39,10 +40,12 @@ class Settings(BaseModel):
     false_alarms: float = Field(0.02, gt=0, lt=1, description="Share of healthy spans that are answered with a cause.")
     known_bins: int = Field(20, ge=2, description="A service is judged once so many bins of it were measured.")
     spans: int = Field(20, ge=5, description="So many spans of the normal period are needed to know what is usual.")
-    tail: float = Field(0.1, gt=0, lt=0.5, description="Share of the spans that the tail is fitted to (Hill).")
+    tail: float = Field(0.1, gt=0, lt=0.5, description="Share of the spans that the tail is fitted to.")
     least_share: float = Field(0.01, ge=0, lt=1, description="A loss below this share of its own usual is none.")
 
 
+LIGHTEST_TAIL = 0.1  # shape of the Pareto tail; a lighter one is never believed
+NARROWEST_TAIL = 0.4  # its scale: that of the largest of a dozen normal variables, for what never varied at all
 FEWEST_FAILURES = 0.5  # Jeffreys' prior of a Poisson rate: what never failed may fail that often
 
 
@@ -173,8 +176,8 @@ class Measured(NamedTuple):
     """Own loss above the usual own loss."""
     noise: Array
     """Its spread in the normal period."""
-    chance: float
-    """How often a span of the normal period has as large a loss anywhere."""
+    chances: Array
+    """How often a healthy span has as large an own loss anywhere, by service."""
 
     @property
     def strength(self) -> Array:
@@ -185,7 +188,7 @@ class Measured(NamedTuple):
 def measure(
     calls: Calls, normal: Traffic, span: Traffic, before: int, symptom: Symptom, where: Any, settings: Settings
 ) -> Measured:
-    """Own losses of a span and how unusual the largest of those services is that `where` selects.
+    """Own losses of a span and how unusual they are among the services that `where` selects.
 
     Raises ValueError when the normal period is too short.
     """
@@ -202,8 +205,8 @@ def measure(
     noise = noise + _floor(normal, length - before, symptom, settings)
     loss = losses(calls, usual, span, before, symptom)
     largest = ((own - centre) / noise)[:, where].max(axis=1)
-    now = float(((loss.own - centre) / noise)[where].max())
-    return Measured(usual, loss, loss.own - centre, noise, chance(now, largest, settings.tail))
+    chances = chance((loss.own - centre) / noise, largest, settings.tail)
+    return Measured(usual, loss, loss.own - centre, noise, chances)
 
 
 def shrunk(measured: Measured) -> Array:
@@ -212,15 +215,23 @@ def shrunk(measured: Measured) -> Array:
     return np.asarray(np.maximum(measured.beyond, 0.0) * gain)
 
 
-def chance(value: float, healthy: Array, tail: float) -> float:
-    """The probability of such a value or a larger one, by what health has shown and a power law beyond."""
-    ordered = np.sort(healthy)[::-1]
-    count = max(2, int(len(ordered) * tail))
-    start = ordered[count]
-    if value <= start or start <= 0:
-        return float((1 + (ordered >= value).sum()) / (1 + len(ordered)))
-    slope = max(float(np.mean(np.log(ordered[:count] / start))), 1e-3)
-    return float(count / len(ordered) * (value / start) ** (-1 / slope))
+def chance(values: Array, healthy: Array, tail: float) -> Array:
+    """The probability of each value or a larger one, by what health has shown and a Pareto tail beyond."""
+    ordered = np.sort(healthy)
+    count = max(5, int(len(ordered) * tail))
+    start, beyond = ordered[-count - 1], ordered[-count:] - ordered[-count - 1]
+    first = beyond.mean()
+    second = (beyond * np.arange(count)).mean() / (count - 1)
+    heavy = 2 - first / (2 * second - first) if second < first < 2 * second else LIGHTEST_TAIL
+    shape = float(np.clip(heavy, LIGHTEST_TAIL, 0.9))
+    scale = max(first * (1 - shape), NARROWEST_TAIL)
+    far = count / len(ordered) * (1 + shape * np.maximum(values - start, 0.0) / scale) ** (-1 / shape)
+    return np.where(values > start, far, _seen(values, ordered))
+
+
+def _seen(values: Array, ordered: Array) -> Array:
+    """The share of healthy spans at or above each value, the one in question counted in."""
+    return np.asarray((1 + len(ordered) - np.searchsorted(ordered, values)) / (1 + len(ordered)))
 
 
 def _floor(normal: Traffic, bins: int, symptom: Symptom, settings: Settings) -> Array:

@@ -16,6 +16,7 @@ from processors.steps import (
     fleet,
     journeys,
     locks,
+    service_map,
     watchdog,
 )
 
@@ -31,6 +32,7 @@ STEPS = by_name(
         burn_rate.STEP,
         capacity.STEP,
         difference_in_differences.STEP,
+        service_map.STEP,
         watchdog.STEP,
         correlator.STEP,
     )

@@ -14,7 +14,7 @@ from processors.lineage import Writer, restore
 from processors.steps.registry import STEPS
 from schemas.codec import Envelope, Received, encode
 from schemas.estate import Estate
-from schemas.records import BusinessBatch, Change, Heartbeat, OperationsEvent, Record, Scrape
+from schemas.records import BusinessBatch, Change, Heartbeat, OperationsEvent, Record, Scrape, SpanBatch
 from schemas.topics import INPUTS, topic_of
 from tests.support import script
 
@@ -92,6 +92,7 @@ def events(rng: random.Random, tick: int) -> Iterator[Record]:
             attributes={"odoo.cron.name": "Mail: Email Queue Manager", "odoo.cron.failures": 5},
         )  # fmt: skip
     yield documents(tick, time_ms)
+    yield from spans(rng, tick, time_ms)
     yield from script.scripted(T0, tick * 2)
 
 
@@ -104,6 +105,40 @@ def documents(tick: int, time_ms: int) -> BusinessBatch:
         document_names=tuple(f"WH/OUT/{number}" for number, _ in told), states=tuple(state for _, state in told),
         orders=(None,) * width, amounts=(10.0,) * width, currencies=("EUR",) * width, warehouses=(None,) * width,
         carriers=(None,) * width, deadlines_ms=(None,) * width,
+    )  # fmt: skip
+
+
+def spans(rng: random.Random, tick: int, time_ms: int) -> Iterator[SpanBatch]:
+    """The web asks the stock, which asks a database that tells nothing itself; late in the day the stock is slow."""
+    own_ms = {"web": 20.0, "stock": 10.0 + 40.0 * (tick >= 110), "db": 5.0}
+    took = {name: [took * rng.lognormvariate(0, 0.1) for _ in range(6)] for name, took in own_ms.items()}
+    for one in range(6):
+        took["stock"][one] += took["db"][one]
+        took["web"][one] += took["stock"][one]
+    asks = [f"{tick:08x}{one:08x}" for one in range(6)]
+    yield _spans("stock", time_ms, ["server"] * 6, took["stock"], parents=asks)
+    yield _spans("web", time_ms, ["client"] * 6, took["stock"], ids=asks)
+    yield _spans("web", time_ms, ["server"] * 6, took["web"])
+    yield _spans("stock", time_ms, ["client"] * 6, took["db"], peer="postgresql orders")
+
+
+def _spans(
+    service: str, time_ms: int, kinds: list[str], durations_ms: list[float], *,
+    ids: list[str] | None = None, parents: list[str] | None = None, peer: str | None = None,
+) -> SpanBatch:  # fmt: skip
+    width = len(kinds)
+    attributes: dict[str, tuple[str | None, ...]] = {
+        "service.name": (service,) * width,
+        "peer.service": (peer,) * width,
+    }
+    fresh = [
+        f"{len(service) * 16 + len(kinds[0]) + 2 * (peer is None):08x}{time_ms // 2_000 % 100_000 * 10 + one:08x}"
+        for one in range(width)
+    ]
+    return SpanBatch(
+        cell="eu1", resource="collector", system="otlp", time_ms=time_ms, tenants=(None,) * width, times_ms=(time_ms,) * width,
+        trace_ids=("0" * 32,) * width, span_ids=tuple(ids or fresh), parent_span_ids=tuple(parents or [None] * width),
+        names=("request",) * width, kinds=tuple(kinds), durations_ms=tuple(durations_ms), errors=(None,) * width, attributes=attributes,
     )  # fmt: skip
 
 
@@ -124,7 +159,12 @@ def log(seed: int = 1, ticks: int = 140) -> list[tuple[int, int, Received | Hear
 
 def plan(only: str | None = None) -> Plan:
     steps = (script.STEP, *STEPS.values()) if only in (None, "correlator") else (STEPS[only],)
-    settings = {"absence": {"learn": 5}, "capacity": {"minute_s": 2.0}, "watchdog": {"every_ms": 60_000}}
+    settings = {
+        "absence": {"learn": 5},
+        "capacity": {"minute_s": 2.0},
+        "watchdog": {"every_ms": 60_000},
+        "service_map": {"bin_ms": 2_000, "wait_ms": 1_000, "learn_bins": 60, "false_alarms_per_week": 100.0},
+    }
     return Plan(steps=steps, estate=ESTATE, settings=settings)
 
 

@@ -64,6 +64,8 @@ KINDS: dict[str, Kind] = {
     "host.cpu": Kind(0.5, Reach.MACHINE, Urgency.SYMPTOM, "a busy CPU is somebody's work"),
     "host.memory": Kind(0.8, Reach.MACHINE, Urgency.SYMPTOM, "swapping slows all on the host"),
     "host.pressure": Kind(0.3, Reach.MACHINE, Urgency.SYMPTOM, "says that something waits, not for whom"),
+    # What calls show of any service.
+    "service.fault": Kind(1.0, Reach.NEEDING, Urgency.FINDING, "its callers wait for it, its callees do not explain it"),
     # What runs out. Owned forecasts: told early, and causes only once their time has come.
     "capacity.disk": Kind(0.9, Reach.MACHINE, Urgency.FINDING, "a forecast until it is full"),
     "capacity.memory": Kind(0.8, Reach.MACHINE, Urgency.FINDING, "a forecast until it is full"),
@@ -92,7 +94,7 @@ CHANGES = frozenset({"release", "module_upgrade", "configuration", "scaling", "c
 
 FELT = (
     "odoo.latency", "odoo.errors", "queue.backlog", "queue.failures", "queue.stuck", "process.backlog",
-    "process.stopped", "process.delayed", "integration.failures", "integration.silent", "mail", "slo.burn",
+    "process.stopped", "process.delayed", "integration.failures", "integration.silent", "mail", "slo.burn", "service.fault",
 )  # fmt: skip
 """What people, partners and business flows feel of whatever is the matter."""
 
@@ -138,6 +140,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     # Sessions pile up behind the lock: they look like load, hold workers and connections.
     "postgresql.lock": ("tenant.load", "odoo.workers", "odoo.cron", "postgresql.connections", *FELT),
     "postgresql.connections": ("odoo.workers", "odoo.cron", *FELT),
+    "service.fault": tuple(kind for kind in FELT if kind != "service.fault"),
     "redis.memory": ("redis.latency", "redis.persistence", "redis.replication", *FELT),
     "redis.latency": ("odoo.workers", "redis.connections", *FELT),
     "redis.connections": ("queue.backlog", "queue.failures", "process.delayed", "process.stopped"),
