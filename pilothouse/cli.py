@@ -387,7 +387,9 @@ def demo(
 
 @app.command(epilog="Example: pilothouse bench pipeline -o json")
 def bench(
-    name: Annotated[str, typer.Argument(help="pipeline, sink, latency or all.", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(help="pipeline, sink, latency, correlator, rootcause or all.", show_default=False)
+    ],
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Measure side by side with peers and limits, on servers of its own."""

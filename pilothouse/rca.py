@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -19,8 +19,7 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
-from processors.rootcause.diagnosis import Case, Diagnosis, diagnose
-from processors.rootcause.ranking import Ranked
+from processors.rootcause.diagnosis import Case, Diagnosis, Ranked, diagnose
 from processors.rootcause.service_map import Calls, Settings, Symptom, Traffic
 
 COLUMNS = {("requests", "Sum"): 0, ("latency", "Average"): 1, ("availability", "Average"): 2}
@@ -63,13 +62,23 @@ def answer(folder: Path, settings: Settings | None = None) -> Diagnosis:
     """Who is at fault in a case. Raises CaseError for what is not a case."""
     if not folder.is_dir():
         raise CaseError(f"{folder}: no such folder; a case has graph.csv, normal.csv, fault.csv and target.json")
-    target = read_target(folder / "target.json")
+    path = folder / "target.json"
+    target = read_target(path, _json(path))
     callees = read_graph(folder / "graph.csv")
     normal, fault = read_metrics(folder / "normal.csv"), read_metrics(folder / "fault.csv")
+    case = case_of(callees, normal, fault, target)
+    if target.node not in case.calls.names:
+        raise CaseError(f"{path}: node {target.node!r} is neither in graph.csv nor in the metrics")
+    try:
+        return diagnose(case, settings or Settings())
+    except ValueError as error:
+        raise CaseError(f"{folder / 'normal.csv'}: {error}") from None
+
+
+def case_of(callees: Mapping[str, list[str]], normal: Table, fault: Table, target: Target) -> Case:
+    """The files of a case, put together."""
     calls = Calls.of({*normal.services, *fault.services, *callees}, callees)
-    if target.node not in calls.names:
-        raise CaseError(f"{folder / 'target.json'}: node {target.node!r} is neither in graph.csv nor in the metrics")
-    case = Case(
+    return Case(
         calls=calls,
         normal=normal.traffic(calls.names),
         span=fault.traffic(calls.names),
@@ -78,10 +87,6 @@ def answer(folder: Path, settings: Settings | None = None) -> Diagnosis:
         target=target.node,
         since_ms=round(target.time_s * 1_000),
     )
-    try:
-        return diagnose(case, settings or Settings())
-    except ValueError as error:
-        raise CaseError(f"{folder / 'normal.csv'}: {error}") from None
 
 
 def report(diagnosis: Diagnosis) -> dict[str, Any]:
@@ -90,6 +95,7 @@ def report(diagnosis: Diagnosis) -> dict[str, Any]:
         {
             "node": one.name,
             "score": one.probability,
+            "chance": diagnosis.chances[one.name],
             "evidence": [fact.text for fact in one.evidence],
             "against": [fact.text for fact in one.against],
         }
@@ -114,12 +120,15 @@ def _facts(one: Ranked) -> list[str]:
     return [f"   + {fact.text}" for fact in one.evidence] + [f"   - {fact.text}" for fact in one.against]
 
 
-def read_target(path: Path) -> Target:
-    """Where and when the symptom was seen."""
+def _json(path: Path) -> Any:
     try:
-        said = json.loads(_text(path))
+        return json.loads(_text(path))
     except ValueError as error:
         raise CaseError(f"{path}: not JSON: {error}") from None
+
+
+def read_target(path: Path, said: Any) -> Target:
+    """Where and when the symptom was seen, from what a file says."""
     if not isinstance(said, dict):
         raise CaseError(
             f'{path}: must be an object such as {{"node": "web", "metric": "latency", "timestamp": 1681855803}}'
