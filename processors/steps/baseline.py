@@ -300,7 +300,7 @@ def _judge(config: Config, state: State, scrape: Scrape, seen: Look) -> Findings
         causes.setdefault(_cause(slots.series[slot], scrape.resource), []).append(int(slot))
     found: Findings = []
     for (cause, tenant), members in causes.items():
-        evidence = tuple(_evidence(state, slot, scrape, observed, expected) for slot in _worst(members, distance))
+        evidence = tuple(_evidence(config, state, slot, scrape, seen) for slot in _worst(members, distance))
         worst = float(np.max(np.abs(distance[members])))
         found += state.episodes.seen(
             key=cause,
@@ -329,8 +329,8 @@ def _worst(members: list[int], distance: Floats) -> list[int]:
     return sorted(members, key=lambda slot: -abs(distance[slot]))[:5]
 
 
-def _evidence(state: State, slot: int, scrape: Scrape, observed: Floats, expected: Floats) -> Evidence:
-    series, value, usual = state.slots.series[slot], float(observed[slot]), float(expected[slot])
+def _evidence(config: Config, state: State, slot: int, scrape: Scrape, seen: Look) -> Evidence:
+    series, value, usual = state.slots.series[slot], float(seen.observed[slot]), float(seen.expected[slot])
     metric = describe(series.name)
     unit = metric.unit.strip("{}") + ("/s" if metric.kind is Kind.SUM else "")
     return Evidence(
@@ -339,6 +339,8 @@ def _evidence(state: State, slot: int, scrape: Scrape, observed: Floats, expecte
         value=value,
         expected=usual,
         time_ms=scrape.time_ms,
+        scale=float(seen.scale[slot]),
+        phase=config.calendar(series.tenant).at(scrape.time_ms).phase,
     )
 
 

@@ -70,6 +70,8 @@ async def test_a_signal_is_explained_with_what_was_measured_around_it(bus: Bus, 
     made = json.loads(result.stdout)
     assert made["cause"] == CAUSE
     assert made["evidence"][0]["value"] == 0.9
+    assert made["evidence"][0]["distance"] > 7
+    assert made["calendar_phase"] == "open"
     (measured,) = made["measured"]
     assert measured["before"]["median"] < 0.01 < measured["during"]["max"] == 0.9
     assert [one["phase"] for one in made["told"]] == [one.phase for one in story.signals if one.id == made["id"]]
