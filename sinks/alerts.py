@@ -60,7 +60,7 @@ class Config:
     """How often held news is looked at."""
     grace_s: float = 5.0
     """Incidents' time runs behind the clock by so much at most; held news waits for it."""
-    heartbeat_s: float = 300.0
+    heartbeat_s: float = 600.0
     """A heartbeat that is older is not forwarded any more."""
     incidents_max: int = 10_000
     """Incidents that are remembered, a partition; beyond it the one longest unchanged is forgotten and counted."""

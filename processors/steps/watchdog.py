@@ -17,7 +17,7 @@ from schemas.records import OperationsEvent, Phase, Scrape, Severity, Signal
 class Config(StepConfig):
     """How often it is told."""
 
-    every_ms: int = Field(300_000, gt=0, description="Time from one telling to the next, ms of log time.")
+    every_ms: int = Field(600_000, gt=0, description="Time from one telling to the next, ms of log time.")
 
 
 class State(BaseModel):
