@@ -273,6 +273,7 @@ def _tell(config: Config, state: State, place: int, slot: int, outlook: Outlook,
         ),
         tenants=(of.tenant,) if of.tenant else (),
         advice=bound.advice.format(where=where),
+        expected_ms=scrape.time_ms + round(median_s * 1000) if math.isfinite(median_s) else None,
     )
 
 
