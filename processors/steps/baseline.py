@@ -23,6 +23,7 @@ from pydantic import Field
 from processors import columns
 from processors.episodes import Episodes
 from processors.step import Findings, Item, Parts, Step, StepConfig
+from processors.steps import alarms
 from processors.steps.seasonal import Floats, Profile, hour_of_week
 from schemas.calendar import MINUTE_MS
 from schemas.metrics import Departure, Kind, describe
@@ -35,6 +36,7 @@ if TYPE_CHECKING:  # it is compiled, which costs time and memory where nobody as
 LAYOUTS_MAX = 64
 GRAIN_CHANGE = 3.0
 GRAIN_RUN = 3
+WEEK_MS = 604_800_000
 
 
 class Config(StepConfig):
@@ -45,6 +47,11 @@ class Config(StepConfig):
     follow_s: float = Field(7_200.0, gt=0, description="Time in which the offset follows a lasting change, s.")
     memory: int = Field(60, ge=5, description="Scrapes over which the noise is remembered.")
     run: int = Field(2, ge=1, description="Scrapes in a row beyond the limit that open an episode.")
+    false_alarm_weeks: float = Field(
+        10.0,
+        gt=0,
+        description="Weeks of health of a resource, all its series together, in which one alarm may be false.",
+    )
     gap_factor: float = Field(8.0, gt=1, description="A hole of so many intervals is no measurement of a rate.")
     shapes: bool = Field(
         False,
@@ -63,6 +70,7 @@ class Slots:
     is_count: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     up: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     down: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    has_opinion: bool = False
     floor: Floats = field(default_factory=lambda: np.zeros(0))
     tenants: list[str | None] = field(default_factory=list)
     tenant_of: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, np.intp))
@@ -101,6 +109,7 @@ class Slots:
         self.is_count = np.array([metric.kind is Kind.SUM and metric.unit.startswith("{") for metric in metrics], bool)
         self.up = np.array([metric.bad in (Departure.UP, Departure.BOTH) for metric in metrics], bool)
         self.down = np.array([metric.bad in (Departure.DOWN, Departure.BOTH) for metric in metrics], bool)
+        self.has_opinion = any(metric.bad is not Departure.NONE for metric in metrics)
         self.floor = np.array([metric.floor for metric in metrics], float)
         owners = [series.tenant for series in self.series]
         self.load = (-1, None)
@@ -115,6 +124,8 @@ _ARRAYS: dict[str, Any] = {
     "noise": np.float64,  # variance of one scrape around its prediction
     "seen": np.uint32,  # scrapes at the present grain
     "hot": np.int8,  # scrapes in a row beyond the limit
+    "alarmed": np.int8,  # beyond the limit and believed, until it is calm again
+    **alarms.ARRAYS,
 }
 
 
@@ -286,15 +297,22 @@ def _within(error: Floats, expected: Floats, load: Floats) -> Floats:
 
 def _judge(config: Config, state: State, scrape: Scrape, seen: Look) -> Findings:
     arrays, slots = state.arrays, state.slots
+    if not slots.has_opinion:
+        return []
     observed, expected, distance = seen.observed, seen.expected, seen.distance
     error = observed - expected
-    beyond = (np.abs(distance) > config.limit) & (np.abs(error) >= slots.floor)
-    beyond &= ((distance > 0) & slots.up) | ((distance < 0) & slots.down)
-    beyond &= (arrays["seen"] >= config.warm_up) & (state.odd == 0)
+    judged = seen.measured & (slots.up | slots.down) & (arrays["seen"] >= config.warm_up) & (state.odd == 0)
+    excess = judged & (np.abs(distance) > alarms.EDGE) & (np.abs(error) >= slots.floor)
+    excess &= np.where(distance > 0, slots.up, slots.down)
+    alarms.follow(arrays, distance, excess, judged)
+    beyond = excess & (np.abs(distance) > config.limit)
     if not beyond.any() and not arrays["hot"].any():
         return []
     arrays["hot"][:] = np.where(beyond, np.minimum(arrays["hot"] + 1, config.run + 1), np.maximum(arrays["hot"] - 1, 0))
-    hot = np.flatnonzero((arrays["hot"] >= config.run) & beyond)
+    scrapes = config.false_alarm_weeks * WEEK_MS / max(state.interval_ms, 1.0)
+    believed = (arrays["alarmed"] > 0) | alarms.believed(arrays, judged, scrapes)
+    arrays["alarmed"][:] = (arrays["hot"] >= config.run) & believed
+    hot = np.flatnonzero(arrays["alarmed"] * beyond)
     causes: dict[tuple[str, str | None], list[int]] = {}
     for slot in hot:
         causes.setdefault(_cause(slots.series[slot], scrape.resource), []).append(int(slot))
@@ -356,8 +374,8 @@ def _learn(config: Config, state: State, look: Look) -> None:
         measured = measured & (load == 1.0)  # a campaign or a holiday teaches nothing about ordinary days
     error = observed - expected
     young = arrays["seen"] < config.warm_up
-    # A departure teaches as much as four scales: an incident pulls the usual a little, a lasting change in the end.
-    error = np.where(young, error, np.clip(error, -4 * scale, 4 * scale))
+    # A departure teaches as much as three scales: an incident pulls the usual a little, a lasting change in the end.
+    error = np.where(young, error, np.clip(error, -3 * scale, 3 * scale))
     seen = arrays["seen"] + measured
     weight = np.where(measured, np.maximum(1.0 / (seen + 1.0), 1.0 / config.memory), 0.0)
     first = measured & (state.profile.long_run == 0) & (state.profile.count == 0) & (arrays["seen"] == 0)
