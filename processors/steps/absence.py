@@ -5,7 +5,7 @@ summed from its usual rate at this hour of the tenant's week and the level of th
 seeing none has probability e^-n. Real arrivals come in clumps and people begin late, so the limit also grows with the longest
 healthy silence known of this hour and those beside it. Nothing is expected while the tenant's calendar is closed, in
 maintenance, in time that was not measured, or of workers for whom nothing waits. In an hour that was never seen yet, as in
-a tenant's first week, work must be seen to wait, or shifts must be declared and two hours be silent. For a week after a change of clocks
+a tenant's first week, work must be seen to wait, or shifts must be declared and two hours be silent. For some weeks after a change of clocks
 the hours beside count, too, since servers may keep to UTC.
 
 Who else moves tells what it is: all workers of a tenant silent is its workers, one channel is its partner or its queue.
@@ -33,6 +33,7 @@ from schemas.series import parse
 
 Flags = NDArray[np.bool_]
 HOUR_MS = 3_600_000
+SHIFTED_DAYS = 35  # until the season has learned a change of clocks
 WEEK_WEIGHT = 0.15  # of a new week, once several are known
 
 
@@ -59,7 +60,8 @@ _PRESENT: dict[str, Any] = {
     "time_ms": np.float64,
     "since_usual": np.float64,  # what was usual since the last event
     "longest": np.float64,  # longest healthy silence of all hours, in expected events
-    "worst": np.float64,  # of the present hour
+    "worst": np.float64,  # most that was missed in the present hour, and its longest silence
+    "worst_ms": np.float64,
     "hour_sum": np.float64,
     "hour_ms": np.float64,
     "hour": np.int16,
@@ -193,7 +195,9 @@ def _read_clock(config: Config, state: State, time_ms: int) -> Clock:
         calendar = config.calendar(tenant)
         moment = calendar.at(time_ms)
         hour, into = hour_of_week(calendar, time_ms)
-        shifted = calendar.local(time_ms).utcoffset() != calendar.local(max(time_ms - 7 * DAY_MS, 0)).utcoffset()
+        shifted = (
+            calendar.local(time_ms).utcoffset() != calendar.local(max(time_ms - SHIFTED_DAYS * DAY_MS, 0)).utcoffset()
+        )
         told[tenant] = (hour, into, moment.is_open, not moment.maintenance, shifted, bool(calendar.shifts))
     rows = [(*told[one.tenant], FLOWS[one.flow]) for one in state.streams]
     return Clock(
@@ -219,12 +223,17 @@ def _turn_hours(config: Config, state: State, hour: NDArray[np.intp]) -> None:
     rate = np.divide(arrays["hour_sum"][over], arrays["hour_ms"][over], out=np.zeros(which.size), where=enough)
     weight = np.where(enough, np.maximum(1 / (weeks + 1.0), WEEK_WEIGHT) * np.where(told, 0.3, 1.0), 0.0)
     season["mean"][at, which] += (weight * (rate - season["mean"][at, which])).astype(np.float32)
-    worst = np.where(told, np.minimum(arrays["worst"][over], 2 * config.expected), arrays["worst"][over])
-    kept = np.where(enough, 0.8, 1.0) * season["healthy"][at, which]
+    # The longest silence of the hour, in what is now known to be usual in it: a day that begins late has one, too.
+    before = season["healthy"][at, which]
+    worst = config.caution * np.maximum(rate, season["mean"][at, which]) * arrays["worst_ms"][over]
+    worst = np.maximum(worst, arrays["worst"][over])
+    limit = np.maximum(config.expected, config.healthy_factor * before)
+    worst = np.where(told, np.minimum(worst, 2 * limit), worst)
+    kept = np.where(enough, 0.8, 1.0) * before
     season["healthy"][at, which] = np.maximum(kept, np.where(enough, worst, 0.0)).astype(np.float32)
     season["weeks"][at, which] = np.minimum(weeks + (enough & ~told), 250).astype(np.uint8)
     arrays["longest"][over] = np.maximum(arrays["longest"][over] * 0.99, worst)
-    for name in ("hour_sum", "hour_ms", "worst"):
+    for name in ("hour_sum", "hour_ms", "worst", "worst_ms"):
         arrays[name][over] = 0.0
     arrays["hour"][over] = hour[over]
 
@@ -241,19 +250,19 @@ def _expectation(state: State, clock: Clock) -> tuple[Floats, Floats, Flags]:
     beside = np.where(clock.into >= 0.5, after, before)
     there = np.where(season["weeks"][beside, which] > 0, season["mean"][beside, which], mean)
     usual = np.minimum(mean, mean + (there - mean) * np.abs(clock.into - 0.5))
-    healthy = np.maximum(
-        season["healthy"][hour, which], np.maximum(season["healthy"][before, which], season["healthy"][after, which])
-    )
+    days = np.arange(5)[:, None] * 24 + (hour % 24)[None, :]
+    near = [season["healthy"][one, which] for one in (hour, before, after)]
+    # Working days begin and end alike: what was healthy on one of them is so on the others.
+    alike = np.where(hour < 120, season["healthy"][days, which].max(axis=0), 0.0)
+    healthy = np.max([*near, alike], axis=0)
     if clock.shifted.any():
         least = np.minimum(season["mean"][before, which], season["mean"][after, which])
         usual = np.where(clock.shifted, np.minimum(usual, least), usual)
     if not known.all():
-        days = np.arange(5)[:, None] * 24 + (hour % 24)[None, :]
         seen = season["weeks"][days, which] > 0
         stands_in = ~known & (hour < 120) & seen.any(axis=0)
         least = np.where(seen, season["mean"][days, which], np.inf).min(axis=0)
         usual = np.where(stands_in, least, usual)
-        healthy = np.where(stands_in, np.maximum(healthy, season["healthy"][days, which].max(axis=0)), healthy)
         known |= stands_in
     return usual, healthy.astype(np.float64), known
 
@@ -275,9 +284,11 @@ def _count(config: Config, state: State, clock: Clock, came: Floats, measured: F
     recent = np.divide(arrays["arrivals"], arrays["time_ms"], out=np.zeros_like(usual), where=arrays["time_ms"] > 0)
     rate = np.where(known, usual * np.minimum(level, 1.0), recent)
     arrays["missed"] += np.where(looked & ~something, config.caution * rate * elapsed_ms, 0.0)
-    arrays["worst"] = np.maximum(arrays["worst"], arrays["missed"])
     arrays["hour_sum"] += np.where(looked, came, 0.0)
     arrays["hour_ms"] += np.where(looked, elapsed_ms, 0.0)
+    arrays["worst"] = np.maximum(arrays["worst"], arrays["missed"])
+    within = np.minimum(arrays["silent_ms"], arrays["hour_ms"])  # what was silent before belongs to the hours before
+    arrays["worst_ms"] = np.maximum(arrays["worst_ms"], np.where(looked, within, 0.0))
     # The level of the day is that of the last twenty events or two minutes, whichever is longer.
     keep = np.where(something, 1 - np.minimum(1 - np.exp(-arrays["silent_ms"] / 120_000), 1 / 20), 1.0)
     arrays["arrivals"] = arrays["arrivals"] * keep + np.where(something, came, 0.0)
@@ -332,7 +343,8 @@ def _cause(config: Config, state: State, clock: Clock, slot: int, scrape: Scrape
         if clock.works[place] and arrays["seen"][place]
     ]
     silent_ms = arrays["silent_ms"][slot]
-    if any(arrays["silent_ms"][place] < 0.5 * silent_ms for place in others):
+    # Who moves has been heard since, and is not missed itself.
+    if any(arrays["silent_ms"][place] < 0.5 * silent_ms and arrays["missed"][place] < 3 for place in others):
         partner = partner_of(stream.channel) if stream.channel else None
         return f"integration.silent:{partner}" if partner else f"{flow.alone}:{owner}"
     heard = not others or sum(arrays["missed"][place] for place in others) >= 1
