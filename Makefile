@@ -31,6 +31,7 @@ check: $(READY) ## Lint, types, import contracts, generated files unchanged
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m schemas.generate --check
+	$(BIN)/python -m pilothouse.simulate.page --check
 
 bench: $(READY) ## Measure side by side with peers and limits
 	$(BIN)/pilothouse bench all $(ARGS)
@@ -40,6 +41,7 @@ soak: $(READY) ## The long proofs: crash test, weak and double faults, long outa
 
 generate: $(READY) ## Write the generated schemas, contracts and docs
 	$(BIN)/python -m schemas.generate
+	$(BIN)/python -m pilothouse.simulate.page
 
 lock: ## Pin every dependency with its hashes (needs uv)
 	uv pip compile --quiet --universal --generate-hashes --no-header --all-extras --python-version 3.11 pyproject.toml -o requirements.lock

@@ -408,9 +408,14 @@ def bench(
 def simulate(
     name: Annotated[
         str,
-        typer.Argument(help="calendar, deploy, neighbour, silence, capacity, or all of them.", show_default=False),
+        typer.Argument(
+            help="calendar, deploy, neighbour, silence, capacity, or all of them; healthy; scenarios.",
+            show_default=False,
+        ),
     ],
     runs: Annotated[int, typer.Option(help="Runs of each family.", min=1, max=100_000)] = 50,
+    cells: Annotated[int, typer.Option(help="Of healthy: cells of about 500 series.", min=1, max=1_000)] = 2,
+    weeks: Annotated[int, typer.Option(help="Of healthy: weeks.", min=1, max=52)] = 4,
     seed: Annotated[int, typer.Option(help="The same seed draws the same estates and stories.", min=0)] = 1,
     processes: Annotated[int, typer.Option(help="Processes; the figures do not depend on it.", min=1, max=256)] = 1,
     config: Annotated[
@@ -425,12 +430,18 @@ def simulate(
     from pilothouse.simulate import command
 
     try:
-        answer = command.run(name, runs, seed, command.settings_of(config), processes, out, _progress)
+        settings = command.settings_of(config)
+        if name == "healthy":
+            verdict = command.healthy(cells, weeks, seed, settings, processes, _progress)
+        elif name == "scenarios":
+            verdict = command.scenarios(settings, _progress)
+        else:
+            verdict = command.run(name, runs, seed, settings, processes, out, _progress)
     except command.SimulateError as error:
         _complain(str(error))
         raise typer.Exit(MISUSE) from None
-    _print(answer, output, command.text(answer))
-    raise typer.Exit(0 if command.meets_bar(answer) else FINDING)
+    _print(verdict.answer, output, verdict.text)
+    raise typer.Exit(0 if verdict.meets_bar else FINDING)
 
 
 def _progress(line: str) -> None:

@@ -20,10 +20,11 @@ class Carry:
     totals: dict[str, Floats | float] = field(default_factory=dict)
     slow: dict[str, float] = field(default_factory=dict)
     waiting: dict[str, float] = field(default_factory=dict)
+    documents: dict[str, dict[int, int]] = field(default_factory=dict)
 
     def copy(self) -> Carry:
         """One that a branch may change."""
-        return Carry(dict(self.totals), dict(self.slow), dict(self.waiting))
+        return Carry(dict(self.totals), dict(self.slow), dict(self.waiting), dict(self.documents))
 
 
 @dataclass

@@ -81,7 +81,9 @@ class World:
         request_s = (one.app_s * drivers.factor(Knob.REQUEST, name) + query_s + 2 * self.redis_s) * held
         jobs = self._jobs(one, load)
         carrier = jobs[one.partners[0]]
-        documents = draw_documents(self.drawn, one, drivers, carrier.delay_s(self.span), self._seed)
+        before = self.carry.documents.get(name)
+        documents = draw_documents(self.drawn, one, drivers, carrier.delay_s(self.span), self._seed, before)
+        self.carry.documents[name] = documents.open(int(self.span.times_ms[-1]))
         return Tenant(one, load, one.requests_per_s * load, wanted, request_s, jobs, documents)
 
     def _jobs(self, one: Character, load: Floats) -> dict[str, Jobs]:
@@ -96,7 +98,7 @@ class World:
                 usual * load * drivers.factor(Knob.INBOUND, partner) * drivers.factor(Knob.INBOUND, f"{name}/{partner}")
             )
             arrivals = noise.clumped(self.random, mean * self.span.dt_s, one.clumps)
-            pace = 3.0 * usual * 1.3 * speed * drivers.factor(Knob.PARTNER, partner)
+            pace = 6.0 * usual * speed * drivers.factor(Knob.PARTNER, partner)
             key = f"{name} {partner}"
             found[partner] = Jobs.fold(self.span, arrivals, pace * self.span.dt_s, self.carry.waiting.get(key, 0.0))
             self.carry.waiting[key] = float(found[partner].waiting[-1])

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 import yaml
 from pydantic import ValidationError
 
+from pilothouse.simulate import healthy as healthy_estate
 from pilothouse.simulate import runs, scoring
+from pilothouse.simulate import scenarios as scripted
 from pilothouse.simulate.families import FAMILIES
 from pilothouse.simulate.running import Settings
 from pilothouse.simulate.scoring import Figures, Scored
@@ -20,6 +25,7 @@ from pilothouse.simulate.stories import live
 from processors.steps.registry import STEPS
 from schemas.records import Incident
 
+FALSE_A_WEEK = 1.0
 BAR = {"precision": 0.95, "recall": 0.95, "top_1": 0.9}
 COLUMNS = (
     "runs",
@@ -39,6 +45,14 @@ COLUMNS = (
 
 class SimulateError(Exception):
     """Something that the user can mend; the message says what."""
+
+
+class Verdict(NamedTuple):
+    """An answer for machines and for people, and whether it is what is asked for."""
+
+    answer: dict[str, Any]
+    text: str
+    meets_bar: bool
 
 
 def chosen(name: str) -> list[str]:
@@ -75,17 +89,57 @@ def settings_of(path: Path | None) -> Settings:
 
 def run(
     name: str, count: int, seed: int, settings: Settings, processes: int, out: Path | None, say: Callable[[str], None]
-) -> dict[str, Any]:
+) -> Verdict:
     """Run and score. `out` also gets a file of JSON lines for each run: records, what was told, the label."""
     families, scored, began = chosen(name), list[Scored](), time.monotonic()
     for one in runs.run_all(families, count, seed, settings, processes):
         scored += one
         say(f"{len(scored)} of {count * len(families)} runs, {time.monotonic() - began:.0f} s")
-    answer = runs.result(families, count, seed, settings, scored)
+    answer = runs.result(families, count, seed, settings, scored) | {"measured": machine()}
     if out is not None:
         write(out, scored, settings, say)
         (out / "results.json").write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
-    return answer
+    return Verdict(answer, text(answer), meets_bar(answer))
+
+
+def healthy(
+    cells: int, weeks: int, seed: int, settings: Settings, processes: int, say: Callable[[str], None]
+) -> Verdict:
+    """The healthy estate: every alert is a false one."""
+    found: list[dict[str, Any]] = []
+    for one in healthy_estate.run(cells, weeks, seed, settings, processes):
+        found.append(one)
+        say(f"{one['cell']}: {sum(one['weeks'])} false alerts in {weeks} weeks")
+    answer = healthy_estate.result(seed, weeks, found) | {"measured": machine()}
+    lines = [
+        f"{alert['at']}  {one['cell']}  {alert['cause']}: {alert['title']}" for one in found for alert in one["alerts"]
+    ]
+    lines.append(
+        f"{answer['series']} series in {cells} cells over {weeks} weeks: {answer['alerts']} false alerts, "
+        f"{answer['alerts_per_cell_and_week']} by cell and week, at worst {answer['worst_cell_per_week']} in a cell"
+    )
+    return Verdict(answer, "\n".join(lines), answer["worst_cell_per_week"] <= FALSE_A_WEEK)
+
+
+def scenarios(settings: Settings, say: Callable[[str], None]) -> Verdict:
+    """Every scenario, in one estate."""
+    on, found = scripted.scene(settings), dict[str, Any]()
+    for name, story in scripted.SCENARIOS.items():
+        say(name)
+        _, scored = scripted.play(on, name)
+        first = next((one for one in scored.alerts if one.id == scored.found), None)
+        found[name] = {
+            "story": (story.__doc__ or "").partition(": ")[2].rstrip("."),
+            "is_right": scored.is_right,
+            "cause": first.cause if first else None,
+            **scored.model_dump(include={"right_cause", "right_tenants", "delay_s", "closed"}),
+            "documents": first.documents if first else None,
+            "others": [one.cause for one in scored.alerts if one.id != scored.found],
+        }
+    answer = {"command": "pilothouse simulate scenarios -o json", "scenarios": found, "measured": machine()}
+    lines = [f"{name:4} {'right' if one['is_right'] else 'WRONG'}  {one}" for name, one in found.items()]
+    right = all(one["is_right"] and one["right_cause"] is not False for one in found.values())
+    return Verdict(answer, "\n".join(lines), right)
 
 
 def write(out: Path, scored: Sequence[Scored], settings: Settings, say: Callable[[str], None]) -> None:
@@ -113,6 +167,12 @@ def write(out: Path, scored: Sequence[Scored], settings: Settings, say: Callable
                     + b"\n"
                 )
         say(str(path))
+
+
+def machine() -> dict[str, str]:
+    """When and on what something was measured."""
+    what = f"{os.cpu_count()} cores {platform.machine()}, Python {platform.python_version()}"
+    return {"date": datetime.now(UTC).date().isoformat(), "machine": what}
 
 
 def meets_bar(answer: Mapping[str, Any]) -> bool:

@@ -7,7 +7,9 @@ hour alone, so stretches that touch see the same documents.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from schemas.records import BusinessBatch
 
 LOOK_BACK_MS = 72 * HOUR_MS
 FAR = float(2**52)
+TOLD_MS = 60_000
 CARRIERS = ("Blue Parcel", "North Freight", "Rapid Post")
 
 
@@ -71,19 +74,23 @@ class Documents:
             found["age", step.model, step.state] = np.where(into > out, (times - oldest) / 1000, 0.0)
         return found
 
-    def batches(self, cell: str, span: Span) -> list[BusinessBatch | None]:
-        """By look, the states that were reached since the last one."""
-        began = float(span.before_ms)
-        documents, steps = np.nonzero((self.reached > began) & (self.reached <= span.times_ms[-1]))
+    def batches(self, cell: str, span: Span) -> list[BusinessBatch]:
+        """The states that were reached, minute by minute: documents are looked at so often, however seldom the rest is."""
+        documents, steps = np.nonzero((self.reached > span.before_ms) & (self.reached <= span.times_ms[-1]))
         at = self.reached[documents, steps]
         order = np.lexsort((documents, steps, at))
-        looks = np.searchsorted(span.times_ms, at[order], side="left")
-        rows: list[list[tuple[int, int, int]]] = [[] for _ in range(span.size)]
-        for look, one, step, when in zip(
-            looks.tolist(), documents[order].tolist(), steps[order].tolist(), at[order].tolist(), strict=True
-        ):
-            rows[look].append((one, step, int(when)))
-        return [self._batch(cell, found) if found else None for found in rows]
+        minutes = (at[order] // TOLD_MS).astype(np.int64)
+        cuts = np.flatnonzero(np.diff(minutes)) + 1
+        rows = zip(documents[order].tolist(), steps[order].tolist(), at[order].astype(int).tolist(), strict=True)
+        told = list(rows)
+        edges = [0, *cuts.tolist(), len(told)]
+        return [self._batch(cell, told[one:other]) for one, other in pairwise(edges) if other > one]
+
+    def open(self, at_ms: int) -> dict[int, int]:
+        """Documents on their way at an instant, and how many steps of it they have reached."""
+        counts = (self.reached <= at_ms).sum(axis=1)
+        on_their_way = (counts > 0) & (counts < len(STEPS))
+        return dict(zip(self.ids[on_their_way].tolist(), counts[on_their_way].tolist(), strict=True))
 
     def _batch(self, cell: str, rows: list[tuple[int, int, int]]) -> BusinessBatch:
         count, one = len(rows), self.character
@@ -111,8 +118,10 @@ class Documents:
         )
 
 
-def draw_documents(drawn: Drawn, one: Character, drivers: Drivers, label_delay_s: Floats, seed: int) -> Documents:
-    """The documents of a span; `label_delay_s` is what the carrier's jobs take at each look."""
+def draw_documents(
+    drawn: Drawn, one: Character, drivers: Drivers, label_delay_s: Floats, seed: int, before: Mapping[int, int] | None
+) -> Documents:
+    """The documents of a span; `label_delay_s` is what the carrier's jobs take at each look, `before` what `open` said."""
     span = drivers.span
     created, dwell, ids, carriers = _orders(drawn, one, drivers, seed)
     grid = np.concatenate((np.arange(span.before_ms - LOOK_BACK_MS, span.before_ms + 1, 900_000), span.times_ms))
@@ -134,7 +143,20 @@ def draw_documents(drawn: Drawn, one: Character, drivers: Drivers, label_delay_s
     steps.append(_later(grid, pace(Knob.CRONS, people=False), steps[4], np.full(created.size, 30_000.0)))
     steps.append(_later(grid, pace(Knob.POSTING, people=False), steps[5], dwell[:, 3]))
     amounts = np.round(one.order_value * np.exp(dwell[:, 4]), 2)
-    return Documents(one, ids, amounts, carriers, np.floor(np.minimum(np.column_stack(steps), FAR)))
+    reached = np.floor(np.minimum(np.column_stack(steps), FAR))
+    reached = _go_on(ids, reached, before, span.before_ms)
+    return Documents(one, ids, amounts, carriers, reached)
+
+
+def _go_on(ids: Times, reached: Floats, before: Mapping[int, int] | None, at_ms: int) -> Floats:
+    """What was reached when the last stretch ended stays reached, and what was not comes after it."""
+    if before is None:
+        return reached
+    old = reached[:, 0] <= at_ms
+    counts = np.array([before.get(one, len(STEPS)) for one in ids.tolist()])
+    was = np.arange(len(STEPS)) < counts[:, None]
+    kept = np.where(was, np.minimum(reached, at_ms), np.maximum(reached, at_ms + 1))
+    return np.where(old[:, None], kept, reached)
 
 
 def _orders(drawn: Drawn, one: Character, drivers: Drivers, seed: int) -> tuple[Floats, Floats, Times, Times]:

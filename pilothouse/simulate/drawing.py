@@ -127,6 +127,12 @@ class Drawn:
         """The tenant of that name."""
         return next(one for one in self.tenants if one.name == name)
 
+    def room(self, *names: str, use: float = 0.7) -> float:
+        """By which factor the load of some tenants can grow until the database server is used so much, on a busy day."""
+        own = 1.3 * sum(one.busy for one in self.tenants if one.name in names)
+        others = 1.3 * sum(one.busy for one in self.tenants if one.name not in names)
+        return max((use * self.capacity - others) / own, 1.0)
+
     def with_calendar(self, name: str, **changes: Any) -> Drawn:
         """The same with a tenant's calendar changed, as somebody declares a campaign or a holiday."""
         tenants = tuple(
@@ -195,7 +201,7 @@ def _character(random: np.random.Generator, name: str, zone: str) -> Character:
         cut_offs=(CutOff(at=time(min(trade.closes - 1, int(random.integers(14, 18)))), days=trade.days),),
     )
     requests = float(np.exp(random.uniform(np.log(1.5), np.log(15))))
-    orders = requests * float(random.uniform(0.003, 0.012))
+    orders = requests * float(random.uniform(0.0015, 0.006))
     return Character(
         tenant=Tenant(name=name, tier=Tier(str(random.choice(list(Tier)))), calendar=calendar.name),
         trade=trade,

@@ -31,8 +31,9 @@ MOMENTS = {BUSY: (1, time(9, 30)), AFTERNOON: (2, time(13, 30)), NIGHT: (3, time
 class Lived:
     """An estate and its moments; each is made when it is first asked for, in the order of time."""
 
-    def __init__(self, seed: int, settings: Settings | None = None) -> None:
-        self.monday, self.drawn = _week_of(seed)
+    def __init__(self, seed: int, settings: Settings | None = None, monday: date | None = None) -> None:
+        """The week after its history begins on `monday`; drawn when it is not given."""
+        self.monday, self.drawn = (monday, _before(seed, monday)) if monday else _week_of(seed)
         self.settings = settings
         self._moments: dict[str, Moment] = {}
 
@@ -55,7 +56,7 @@ class Lived:
 
     @cached_property
     def _learned(self) -> Moment:
-        cell = Cell(self.drawn, self.settings)
+        cell = Cell(self.drawn, self.settings, slowly=True)
         until_ms = self.local_ms(0, time())
         with_documents_ms = until_ms - DOCUMENTS_MS
         cell.run(Drivers(Span.of(self.drawn.start_ms, with_documents_ms, COARSE_MS)), 1, documents=False)
@@ -66,9 +67,10 @@ class Lived:
 
     def _settled(self, before: Moment, name: str) -> Moment:
         at_ms = self.local_ms(*MOMENTS[name])
-        cell = Cell.at(before, self.settings)
+        cell = Cell.at(before, self.settings, slowly=True)
         place = 3 + list(MOMENTS).index(name) * 2
         cell.run(Drivers(Span.of(cell.at_ms, at_ms - SETTLE_MS, COARSE_MS)), place)
+        cell = Cell.at(cell.moment(), self.settings)
         cell.run(Drivers(Span.of(cell.at_ms, at_ms, FINE_MS)), place + 1)
         return cell.moment()
 
@@ -81,10 +83,14 @@ def _week_of(seed: int) -> tuple[date, Drawn]:
         monday = first + timedelta(days=-first.weekday() % 7)
         if seed % 3 == 0 and _offset(zone, monday) == _offset(zone, monday - timedelta(days=2)):
             continue
-        drawn = draw(seed, start=monday - timedelta(days=HISTORY_DAYS))
+        drawn = _before(seed, monday)
         week = {monday + timedelta(days=days) for days in range(5)}
         if not week & set(drawn.tenants[0].calendar.holidays):
             return monday, drawn
+
+
+def _before(seed: int, monday: date) -> Drawn:
+    return draw(seed, start=monday - timedelta(days=HISTORY_DAYS))
 
 
 def _offset(zone: ZoneInfo, day: date) -> timedelta | None:

@@ -17,6 +17,7 @@ from pilothouse.simulate.drawing import CRONS, Character, Drawn
 from pilothouse.simulate.drivers import Drivers, Knob
 from pilothouse.simulate.estates import AFTERNOON, BARE, BUSY, MIDNIGHT, NIGHT, Lived
 from pilothouse.simulate.faults import Happening, When
+from pilothouse.simulate.load import expected_load
 from pilothouse.simulate.stories import MINUTE_MS, Story
 from pilothouse.simulate.truth import Truth
 from schemas.calendar import DAY_MS, Campaign, Window
@@ -47,6 +48,17 @@ class Draw:
         tenants = sorted(self.drawn.tenants, key=lambda one: -one.busy)[:2] if biggest else self.drawn.tenants
         return tenants[int(self.random.integers(0, len(tenants)))]
 
+    def active(self, moment: str) -> Character:
+        """One that is open at a moment and so busy that twenty orders would come in half an hour; else the busiest."""
+        at_ms = np.array([self.lived.at(moment).at_ms + 1_800_000], np.int64)
+        orders = {
+            one.name: 1_800 * one.orders_per_s * float(expected_load(one, at_ms, self.drawn.start_ms)[0])
+            for one in self.drawn.tenants
+            if one.calendar.at(int(at_ms[0])).is_open
+        }
+        busy = [name for name, count in orders.items() if count >= 20] or [max(orders, key=lambda name: orders[name])]
+        return self.drawn.tenant(busy[int(self.random.integers(0, len(busy)))])
+
     def between(self, low: float, high: float) -> float:
         """Log-uniform."""
         return float(np.exp(self.random.uniform(np.log(low), np.log(high))))
@@ -61,7 +73,8 @@ class Draw:
 def calendar(draw: Draw) -> Story:
     """What the calendar expects is silent; what it does not is found, also while a peak is on."""
     choice = draw.random.integers(0, 10)
-    moment, tenant = draw.moment(), draw.tenant()
+    moment = draw.moment()
+    tenant = draw.active(moment)
     if choice <= 1:
         return _campaign(draw, moment, tenant, [])
     if choice == 2:
@@ -92,7 +105,8 @@ def calendar(draw: Draw) -> Story:
 
 def deploy(draw: Draw) -> Story:
     """Regressions, changes that do no harm, and trouble that only coincides with one."""
-    moment, tenant = draw.moment(), draw.tenant()
+    moment = draw.moment()
+    tenant = draw.active(moment)
     at_ms = draw.lived.at(moment).at_ms + int(draw.random.uniform(6, 15) * MINUTE_MS)
     kind = ChangeKind(str(draw.random.choice([one.value for one in ChangeKind if one is not ChangeKind.CERTIFICATE])))
     partial = kind is ChangeKind.MODULE_UPGRADE or draw.random.random() < 0.4
@@ -129,7 +143,7 @@ def neighbour(draw: Draw) -> Story:
         small = faults.neighbour(draw.drawn, when, tenant.name, draw.between(0.02, 0.08))
         return _story(moment, _silent(small, "a little more of one"))
     if choice <= 8:
-        factor = draw.between(1.15, 1.4)
+        factor = min(draw.between(1.15, 1.4), draw.drawn.room(*draw.drawn.names))
         rises = [faults.surge(draw.drawn, when, one.name, factor) for one in draw.drawn.tenants]
         return _story(moment, *(_silent(one, "all rise") for one in rises))
     return _story(moment, faults.nothing("nothing", when))
@@ -137,7 +151,8 @@ def neighbour(draw: Draw) -> Story:
 
 def silence(draw: Draw) -> Story:
     """Something stops while the web is green, in open hours; or nothing moves because nobody works."""
-    moment, tenant, drawn = draw.moment(), draw.tenant(), draw.drawn
+    moment, drawn = draw.moment(), draw.drawn
+    tenant = draw.active(moment)
     when, name = draw.when(moment, ramps=False), tenant.name
     choice = draw.random.integers(0, 14)
     causes: tuple[str, ...]
@@ -227,7 +242,7 @@ def _silent(one: Happening, kind: str) -> Happening:
 def _campaign(draw: Draw, moment: str, tenant: Character, besides: list[Happening]) -> Story:
     """A peak that was declared before; it comes as large as declared, give or take a fifth."""
     when = draw.when(moment, lasts_min=(35, 50), ramps=False)
-    declared = draw.between(1.5, 4.0)
+    declared = min(draw.between(1.5, 4.0), draw.drawn.room(tenant.name))
     # The load follows what is declared (see load.py); what is drawn here is how right that was.
     campaign = Campaign(name="campaign", starts=_minute(when.onset_ms), ends=_minute(when.end_ms), load=declared)
     kind = "expected campaign" if not besides else "fault within a campaign"

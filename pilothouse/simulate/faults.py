@@ -86,7 +86,9 @@ def neighbour(drawn: Drawn, when: When, tenant: str, strength: float) -> Happeni
         drivers.add(Knob.CPU, "", _course(drivers, when) * 0.1 * strength)
 
     victims = tuple(name for name in drawn.names if name != tenant)
-    return Happening(_truth("noisy neighbour", when, (f"tenant.load:{tenant}",), victims, strength), turn)
+    return Happening(
+        _truth("noisy neighbour", when, (f"tenant.load:{tenant}",), victims, strength, bystanders=(tenant,)), turn
+    )
 
 
 def bad_plan(drawn: Drawn, when: When, tenant: str, strength: float) -> Happening:
@@ -98,7 +100,9 @@ def bad_plan(drawn: Drawn, when: When, tenant: str, strength: float) -> Happenin
         drivers.scale(Knob.QUERY, tenant, 1 + _course(drivers, when) * more)
 
     victims = tuple(name for name in drawn.names if name != tenant)
-    return Happening(_truth("bad plan", when, (f"tenant.load:{tenant}",), victims, strength), turn)
+    return Happening(
+        _truth("bad plan", when, (f"tenant.load:{tenant}",), victims, strength, bystanders=(tenant,)), turn
+    )
 
 
 def surge(drawn: Drawn, when: When, tenant: str, factor: float) -> Happening:
@@ -107,7 +111,7 @@ def surge(drawn: Drawn, when: When, tenant: str, factor: float) -> Happening:
     def turn(drivers: Drivers) -> None:
         drivers.scale(Knob.DEMAND, tenant, 1 + _course(drivers, when) * (factor - 1))
 
-    return Happening(_truth("surge", when, (f"tenant.load:{tenant}",), (), factor), turn)
+    return Happening(_truth("surge", when, (f"tenant.load:{tenant}",), (), factor, bystanders=drawn.names), turn)
 
 
 def stopped(
@@ -187,10 +191,11 @@ def _truth(
     tenants: tuple[str, ...] = (),
     strength: float = 1.0,
     *,
+    bystanders: tuple[str, ...] = (),
     expected: bool = False,
 ) -> Truth:
     return Truth(
-        kind=kind, expected=expected, causes=causes, tenants=tenants, onset_ms=when.onset_ms, end_ms=when.end_ms,
+        kind=kind, expected=expected, causes=causes, tenants=tenants, bystanders=bystanders, onset_ms=when.onset_ms, end_ms=when.end_ms,
         strength=round(strength, 3), ramp_ms=when.ramp_ms,
     )  # fmt: skip
 

@@ -51,8 +51,11 @@ def day_factor(one: Character, times_ms: Times, seed: int) -> Floats:
 
 
 def open_hours(calendar: Calendar, times_ms: Times) -> Floats:
-    """1 while people work, 0 otherwise; to the quarter of an hour."""
-    return _at(calendar, times_ms, 900_000, lambda at: float(calendar.at(at).is_open))
+    """Share of the people who are at work: they come and go over half an hour around the shift's hours."""
+    around = [times_ms + minutes * 60_000 for minutes in (-15, -10, -5, 0, 5, 10, 15)]
+    shares = [_at(calendar, one, 300_000, lambda at: float(calendar.at(at).is_open)) for one in around]
+    mean: Floats = np.mean(shares, axis=0)
+    return mean
 
 
 def _by_hour(calendar: Calendar, times_ms: Times) -> dict[str, NDArray[np.bool_]]:

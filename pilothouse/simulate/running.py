@@ -14,19 +14,33 @@ import numpy as np
 
 from pilothouse.simulate.board import Carry, Sheet
 from pilothouse.simulate.cell import World
+from pilothouse.simulate.documents import TOLD_MS
 from pilothouse.simulate.drawing import Drawn
-from pilothouse.simulate.drivers import Drivers
+from pilothouse.simulate.drivers import Drivers, Span
 from processors.fold import Finding, PartitionFold, Plan
 from processors.steps.registry import STEPS
 from schemas.codec import Envelope, Received
 from schemas.records import Heartbeat, Record
 from schemas.topics import INPUTS, topic_of
 
-PUBLISHER = "simulate"
+PUBLISHER, CUT_OFF = "simulate", "simulate-cut-off"
 TOPIC = {topic.name: place for place, topic in enumerate(INPUTS)}
 TWICE = 0.002
-# Looks are a minute apart here, so that stories are looked at every few seconds and document clocks twice a minute.
-PACE: dict[str, dict[str, Any]] = {"correlator": {"look_every_ms": 5_000}, "journeys": {"look_every_ms": 30_000}}
+# Looks are a minute apart here: stories are looked at every few seconds, document clocks twice a minute, and a lock that was
+# not seen for two looks is gone.
+PACE: dict[str, dict[str, Any]] = {
+    "correlator": {"look_every_ms": 5_000},
+    "journeys": {"look_every_ms": 30_000},
+    "locks": {"quiet_ms": 150_000},
+    "difference_in_differences": {"look_every_ms": 30_000, "later_every_ms": 60_000},
+}
+# Of histories and stories of days, looked at every five or fifteen minutes.
+SLOW_PACE: dict[str, dict[str, Any]] = {
+    "correlator": {"look_every_ms": 60_000},
+    "journeys": {"look_every_ms": 300_000},
+    "locks": {"quiet_ms": 600_000},
+    "difference_in_differences": {"look_every_ms": 300_000, "later_every_ms": 300_000},
+}
 
 Settings = Mapping[str, Mapping[str, Any]]
 Timed = tuple[int, Record]
@@ -38,7 +52,7 @@ class Position:
 
     offsets: list[int] = field(default_factory=lambda: [0] * len(INPUTS))
     sequence: int = 0
-    held: list[tuple[int, Received]] = field(default_factory=list)
+    held: list[Timed] = field(default_factory=list)
 
     def copy(self) -> Position:
         """One that a branch may change."""
@@ -59,9 +73,9 @@ class Moment:
 class Cell:
     """One cell through the fold. `settings` are candidate tunables by step."""
 
-    def __init__(self, drawn: Drawn, settings: Settings | None = None) -> None:
+    def __init__(self, drawn: Drawn, settings: Settings | None = None, *, slowly: bool = False) -> None:
         self.drawn, self.at_ms = drawn, drawn.start_ms
-        self.plan = Plan.of(STEPS.values(), drawn.estate, _settings(settings or {}))
+        self.plan = Plan.of(STEPS.values(), drawn.estate, _settings(settings or {}, SLOW_PACE if slowly else PACE))
         self.fold = PartitionFold(self.plan)
         self.position, self.carry = Position(), Carry()
         self.points = self.records = 0
@@ -69,9 +83,11 @@ class Cell:
         self.systems: frozenset[str] = frozenset()  # the only ones looked at; empty for all
 
     @classmethod
-    def at(cls, moment: Moment, settings: Settings | None = None, drawn: Drawn | None = None) -> Cell:
-        """Go on from a moment; `drawn` has what was declared since."""
-        cell = cls(drawn or moment.drawn, settings)
+    def at(
+        cls, moment: Moment, settings: Settings | None = None, drawn: Drawn | None = None, *, slowly: bool = False
+    ) -> Cell:
+        """Go on from a moment; `drawn` has what was declared since. `slowly`: the looks are far apart."""
+        cell = cls(drawn or moment.drawn, settings, slowly=slowly)
         cell.fold = PartitionFold.restore(cell.plan, moment.parts)
         cell.at_ms, cell.position, cell.carry = moment.at_ms, moment.position.copy(), moment.carry.copy()
         return cell
@@ -82,37 +98,47 @@ class Cell:
 
     def run(self, drivers: Drivers, seed: int, more: Iterable[Timed] = (), *, documents: bool = True) -> list[Finding]:
         """Live through a span; `more` are records of its own (changes, events), by when they are recorded."""
-        random = np.random.default_rng([self.drawn.seed, seed, 13])
+        return self.publish(drivers.span, self.draw(drivers, seed, more, documents=documents), seed)
+
+    def draw(
+        self, drivers: Drivers, seed: int, more: Iterable[Timed] = (), *, documents: bool = True
+    ) -> list[list[Timed]]:
+        """What is recorded over a span, by look."""
         world = World(self.drawn, drivers, self.carry, seed, self.drawn.start_ms)
         sheets = [one for one in world.sheets() if not self.systems or one.system in self.systems]
-        told = _looks(world, sheets, more, random, documents=documents)
-        looks = [sorted(one, key=lambda pair: pair[0]) for one in told]
+        random = np.random.default_rng([self.drawn.seed, seed, 13])
+        looks = _looks(world, sheets, more, random, documents=documents)
+        return [sorted(one, key=lambda pair: pair[0]) for one in looks]
+
+    def publish(self, span: Span, looks: list[list[Timed]], seed: int) -> list[Finding]:
+        """Through the fold. Raises RuntimeError when a step failed."""
+        random = np.random.default_rng([self.drawn.seed, seed, 29])
         found: list[Finding] = []
-        for time_ms, records in zip(drivers.span.times_ms.tolist(), looks, strict=True):
+        for time_ms, records in zip(span.times_ms.tolist(), looks, strict=True):
             found += self._publish(time_ms, records, random)
-        self.at_ms = int(drivers.span.times_ms[-1])
+        self.at_ms = int(span.times_ms[-1])
+        # A snapshot holds nothing that still waits for the grace to pass; a worker would read it again.
+        found += self._beat(self.at_ms + self.plan.grace_ms + 1)
         if self.fold.failures:
-            raise RuntimeError(f"a step failed on {self.fold.failures[0].received.record}") from self.fold.failures[
-                0
-            ].error
+            failure = self.fold.failures[0]
+            raise RuntimeError(f"a step failed on {failure.received.record}") from failure.error
         return found
 
     def _publish(self, time_ms: int, records: list[Timed], random: np.random.Generator) -> list[Finding]:
+        """One interval. What another publisher was cut off with comes behind the rest: no publisher ever goes back itself."""
         late, self.position.held = self.position.held, []
         for recorded_ms, record in records:
-            self.position.sequence += 1
             if self.log is not None:
                 self.log.append((recorded_ms, record))
-            received = Received(Envelope(PUBLISHER, self.position.sequence, recorded_ms), record)
-            topic = TOPIC[topic_of(record).name]
             if random.random() < self.drawn.late:
-                self.position.held.append((topic, received))
-                continue
-            self._put(topic, received)
-            if random.random() < TWICE:
-                self._put(topic, received)
-        for topic, received in late:
-            self._put(topic, received)
+                self.position.held.append((recorded_ms, record))
+            else:
+                self._put(recorded_ms, record, twice=random.random() < TWICE)
+        for recorded_ms, record in late:
+            self._put(recorded_ms, record, source=CUT_OFF)
+        return self._beat(time_ms)
+
+    def _beat(self, time_ms: int) -> list[Finding]:
         found: list[Finding] = []
         for topic in self.plan.listens:
             offset = self.position.offsets[topic]
@@ -120,18 +146,22 @@ class Cell:
             found += self.fold.feed(topic, offset, Heartbeat(publisher=PUBLISHER, time_ms=time_ms))
         return found
 
-    def _put(self, topic: int, received: Received) -> None:
+    def _put(self, recorded_ms: int, record: Record, *, source: str = PUBLISHER, twice: bool = False) -> None:
         self.records += 1
-        self.points += len(getattr(received.record, "values", ()))
-        if topic in self.plan.listens:
-            self.fold.feed(topic, self.position.offsets[topic], received)
-            self.position.offsets[topic] += 1
+        self.points += len(getattr(record, "values", ()))
+        self.position.sequence += 1
+        topic = TOPIC[topic_of(record).name]
+        received = Received(Envelope(source, self.position.sequence, recorded_ms), record)
+        for _ in range(1 + twice):
+            if topic in self.plan.listens:
+                self.fold.feed(topic, self.position.offsets[topic], received)
+                self.position.offsets[topic] += 1
 
 
-def _settings(candidate: Settings) -> Settings:
+def _settings(candidate: Settings, pace: Settings) -> Settings:
     """The candidate's on top of what the simulation changes: how often clocks are read, which costs and decides nothing."""
-    names = {*PACE, *candidate}
-    return {name: {**PACE.get(name, {}), **candidate.get(name, {})} for name in names if name in STEPS}
+    names = {*pace, *candidate}
+    return {name: {**pace.get(name, {}), **candidate.get(name, {})} for name in names if name in STEPS}
 
 
 def _looks(
@@ -150,13 +180,13 @@ def _looks(
             if not fails[place, number]:
                 at_ms = time_ms - int(moments[number])
                 looks[place].append((at_ms, sheet.scrape(place, at_ms + drawn.skew_ms)))
+    own = list(more)
     if documents:
-        for tenant in world.tenants:
-            for place, batch in enumerate(tenant.documents.batches(drawn.cell, span)):
-                if batch is not None:
-                    looks[place].append((times[place] - 1_000, batch))
+        batches = (batch for tenant in world.tenants for batch in tenant.documents.batches(drawn.cell, span))
+        # What was reached within a minute is read at its end.
+        own += [(min((batch.time_ms // TOLD_MS + 1) * TOLD_MS, times[-1]), batch) for batch in batches]
     edges = np.asarray(times)
-    for at_ms, record in more:
+    for at_ms, record in own:
         place = int(np.searchsorted(edges, at_ms, side="left"))
         if place < len(looks):
             looks[place].append((at_ms, record))

@@ -26,7 +26,7 @@ alert for the same happening is a duplicate and counts as false in the precision
 precision = found / (found + false + duplicates); recall = found / happenings that must be found.
 Time to detect: from the onset (the begin of the ramp, not its end) to the alert, in log time.
 Root cause: the first-ranked cause of the alert as it was last told before the happening ended is one of the true ones; as a
-share of the found. Tenants: what was named as suffering then is a subset of those that suffer, and not empty where some do.
+share of the found. Tenants: somebody who suffers was named then where somebody does, and nobody who does not.
 Closed: the alert is resolved within {GRACE_MS // 60_000} minutes after the end, of those whose end lies so far before the stretch's end."""
 
 
@@ -40,6 +40,7 @@ class Alert(BaseModel):
     tenants: tuple[str, ...]
     resolved_ms: int | None
     title: str
+    documents: int = Field(0, description="Documents at stake, at the worst.")
 
 
 class Scored(BaseModel):
@@ -90,13 +91,20 @@ def score(label: Label, told: Iterable[Finding]) -> Scored:
         duplicates=tuple(one.id for one in mine[1:]),
         delay_s=(first.opened_ms - wanted.onset_ms) / 1000,
         right_cause=first.cause in wanted.causes,
-        right_tenants=set(first.tenants) <= set(wanted.tenants) and (bool(first.tenants) or not wanted.tenants),
+        right_tenants=_are_right(first.tenants, wanted),
         closed=None if over_ms > label.to_ms else first.resolved_ms is not None and first.resolved_ms <= over_ms,
     )
 
 
+def _are_right(named: Sequence[str], wanted: Truth) -> bool:
+    """Somebody who suffers is named where somebody does, and nobody who does not."""
+    known = {*wanted.tenants, *wanted.bystanders}
+    return set(named) <= known and (not wanted.tenants or bool(set(named) & set(wanted.tenants)))
+
+
 def _alerts(told: Iterable[Finding], until_ms: int) -> list[Alert]:
     alerts: dict[str, Alert] = {}
+    news: set[str] = set()  # what was open before the run is not the run's
     for at_ms, one in ((found.envelope.recorded_ms, found.record) for found in told):
         if not isinstance(one, Incident):
             continue
@@ -105,13 +113,16 @@ def _alerts(told: Iterable[Finding], until_ms: int) -> list[Alert]:
             if known:
                 known.resolved_ms = at_ms
         elif known is None:
-            if one.severity >= Severity.WARNING:
+            if one.version == 1:
+                news.add(one.id)
+            if one.id in news and one.severity >= Severity.WARNING:
                 cause = one.causes[0].cause
                 alerts[one.id] = Alert(
                     id=one.id, opened_ms=at_ms, cause=cause, first_cause=cause, tenants=one.tenants, resolved_ms=None, title=one.title
                 )  # fmt: skip
         elif at_ms <= until_ms:
             known.cause, known.tenants, known.title = one.causes[0].cause, one.tenants, one.title
+            known.documents = max(known.documents, one.impact.documents)
     return list(alerts.values())
 
 

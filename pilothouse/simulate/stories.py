@@ -46,26 +46,26 @@ class Outcome:
 def live(lived: Lived, family: str, run: int, seed: int, story: Story, *, keep_log: bool = False) -> Outcome:
     """Branch off and live through it."""
     moment = lived.at(story.moment)
-    drawn = moment.drawn
+    drawn, begins_ms = moment.drawn, moment.at_ms
     for tenant, changes in story.declares.items():
         drawn = drawn.with_calendar(tenant, **changes)
-    cell = Cell.at(moment, lived.settings, drawn)
-    cell.systems = story.systems
-    cell.log = [] if keep_log else None
     told: list[Finding] = []
-    spans = _spans(cell.at_ms, story)
-    for number, span in enumerate(spans):
+    log: list[tuple[int, Record]] = []
+    for number, span in enumerate(_spans(moment.at_ms, story)):
+        cell = Cell.at(moment, lived.settings, drawn, slowly=span.dt_s[0] * 1000 >= COARSE_MS)
+        cell.systems, cell.log = story.systems, log if keep_log else None
         drivers = Drivers(span)
         for one in story.happenings:
             one.turn(drivers)
         own: list[Timed] = [pair for one in story.happenings for pair in one.records]
         mine = [pair for pair in own if span.before_ms < pair[0] <= span.times_ms[-1]]
         told += cell.run(drivers, 1_000 + run * 10 + number, mine, documents=not story.systems)
+        moment = cell.moment()
     label = Label(
-        family=family, run=run, seed=seed, cell=drawn.cell, from_ms=moment.at_ms, to_ms=cell.at_ms,
+        family=family, run=run, seed=seed, cell=drawn.cell, from_ms=begins_ms, to_ms=moment.at_ms,
         truth=tuple(one.truth for one in story.happenings),
     )  # fmt: skip
-    return Outcome(label, told, cell.log or [])
+    return Outcome(label, told, log)
 
 
 def judge(lived: Lived, family: str, run: int, seed: int, story: Story) -> Scored:

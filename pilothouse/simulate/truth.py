@@ -20,6 +20,9 @@ class Truth(BaseModel):
     expected: bool = Field(False, description="True: nothing is to be told of it.")
     causes: tuple[str, ...] = Field((), description="KIND:RESOURCE; any of them is right. Empty when silence is right.")
     tenants: tuple[str, ...] = Field((), description="Tenants that suffer.")
+    bystanders: tuple[str, ...] = Field(
+        (), description="Tenants of whom it would not be wrong to say that they suffer, too."
+    )
     onset_ms: int = Field(description="When it begins to have an effect, Unix ms.")
     end_ms: int = Field(description="When it is over; of what fills up, when it is full. Unix ms.")
     strength: float = Field(1.0, description="How strong, in the words of its kind.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import date
 from itertools import pairwise
 
@@ -81,6 +82,22 @@ def test_documents_reach_their_states_in_order_and_wait_over_night() -> None:
     assert (np.diff(reached, axis=1) >= 0).all()
 
 
+def test_every_step_of_a_document_is_told_once_over_all_stretches() -> None:
+    drawn, carry, told = draw(1, start=date(2026, 3, 2)), Carry(), Counter[tuple[int, str, str]]()
+    at_ms = drawn.start_ms + 2 * DAY_MS + 9 * HOUR_MS
+    for number in range(6):
+        span = Span.of(at_ms, at_ms + HOUR_MS, 60_000 if number % 2 else 900_000)
+        documents = World(drawn, Drivers(span), carry, number, drawn.start_ms).tenants[0].documents
+        for batch in documents.batches("sim", span):
+            told.update(zip(batch.document_ids, batch.document_types, batch.states, strict=True))
+        at_ms = int(span.times_ms[-1])
+    begun = {one for one, kind, state in told if (kind, state) == ("sale.order", "draft")}
+    ended = {one for one, kind, state in told if (kind, state) == ("account.move", "posted")}
+    assert max(told.values()) == 1
+    assert len(begun & ended) > 20
+    assert all(sum(key[0] == one for key in told) == 7 for one in begun & ended)
+
+
 def test_a_tenant_whose_warehouse_stands_ships_nothing() -> None:
     def stand(drawn: object, drivers: Drivers) -> None:
         drivers.scale(Knob.PICKING, drawn.tenants[0].name, np.zeros(drivers.span.size))  # type: ignore[attr-defined]
@@ -153,7 +170,7 @@ def told(*versions: tuple[int, str, str, Phase, Severity]) -> list[Finding]:
         Finding(
             Envelope("processors/sim", number, T0 + at_s * 1000),
             Incident(
-                cell="sim", time_ms=T0 + at_s * 1000, id=identity, version=number + 1, phase=phase, started_ms=T0,
+                cell="sim", time_ms=T0 + at_s * 1000, id=identity, version=1 if phase is Phase.OPEN else number + 1, phase=phase, started_ms=T0,
                 severity=severity, title="something", causes=(Cause(cause=cause, probability=1),), tenants=("acme",),
             ),
         )
