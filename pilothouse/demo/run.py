@@ -27,7 +27,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from ingest.backfill import backfill
 from ingest.producer import connector
 from pilothouse import logs
-from pilothouse.broker import partitions
+from pilothouse.broker import lag, partitions
 from pilothouse.demo import faults, history, report, timeline
 from pilothouse.demo.company import Peak, Plan
 from pilothouse.demo.count import count
@@ -35,6 +35,7 @@ from pilothouse.demo.estate import DemoEstate, servers
 from pilothouse.demo.faults import Fault, Webhook
 from pilothouse.demo.receiver import Receiver
 from pilothouse.demo.story import Story
+from pilothouse.programs import GROUP
 from pilothouse.services.child import DataDirError
 from pilothouse.services.stack import STORE, Stack
 from pilothouse.settings import Settings
@@ -49,6 +50,8 @@ from schemas.topics import DETECTIONS, INCIDENTS
 MARKER = "demo.json"
 STARTUP_S = 25.0  # from planning to the first live record, about; only the announced peak depends on it
 FIRST_RECORD_TIMEOUT_S = 90.0
+CATCH_UP_TIMEOUT_S = 120.0
+LAG_MAX = 3_000  # of the worker in full swing: it commits once in five seconds
 SETTLE_S = 12.0
 PARTITIONS = 4
 GITHUB_KEY, ALERT_URL, ALERT_KEY = "PILOTHOUSE_DEMO_GITHUB", "PILOTHOUSE_DEMO_ALERTS", "PILOTHOUSE_DEMO_ALERT_KEY"
@@ -150,6 +153,7 @@ class House:
         """Inject and heal one thing after the other until the time is over or `stop` is set."""
         began_s = time.time()
         self.story.began_s = began_s
+        began_s += await self._caught_up(slots[0].starts_s if slots else 0.0, stop)
         webhook = Webhook(f"{self.program('ingest').url}/v1/changes/github", os.environ[GITHUB_KEY])
         for name, slot in zip(names, slots, strict=True):
             if await _wait(began_s + slot.starts_s, stop):
@@ -158,6 +162,17 @@ class House:
             await self._run(name, group, slot.ends_s - slot.starts_s, stop)
         end_s = began_s + seconds if seconds else (time.time() + SETTLE_S if names else float("inf"))
         await _wait(end_s, stop)
+
+    async def _caught_up(self, within_s: float, stop: asyncio.Event) -> float:
+        """Wait until the worker has folded the past; by how many seconds that took longer than `within_s`."""
+        since_s, group = time.time(), self.stack.settings.topic_prefix + GROUP
+        while not stop.is_set() and (waited_s := time.time() - since_s) < CATCH_UP_TIMEOUT_S:
+            behind = await lag(self.kafka, group)
+            if behind is not None and behind < LAG_MAX:
+                self.story.say(f"the worker has folded the past, {waited_s:.1f} s")
+                break
+            await asyncio.sleep(1.0)
+        return max(time.time() - since_s - within_s + SETTLE_S, 0.0)
 
     async def _run(self, name: str, group: Group, seconds: float, stop: asyncio.Event) -> None:
         done = [self._note(name, fault) for fault in group]
