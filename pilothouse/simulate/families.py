@@ -91,7 +91,7 @@ def calendar(draw: Draw) -> Story:
     when = draw.when(moment)
     if choice == 5:
         big = draw.tenant(biggest=True)
-        more = draw.between(0.8, 1.6) * 0.6 * draw.drawn.capacity / big.busy
+        more = draw.drawn.room(big.name, use=draw.between(1.0, 1.3)) - 1
         return _story(moment, faults.surge(draw.drawn, when, big.name, 1 + more))
     if choice == 6:
         return _story(moment, _collapse(draw, when, tenant, Knob.ORDERS, "orders stop"))
@@ -100,7 +100,7 @@ def calendar(draw: Draw) -> Story:
     if choice == 8:
         return _campaign(draw, moment, tenant, [faults.workers_gone(draw.drawn, when, tenant.name)])
     when = draw.when(NIGHT)
-    return _story(NIGHT, faults.neighbour(draw.drawn, when, tenant.name, draw.between(1.0, 1.8)))
+    return _story(NIGHT, faults.neighbour(draw.drawn, when, tenant.name, draw.between(1.0, 1.3)))
 
 
 def deploy(draw: Draw) -> Story:
@@ -134,13 +134,14 @@ def neighbour(draw: Draw) -> Story:
     moment, tenant = draw.moment(), draw.tenant()
     when, choice = draw.when(moment), draw.random.integers(0, 10)
     if choice <= 2:
-        return _story(moment, faults.neighbour(draw.drawn, when, tenant.name, draw.between(0.9, 1.8)))
+        return _story(moment, faults.neighbour(draw.drawn, when, tenant.name, draw.between(1.0, 1.3)))
     if choice <= 4:
-        return _story(moment, faults.bad_plan(draw.drawn, when, tenant.name, draw.between(0.9, 1.8)))
+        return _story(moment, faults.bad_plan(draw.drawn, when, tenant.name, draw.between(1.0, 1.3)))
     if choice == 5:
         return _story(moment, faults.lock_storm(draw.drawn, when, tenant.name, draw.between(0.8, 3)))
     if choice == 6:
-        small = faults.neighbour(draw.drawn, when, tenant.name, draw.between(0.02, 0.08))
+        usual = sum(one.busy for one in draw.drawn.tenants) / draw.drawn.capacity
+        small = faults.neighbour(draw.drawn, when, tenant.name, usual + draw.between(0.02, 0.08))
         return _story(moment, _silent(small, "a little more of one"))
     if choice <= 8:
         factor = min(draw.between(1.15, 1.4), draw.drawn.room(*draw.drawn.names))
@@ -284,7 +285,7 @@ def _coincidence(draw: Draw, made: Made) -> Happening:
     if choice == 1:
         return faults.lock_storm(drawn, when, other, draw.between(1, 3))
     if choice == 2:
-        return faults.neighbour(drawn, when, other, draw.between(1.0, 1.8))
+        return faults.neighbour(drawn, when, other, draw.between(1.0, 1.3))
     return faults.storage_slow(drawn, when, draw.between(0.8, 2))
 
 

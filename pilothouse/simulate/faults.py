@@ -78,31 +78,33 @@ def lock_storm(drawn: Drawn, when: When, tenant: str, strength: float) -> Happen
     return Happening(truth, turn, tuple((at, _blocked(drawn, tenant, waiting, at, when.onset_ms)) for at in looks))
 
 
-def neighbour(drawn: Drawn, when: When, tenant: str, strength: float) -> Happening:
-    """An import or report of one tenant fills the database server; strength 1 takes 60 % of its capacity besides."""
+def neighbour(drawn: Drawn, when: When, tenant: str, use: float) -> Happening:
+    """An import or report of one tenant takes the database server's use to `use` (1: all of it) at a usual load."""
 
     def turn(drivers: Drivers) -> None:
-        drivers.add(Knob.DATABASE, tenant, _course(drivers, when) * 0.6 * strength * drawn.capacity)
-        drivers.add(Knob.CPU, "", _course(drivers, when) * 0.1 * strength)
+        drivers.add(Knob.DATABASE, tenant, _course(drivers, when) * _free(drawn, use))
+        drivers.add(Knob.CPU, "", _course(drivers, when) * 0.1)
 
     victims = tuple(name for name in drawn.names if name != tenant)
-    return Happening(
-        _truth("noisy neighbour", when, (f"tenant.load:{tenant}",), victims, strength, bystanders=(tenant,)), turn
-    )
+    truth = _truth("noisy neighbour", when, (f"tenant.load:{tenant}",), victims, use, bystanders=(tenant,))
+    return Happening(truth, turn)
 
 
-def bad_plan(drawn: Drawn, when: When, tenant: str, strength: float) -> Happening:
-    """Statements of one tenant lose their plan, until it uses strength x 60 % of the server besides its usual."""
-    usual = drawn.tenant(tenant).busy
+def bad_plan(drawn: Drawn, when: When, tenant: str, use: float) -> Happening:
+    """Statements of one tenant lose their plan, until the server's use is `use` at a usual load."""
 
     def turn(drivers: Drivers) -> None:
-        more = 0.6 * strength * drawn.capacity / max(usual, 1e-6)
+        more = _free(drawn, use) / drawn.tenant(tenant).busy
         drivers.scale(Knob.QUERY, tenant, 1 + _course(drivers, when) * more)
 
     victims = tuple(name for name in drawn.names if name != tenant)
-    return Happening(
-        _truth("bad plan", when, (f"tenant.load:{tenant}",), victims, strength, bystanders=(tenant,)), turn
-    )
+    truth = _truth("bad plan", when, (f"tenant.load:{tenant}",), victims, use, bystanders=(tenant,))
+    return Happening(truth, turn)
+
+
+def _free(drawn: Drawn, use: float) -> float:
+    """Backends between the usual use of the server and the wanted one."""
+    return use * drawn.capacity - sum(one.busy for one in drawn.tenants)
 
 
 def surge(drawn: Drawn, when: When, tenant: str, factor: float) -> Happening:
@@ -172,7 +174,7 @@ def filling(drawn: Drawn, when: When, knob: Knob, kind: str, causes: tuple[str, 
         times = drivers.span.times_ms
         drivers.add(knob, "", np.clip((times - when.onset_ms) / (when.end_ms - when.onset_ms), 0, None) * amount)
 
-    return Happening(_truth(kind, when, causes, ()), turn)
+    return Happening(_truth(kind, when, causes, bystanders=drawn.names), turn)
 
 
 def partners_tenants(drawn: Drawn, partner: str) -> tuple[str, ...]:

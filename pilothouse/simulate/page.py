@@ -98,6 +98,7 @@ def _families(result: Mapping[str, Any] | None) -> Iterable[str]:
     yield "\n".join(f"- {line}" for line in _sentences(DEFINITIONS))
     names = list(result["families"])
     yield _table(("family", *HEAD), [(name, *_row(result["families"][name]["figures"])) for name in names])
+    yield f"Looks are a minute apart; what depends on that is set accordingly: `{json.dumps(result['pace'])}`."
     if result.get("settings"):
         yield f"Tunables other than the defaults: `{json.dumps(result['settings'])}`."
     for name in names:

@@ -101,7 +101,7 @@ def release_kills_workers(scene: Scene) -> Story:
 def import_takes_the_database(scene: Scene) -> Story:
     """S5: one tenant's import fills the shared database server."""
     return Story(
-        AFTERNOON, LENGTH_MS, (faults.neighbour(scene.drawn, scene.when(AFTERNOON, 12, 35, 3), scene.names[1], 1.6),)
+        AFTERNOON, LENGTH_MS, (faults.neighbour(scene.drawn, scene.when(AFTERNOON, 12, 35, 3), scene.names[1], 1.25),)
     )
 
 

@@ -230,7 +230,7 @@ def test_a_neighbour_slows_the_others_down() -> None:
     def fill(drawn: object, drivers: Drivers) -> None:
         span = drivers.span
         when = When(int(span.times_ms[60]), int(span.times_ms[120]))
-        faults.neighbour(drawn, when, drawn.tenants[0].name, 1.5).turn(drivers)  # type: ignore[arg-type,attr-defined]
+        faults.neighbour(drawn, when, drawn.tenants[0].name, 1.2).turn(drivers)  # type: ignore[arg-type,attr-defined]
 
     one = world(turn=fill)
     for tenant in one.tenants[1:]:
