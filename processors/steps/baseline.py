@@ -218,9 +218,12 @@ def _values(state: State, scrape: Scrape) -> Floats:
 
 
 def _turn_the_hour(config: Config, state: State, time_ms: int) -> None:
-    hour, _ = hour_of_week(config.calendar(), time_ms)
+    hour, into = hour_of_week(config.calendar(), time_ms)
     if state.hour >= 0 and hour != state.hour:
+        before, _ = state.profile.expected(hour, into)
         state.profile.close(state.hour)
+        # What the profile has now learned of the present, the offset need not hold as well.
+        state.arrays["offset"] -= state.profile.expected(hour, into)[0] - before
     state.hour = hour
 
 

@@ -103,6 +103,11 @@ def test_a_gap_is_not_a_zero() -> None:
     assert run(baseline.STEP, scrapes([*[1.0] * 40, *[0.0] * 3], "redis.persistence.ok"))
 
 
+def test_a_level_without_a_past_is_no_news_when_the_hour_turns() -> None:
+    # In the hour that ends the profile learns what until then only the offset knew.
+    assert run(baseline.STEP, scrapes([1.0] * 4_000, "pilothouse.collector.up", "pilothouse")) == []
+
+
 def test_a_counter_that_falls_is_a_reset_and_no_rate() -> None:
     counter = [float(number * 10) for number in range(40)]
     assert run(baseline.STEP, scrapes([*counter, *counter], "redis.errors")) == []
