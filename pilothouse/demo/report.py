@@ -79,10 +79,12 @@ def _in_peak(peak: Done, at_s: float, incident: Incident) -> bool:
 
 def _fault(fault: Done, seen: Seen) -> dict[str, Any]:
     told = seen.of(fault)
-    right = [at_s for at_s, one in told if one.causes[0].cause == fault.cause]
-    last = next((one for at_s, one in reversed(told) if one.phase != "resolved" and fault.covers(at_s)), None)
-    last = last or (told[-1][1] if told else None)
-    detected = right[0] if right else (told[0][0] if told else None)
+    mine = [
+        (at_s, one) for at_s, one in told if fault.covers(at_s)
+    ]  # the story may have been open for an earlier fault
+    right = [at_s for at_s, one in mine if one.causes[0].cause == fault.cause]
+    last = next((one for _, one in reversed(mine) if one.phase != "resolved"), told[-1][1] if told else None)
+    detected = right[0] if right else (mine[0][0] if mine else None)
     return {
         "name": fault.name,
         "injected_at": round(fault.injected_s, 3),

@@ -32,8 +32,9 @@ class Story:
         if incident.phase is Phase.RESOLVED:
             self.say(f"OVER  {incident.causes[0].cause} in {incident.cell}", "green")
             return
-        word = "SEEN " if incident.version == 1 else "NEWS "
-        self.say(f"{word} {incident.title}", "bold red" if incident.version == 1 else "red")
+        opens = incident.phase is Phase.OPEN
+        word = ("SEEN " if incident.version == 1 else "AGAIN") if opens else "NEWS "
+        self.say(f"{word} {incident.title}", "bold red" if opens else "red")
         top = incident.causes[0]
         others = ", ".join(f"{cause.cause} {cause.probability:.0%}" for cause in incident.causes[1:3])
         self._detail(f"why   {top.cause} ({top.probability:.0%})" + (f"; less likely {others}" if others else ""))

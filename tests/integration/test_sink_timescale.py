@@ -338,7 +338,7 @@ async def test_rows_that_the_database_refuses_are_found_and_the_rest_is_stored(b
     bad = scrape(6).model_copy(update={"series": 'no series"', "values": (1.0,)})
     await bus.put(bad)
     sink = Timescale(store_config(bus, store))
-    async with running(bus, store, sink) as counts:
+    async with running(bus, store, sink, bus.config(linger_s=1.0)) as counts:  # all in one batch
         await store.until("SELECT count(*) FROM dead_letters", 2)
         assert (counts.rejected, counts.unavailable) == (2, 0)
         assert sink.stored.bisected > 0
