@@ -233,12 +233,13 @@ class House:
 
     async def report(self) -> dict[str, Any]:
         """Stop looking, let the store catch up, count."""
+        memory_mib = round(_memory_mib(self))
         await self.supervisor.rest(self.program("ingest"))
         url = self.stack.settings.database_url
         assert url
         spool = self.stack.data_dir / "ingest" / "spool.db"
         stored = await count(self.kafka, self.stack.settings.topic_prefix, url, spool)
-        return report.build(self.faults, self.peaks, self.seen, stored)
+        return report.build(self.faults, self.peaks, self.seen, stored) | {"memory_mib": memory_mib}
 
 
 @asynccontextmanager
@@ -329,5 +330,5 @@ def _conclude(story: Story, made: dict[str, Any]) -> None:
         story.say(f"{peak['name']:4} expected peak: {'silent' if not peak['signals'] else 'a false alarm'}")
     story.say(
         f"{made['records_in']:,} records, {made['points_in']:,} points, lost {made['lost']}, duplicates {made['duplicates']}, "
-        f"false alarms {len(made['false_alarms'])}"
+        f"false alarms {len(made['false_alarms'])}, memory {made['memory_mib']} MiB"
     )
