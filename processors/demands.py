@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple
 from zlib import crc32
@@ -152,18 +153,13 @@ for _row, _demand in enumerate(DEMANDS):
     _ROWS.setdefault(_demand.metric, []).append(_row)
 _OUTCOME = {one.metric: row for row, one in enumerate(OUTCOMES)}
 _NAMES = (*_ROWS, *_OUTCOME, WAITS, *(one.metric for one in PRESSURES))
-_LAYOUTS: dict[str, Layout] = {}
 _LAYOUTS_MAX = 1_000
 
 
+@lru_cache(maxsize=_LAYOUTS_MAX)
 def layout_of(series: str) -> Layout:
     """What a layout holds; remembered for the next scrape of it."""
-    known = _LAYOUTS.get(series)
-    if known is None:
-        if len(_LAYOUTS) >= _LAYOUTS_MAX:
-            _LAYOUTS.clear()
-        known = _LAYOUTS[series] = _read(series)
-    return known
+    return _read(series)
 
 
 def _read(text: str) -> Layout:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -103,18 +104,13 @@ for _place, _flow in enumerate(FLOWS):
     _BY_METRIC.setdefault(_flow.metric, []).append(_place)
 _GATES = {flow.gate.metric for flow in FLOWS if flow.gate}
 _NAMES = (*_BY_METRIC, *_GATES)
-_LAYOUTS: dict[str, Layout] = {}
 _LAYOUTS_MAX = 1_000
 
 
+@lru_cache(maxsize=_LAYOUTS_MAX)
 def layout_of(series: str) -> Layout:
     """What a layout holds; remembered for the next scrape of it."""
-    known = _LAYOUTS.get(series)
-    if known is None:
-        if len(_LAYOUTS) >= _LAYOUTS_MAX:
-            _LAYOUTS.clear()
-        known = _LAYOUTS[series] = _read(series)
-    return known
+    return _read(series)
 
 
 def _read(text: str) -> Layout:

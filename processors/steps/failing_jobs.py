@@ -10,6 +10,7 @@ Source: Reynolds & Stoumbos (1999), A CUSUM chart for monitoring a proportion wh
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -181,16 +182,12 @@ def _evidence(state: State, slot: int, time_ms: int) -> Evidence:
     return Evidence(text=text, value=float(arrays["failures"][slot]), expected=float(usual), time_ms=time_ms)
 
 
-_LAYOUTS: dict[str, Layout | None] = {}
 _LAYOUTS_MAX = 1_000
 
 
+@lru_cache(maxsize=_LAYOUTS_MAX)
 def _layout_of(series: str) -> Layout | None:
-    if series not in _LAYOUTS:
-        if len(_LAYOUTS) >= _LAYOUTS_MAX:
-            _LAYOUTS.clear()
-        _LAYOUTS[series] = _read(series)
-    return _LAYOUTS[series]
+    return _read(series)
 
 
 def _read(text: str) -> Layout | None:
