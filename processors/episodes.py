@@ -6,11 +6,12 @@ The id is made of the cell, the step, the key and the time at which it opened, s
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from schemas.records import Phase, Record, Signal
+from schemas.records import Phase, Record, Severity, Signal
 
 
 class Open(BaseModel):
@@ -31,23 +32,38 @@ class Episodes:
 
         `fields` are those of the signal. Worse means more tenants, a higher severity or another cause.
         """
+        if self.is_old(key, time_ms, fields["severity"], fields["cause"], fields.get("tenants", ()), tell_every_ms):
+            return []
         known = self.open.get(key)
         if known is None:
             identity = signal_id(fields["cell"], fields["detector"], key, time_ms)
             signal = Signal(id=identity, phase=Phase.OPEN, time_ms=time_ms, started_ms=time_ms, **fields)
             self.open[key] = Open(signal=signal, seen_ms=time_ms)
             return [signal]
-        known.seen_ms = time_ms
-        last = known.signal
-        worse = (
-            fields["severity"] > last.severity
-            or set(fields.get("tenants", ())) - set(last.tenants)
-            or fields["cause"] != last.cause
-        )
-        if not worse and time_ms - last.time_ms < tell_every_ms:
-            return []
+        known.seen_ms, last = time_ms, known.signal
         known.signal = Signal(id=last.id, phase=Phase.UPDATED, time_ms=time_ms, started_ms=last.started_ms, **fields)
         return [known.signal]
+
+    def is_old(
+        self,
+        key: str,
+        time_ms: int,
+        severity: Severity,
+        cause: str,
+        tenants: Collection[str] = (),
+        tell_every_ms: int = 30_000,
+    ) -> bool:
+        """The condition holds at `time_ms`: whether that is no news, so that nobody need compose a signal for `seen`."""
+        known = self.open.get(key)
+        if known is None:
+            return False
+        last = known.signal
+        if severity > last.severity or cause != last.cause or not set(last.tenants).issuperset(tenants):
+            return False
+        if time_ms - last.time_ms >= tell_every_ms:
+            return False
+        known.seen_ms = time_ms
+        return True
 
     def close(self, key: str, time_ms: int) -> list[Record]:
         """The condition is over; nothing when it was not open."""

@@ -60,6 +60,9 @@ class Channel(NamedTuple):
     name: str
 
 
+Flags = NDArray[np.bool_]
+
+
 @dataclass
 class State:
     """The channels of one resource, which is one tenant's queue as a rule."""
@@ -69,7 +72,7 @@ class State:
     start_ms: int = -1
     last_ms: int = -1
     episodes: Episodes = field(default_factory=Episodes)
-    places: tuple[Layout, NDArray[np.intp]] | None = None
+    places: Places | None = None
 
 
 @dataclass(slots=True)
@@ -78,6 +81,14 @@ class Layout:
 
     channels: list[Channel]
     get: itemgetter[Any]
+
+
+class Places(NamedTuple):
+    """Where the channels of a layout stand in the state, and whose each channel of the state is, as a number."""
+
+    layout: Layout
+    slots: NDArray[np.intp]
+    owners: NDArray[np.intp]
 
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
@@ -92,63 +103,73 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     return state, _judge(config, state, scrape)
 
 
-def _ended(state: State, scrape: Scrape, layout: Layout) -> tuple[Floats, Floats]:
-    """Jobs done and failed by channel since the last look; 0 where that was not measured."""
-    new = (
-        []
-        if state.places and state.places[0] is layout
-        else [one for one in layout.channels if one not in state.channels]
-    )
-    if new:
-        state.channels += new
-        state.arrays = {name: np.pad(one, (0, len(new))) for name, one in state.arrays.items()}
-        for name in (DONE, FAILED):
-            state.arrays[name.rpartition(".")[2]][-len(new) :] = np.nan
-    if state.places is None or state.places[0] is not layout:
-        index = {channel: slot for slot, channel in enumerate(state.channels)}
-        state.places = (layout, np.array([index[one] for one in layout.channels], np.intp))
+def _ended(state: State, scrape: Scrape, layout: Layout) -> Floats:
+    """Jobs done (first row) and failed by channel since the last look; 0 where that was not measured."""
+    places = _places(state, layout)
+    arrays = state.arrays
     now = np.full((2, len(state.channels)), np.nan)
-    now[:, state.places[1]] = np.array(layout.get(scrape.values), dtype=np.float64).reshape(2, -1)
+    now[:, places.slots] = np.array(layout.get(scrape.values), dtype=np.float64).reshape(2, -1)
     started = scrape.start_time_ms if scrape.start_time_ms is not None else -1
-    change = now - np.stack([state.arrays["done"], state.arrays["failed"]])
-    counted = (change >= 0).all(axis=0) & (started == state.start_ms)
-    state.start_ms = started
+    ended = now.copy()
     for row, name in enumerate(("done", "failed")):
-        state.arrays[name] = np.where(np.isnan(now[row]), state.arrays[name], now[row])
-    ended = np.where(counted, change, 0.0)
-    return ended[0], ended[1]
+        ended[row] -= arrays[name]
+        np.copyto(arrays[name], now[row], where=~np.isnan(now[row]))
+    counted = (ended >= 0).all(axis=0) & (started == state.start_ms)
+    state.start_ms = started
+    ended[:, ~counted] = 0.0
+    return ended
+
+
+def _places(state: State, layout: Layout) -> Places:
+    if state.places is None or state.places.layout is not layout:
+        new = [one for one in layout.channels if one not in state.channels]
+        if new:
+            state.channels += new
+            state.arrays = {name: np.pad(one, (0, len(new))) for name, one in state.arrays.items()}
+            for name in ("done", "failed"):
+                state.arrays[name][-len(new) :] = np.nan
+        slots = {channel: slot for slot, channel in enumerate(state.channels)}
+        owners = {tenant: number for number, tenant in enumerate(dict.fromkeys(one.tenant for one in state.channels))}
+        state.places = Places(
+            layout,
+            np.array([slots[one] for one in layout.channels], np.intp),
+            np.array([owners[one.tenant] for one in state.channels], np.intp),
+        )
+    return state.places
 
 
 def _weigh(config: Config, state: State, done: Floats, failed: Floats, time_ms: int) -> None:
-    arrays = state.arrays
+    arrays, ended = state.arrays, done + failed
     before = config.before * config.least
     usual = np.maximum((arrays["bad"] + before) / (arrays["jobs"] + config.before), config.least)
     risen = np.minimum(np.maximum(usual * config.rise, config.rise_to), 0.95)
     usual = np.minimum(usual, 0.9 * risen)
-    more = failed * np.log(risen / usual) + done * np.log((1 - risen) / (1 - usual))
+    weight = arrays["weight"] + (failed * np.log(risen / usual) + done * np.log((1 - risen) / (1 - usual)))
     # Bounded, so that the end is seen soon after the last failure.
-    arrays["weight"] = np.clip(arrays["weight"] + more, 0.0, 1.5 * config.limit)
-    arrays["bad_ms"] = np.where(failed > 0, float(time_ms), arrays["bad_ms"])
-    arrays["weight"][time_ms - arrays["bad_ms"] >= config.calm_ms] = 0.0
-    arrays["failures"] = np.where(arrays["weight"] > 0, arrays["failures"] + failed, 0.0)
-    calm = arrays["weight"] < config.limit / 2
-    keep = np.where(calm, np.exp(-(done + failed) / config.memory), 1.0)
-    arrays["jobs"] = arrays["jobs"] * keep + np.where(calm, done + failed, 0.0)
-    arrays["bad"] = arrays["bad"] * keep + np.where(calm, failed, 0.0)
+    weight = np.minimum(np.maximum(weight, 0.0), 1.5 * config.limit)
+    arrays["bad_ms"][failed > 0] = time_ms
+    weight[time_ms - arrays["bad_ms"] >= config.calm_ms] = 0.0
+    arrays["weight"] = weight
+    arrays["failures"] = (arrays["failures"] + failed) * (weight > 0)
+    # What is usual is learned while it is calm.
+    calm = weight < config.limit / 2
+    keep = np.exp(calm * ended / -config.memory)
+    arrays["jobs"] = arrays["jobs"] * keep + calm * ended
+    arrays["bad"] = arrays["bad"] * keep + calm * failed
 
 
 def _judge(config: Config, state: State, scrape: Scrape) -> Findings:
     arrays = state.arrays
     over = (arrays["weight"] >= config.limit) & (arrays["failures"] >= config.failures)
-    if not over.any() and not state.episodes.open:
-        return []
-    causes: dict[str, list[int]] = {}
-    for slot in np.flatnonzero(over).tolist():
-        causes.setdefault(_cause(state, over, slot, scrape.resource), []).append(slot)
+    if not over.any():
+        return state.episodes.close_others(set(), scrape.time_ms) if state.episodes.open else []
+    causes = _causes(state, over, scrape.resource)
     found: Findings = []
-    for cause in sorted(causes):
-        evidence = tuple(_evidence(state, slot, scrape.time_ms) for slot in causes[cause][:10])
-        tenants = sorted({tenant for slot in causes[cause] if (tenant := state.channels[slot].tenant)})
+    for cause, slots in sorted(causes.items()):
+        tenants = sorted({tenant for slot in slots if (tenant := state.channels[slot].tenant)})
+        if state.episodes.is_old(cause, scrape.time_ms, Severity.WARNING, cause, tenants):
+            continue
+        evidence = tuple(_evidence(state, slot, scrape.time_ms) for slot in slots[:10])
         found += state.episodes.seen(
             key=cause,
             time_ms=scrape.time_ms,
@@ -158,7 +179,7 @@ def _judge(config: Config, state: State, scrape: Scrape) -> Findings:
             resource=scrape.resource,
             tenant=tenants[0] if len(tenants) == 1 else None,
             severity=Severity.WARNING,
-            score=float(1 - np.exp(-max(arrays["weight"][causes[cause]]) / 4)),
+            score=float(1 - np.exp(-max(arrays["weight"][slots]) / 4)),
             summary=evidence[0].text,
             evidence=evidence,
             tenants=tuple(tenants),
@@ -166,13 +187,19 @@ def _judge(config: Config, state: State, scrape: Scrape) -> Findings:
     return found + state.episodes.close_others(set(causes), scrape.time_ms)
 
 
-def _cause(state: State, over: Any, slot: int, resource: str) -> str:
-    """Most channels of a tenant at once are the tenant's doing; one alone is its partner's, if it has one."""
-    tenant, name = state.channels[slot]
-    mine = np.array([one.tenant == tenant for one in state.channels])
-    ill, busy = np.count_nonzero(over & mine), np.count_nonzero((state.arrays["jobs"] > 0) & mine)
-    partner = None if ill >= 2 and 2 * ill > busy else partner_of(name)
-    return f"integration.failures:{partner}" if partner else f"queue.failures:{tenant or resource}"
+def _causes(state: State, over: Flags, resource: str) -> dict[str, list[int]]:
+    """Channels by cause: most of a tenant's at once are the tenant's doing; one alone is its partner's, if it has one."""
+    assert state.places  # a look has come
+    owners = state.places.owners
+    ill, busy = np.bincount(owners, over), np.bincount(owners, state.arrays["jobs"] > 0)
+    all_ill = ((ill >= 2) & (2 * ill > busy))[owners].tolist()
+    causes: dict[str, list[int]] = {}
+    for slot in np.flatnonzero(over).tolist():
+        tenant, name = state.channels[slot]
+        partner = None if all_ill[slot] else partner_of(name)
+        cause = f"integration.failures:{partner}" if partner else f"queue.failures:{tenant or resource}"
+        causes.setdefault(cause, []).append(slot)
+    return causes
 
 
 def _evidence(state: State, slot: int, time_ms: int) -> Evidence:
