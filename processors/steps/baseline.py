@@ -26,7 +26,7 @@ from processors.step import Findings, Item, Parts, Step, StepConfig
 from processors.steps import alarms
 from processors.steps.seasonal import Floats, Profile, hour_of_week
 from schemas.calendar import MINUTE_MS
-from schemas.metrics import Departure, Kind, describe
+from schemas.metrics import Departure, Kind, Metric, describe
 from schemas.records import Evidence, Record, Scrape, Severity
 from schemas.series import Series, parse, split
 
@@ -72,6 +72,7 @@ class Slots:
     down: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     has_opinion: bool = False
     floor: Floats = field(default_factory=lambda: np.zeros(0))
+    limited: list[tuple[int, int, float]] = field(default_factory=list)  # slot, slot of its limit (-1: fixed), limit
     tenants: list[str | None] = field(default_factory=list)
     tenant_of: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, np.intp))
     layouts: dict[str, NDArray[np.intp] | None] = field(default_factory=dict)
@@ -111,10 +112,17 @@ class Slots:
         self.down = np.array([metric.bad in (Departure.DOWN, Departure.BOTH) for metric in metrics], bool)
         self.has_opinion = any(metric.bad is not Departure.NONE for metric in metrics)
         self.floor = np.array([metric.floor for metric in metrics], float)
+        self.limited = [one for slot, metric in enumerate(metrics) if (one := self._limit(slot, metric))]
         owners = [series.tenant for series in self.series]
         self.load = (-1, None)
         self.tenants = list(dict.fromkeys(owners))
         self.tenant_of = np.array([self.tenants.index(owner) for owner in owners], np.intp)
+
+    def _limit(self, slot: int, metric: Metric) -> tuple[int, int, float] | None:
+        if isinstance(metric.limit, str):
+            place = self.index.get(metric.limit + self.identities[slot].removeprefix(metric.name), -1)
+            return (slot, place, np.nan) if place >= 0 else None
+        return None if metric.limit is None else (slot, -1, metric.limit)
 
 
 _ARRAYS: dict[str, Any] = {
@@ -307,6 +315,7 @@ def _judge(config: Config, state: State, scrape: Scrape, seen: Look) -> Findings
     judged = seen.measured & (slots.up | slots.down) & (arrays["seen"] >= config.warm_up) & (state.odd == 0)
     excess = judged & (np.abs(distance) > alarms.EDGE) & (np.abs(error) >= slots.floor)
     excess &= np.where(distance > 0, slots.up, slots.down)
+    _spare(slots, observed, error, excess)
     alarms.follow(arrays, distance, excess, judged)
     beyond = excess & (np.abs(distance) > config.limit)
     if not beyond.any() and not arrays["hot"].any():
@@ -338,6 +347,14 @@ def _judge(config: Config, state: State, scrape: Scrape, seen: Look) -> Findings
         )
     cool = {_cause(slots.series[slot], scrape.resource)[0] for slot in np.flatnonzero(arrays["hot"] > 0)}
     return found + state.episodes.close_others(cool, scrape.time_ms)
+
+
+def _spare(slots: Slots, observed: Floats, error: Floats, excess: NDArray[np.bool_]) -> None:
+    """A rise of what has a limit is no trouble while more is left than it has taken: what it will come to is a forecast's."""
+    for slot, place, fixed in slots.limited:
+        limit = observed[place] if place >= 0 else fixed
+        if excess[slot] and limit > 0 and 0 < error[slot] < limit - observed[slot]:
+            excess[slot] = False
 
 
 def _cause(series: Series, resource: str) -> tuple[str, str | None]:

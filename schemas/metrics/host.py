@@ -58,6 +58,7 @@ METRICS = (
         bad=Departure.UP,
         cause="storage.full",
         floor=0.05,
+        limit=1.0,
     ),
     Metric("system.network.io", Kind.SUM, "By", "Bytes by network.io.direction."),
     Metric(

@@ -29,7 +29,8 @@ class Metric:
 
     `unit` is UCUM, as OpenTelemetry wants it (s, By, {order}); of a sum it is the unit of the total. `cause` is the
     kind of cause that an abnormal value speaks for (KIND of KIND:RESOURCE); `floor` is the smallest departure, in the
-    metric's unit (of a sum: a second), that can matter to anybody, however unusual it is.
+    metric's unit (of a sum: a second), that can matter to anybody, however unusual it is. `limit` is what a gauge can reach at
+    most, a number or the gauge of the same attributes that tells it: a rise matters once it has taken as much as is left.
     """
 
     name: str
@@ -39,3 +40,4 @@ class Metric:
     bad: Departure = Departure.NONE
     cause: str | None = None
     floor: float = 0.0
+    limit: str | float | None = None

@@ -19,6 +19,7 @@ METRICS = (
         bad=Departure.UP,
         cause="postgresql.connections",
         floor=10,
+        limit="postgresql.connection.max",
     ),
     Metric(
         "postgresql.connection.max", Kind.GAUGE, "{connection}", "max_connections less those reserved for superusers."

@@ -70,6 +70,7 @@ METRICS = (
         bad=Departure.UP,
         cause="redis.memory",
         floor=10000000,
+        limit="redis.memory.max",
     ),
     Metric("redis.memory.max", Kind.GAUGE, "By", "maxmemory; 0 for none."),
     Metric("redis.memory.rss", Kind.GAUGE, "By", "Memory the operating system gives to it."),

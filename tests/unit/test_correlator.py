@@ -214,6 +214,19 @@ def test_a_forecast_rises_as_its_time_comes_nearer() -> None:
     assert told[1].time_ms == pytest.approx(T0 + DAY_MS, abs=1_000)
 
 
+def test_what_is_seen_and_what_is_foreseen_of_one_resource_are_one_story_in_either_order() -> None:
+    def joined(seen_s: float, foreseen_s: float) -> list[Incident]:
+        return fold(
+            signal("postgresql.connections:pg-eu1", seen_s),
+            signal("capacity.connections:pg-eu1", foreseen_s, expected_ms=T0 + DAY_MS),
+            until_s=7_400,
+        )
+
+    for told in (joined(0, 7_200), joined(7_200, 0)):
+        assert len({one.id for one in told}) == 1
+        assert top(told[-1]) == "capacity.connections:pg-eu1"
+
+
 # Causes with what speaks for and against them.
 
 

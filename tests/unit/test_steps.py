@@ -97,6 +97,25 @@ def test_a_departure_that_matters_to_nobody_is_no_episode() -> None:
     assert run(baseline.STEP, scrapes([*CALM, 0.01, 0.01, 0.01, 0.01], PING)) == []
 
 
+@pytest.mark.parametrize(("level", "causes"), [(0.47, set()), (0.8, {"storage.full:valkey-eu1"})])
+def test_what_has_a_limit_is_unusual_once_less_is_left_than_it_has_taken(level: float, causes: set[str]) -> None:
+    usual = [0.38 + 0.001 * (number % 3) for number in range(40)]
+    name = 'system.filesystem.utilization{system.filesystem.mountpoint="/"}'
+    told = run(baseline.STEP, scrapes([*usual, *[level] * 5], name, "host"))
+    assert {one.cause for one in told} == causes
+
+
+@pytest.mark.parametrize(("limit", "causes"), [(1000.0, set()), (200.0, {"postgresql.connections:pg"})])
+def test_a_limit_is_read_beside_what_it_limits(limit: float, causes: set[str]) -> None:
+    items = []
+    for number, used in enumerate([60.0 + number % 3 for number in range(40)] + [160.0] * 5):
+        at = T0 + number * 2_000
+        points: dict[str, float | None] = {"postgresql.connection.used": used, "postgresql.connection.max": limit}
+        scrape = Scrape.of(points, cell="eu1", resource="pg", system="postgresql", time_ms=at)
+        items.append(Item(at, scrape))
+    assert {one.cause for one in run(baseline.STEP, items)} == causes
+
+
 def test_a_gap_is_not_a_zero() -> None:
     """One that is usually 1 and must not fall: not measured is neither a fall nor a lesson."""
     assert run(baseline.STEP, scrapes([*[1.0] * 40, *[None] * 30, *[1.0] * 5], "redis.persistence.ok")) == []

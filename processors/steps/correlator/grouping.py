@@ -17,7 +17,7 @@ from itertools import islice
 
 from processors.steps.correlator.config import Config
 from processors.steps.correlator.state import Node, State
-from processors.steps.correlator.tables import EXPLAINED_BY, EXPLAINS_SET, Reach
+from processors.steps.correlator.tables import COMES_TRUE, EXPLAINED_BY, EXPLAINS_SET, Reach
 from processors.steps.correlator.topology import Needing
 from schemas.records import Verdict
 
@@ -27,6 +27,9 @@ MANY = 24
 """From so many moved candidates on it is cheaper to look at their effects than at each pair."""
 OWN = 0.5
 """A change must be believed so much of what the signal is as a root of its own: an old release explains little."""
+
+AHEAD_MS = 30 * 86_400_000
+"""What comes true may be seen so long before it is foreseen."""
 
 
 def explains(config: Config, cause: Node, effect: Node) -> float:
@@ -127,6 +130,8 @@ def _reached(config: Config, cause: Node) -> tuple[Needing, ...] | None:
 
 def _in_time(config: Config, cause: Node, effect: Node) -> float:
     """1 for an effect that follows at once; less the longer after its cause, or before it, it began."""
+    if effect.kind in COMES_TRUE.get(cause.kind, ()) and effect.resources <= cause.resources:
+        return 1.0 if cause.ended_ms is None and effect.over_ms is None else 0.0
     # A forecast brings nothing about before it comes true.
     began_ms = cause.onset_ms if cause.due_ms is None else max(cause.due_ms, cause.onset_ms)
     lead_ms = effect.onset_ms - began_ms
@@ -165,7 +170,8 @@ def _link(config: Config, state: State, cause: str) -> None:
     held_strength = _offered(config, held, node) if held else 0.0
     best, most = "", 0.0
     for kind in EXPLAINED_BY.get(node.kind, ()) if node.is_member else ():
-        for nearest in state.index.causes(kind, node, config.tolerance_ms):
+        ahead_ms = AHEAD_MS if node.kind in COMES_TRUE.get(kind, ()) else config.tolerance_ms
+        for nearest in state.index.causes(kind, node, ahead_ms):
             for found, candidate in islice(_accepted(config, nearest, node), RIVALS):
                 if found > most or (found == most and candidate < best):
                     best, most = candidate, found

@@ -150,7 +150,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "capacity.wal": ("storage.full", "capacity.disk", "postgresql.archiver", "postgresql.replication"),
     "capacity.memory": ("host.memory", "redis.memory", "redis.latency", "odoo.workers", *FELT),
     "capacity.io": ("storage", "host.pressure", "postgresql.replication", "redis.persistence", *FELT),
-    "capacity.connections": ("postgresql.connections", "odoo.workers", *FELT),
+    "capacity.connections": ("postgresql.connections", "redis.connections", "odoo.workers", *FELT),
     "capacity.workers": ("odoo.latency", "odoo.errors", "queue.backlog", "queue.stuck", "process.delayed", "slo.burn"),
     "capacity.transactions": ("unreachable", "odoo.web", *FELT),
     "capacity.queue": ("queue.backlog", "process.delayed", "slo.burn"),
@@ -184,6 +184,14 @@ ABSENT: dict[str, tuple[Sign, ...]] = {
     "host.pressure": (Sign("host.cpu", "host", False, "CPU of {} is green"),),
 }
 """What is conspicuous by its absence. It is said, and weighs nothing: a sign may come late."""
+
+
+COMES_TRUE: dict[str, frozenset[str]] = {
+    "capacity.disk": frozenset({"storage.full"}),
+    "capacity.memory": frozenset({"redis.memory", "host.memory"}),
+    "capacity.connections": frozenset({"postgresql.connections", "redis.connections"}),
+}
+"""Forecast to what the same resource shows by itself as it comes true: one thing, whichever is seen first."""
 
 
 def kind_of(cause: str) -> str:
