@@ -21,6 +21,7 @@ from schemas.series import identity
 Points = dict[str, float | None]
 
 PRESSURE = Path("/proc/pressure")
+FILE_HANDLES = Path("/proc/sys/fs/file-nr")
 BLOCK_DEVICES = Path("/sys/block")
 NETWORK = Path("/sys/class/net")
 IMAGES = frozenset({"squashfs", "iso9660", "erofs"})  # always full, by nature
@@ -80,6 +81,7 @@ def read_all() -> Points:
         | disks(psutil.disk_io_counters(perdisk=True) or {}, whole_disks())
         | filesystems(psutil.disk_partitions(all=False))
         | of_network([network[name] for name in uplinks(network)])
+        | file_handles()
         | pressure()
     )
 
@@ -156,6 +158,15 @@ def pressure(directory: Path = PRESSURE) -> Points:
     return points
 
 
+def file_handles(path: Path = FILE_HANDLES) -> Points:
+    """File handles given out and at most; nothing where the kernel does not tell."""
+    try:
+        given, _, most = path.read_text().split()
+    except (OSError, ValueError):
+        return {}
+    return {"system.file_handle.usage": float(given), "system.file_handle.limit": float(most)}
+
+
 def some_s(text: str) -> float:
     """The total of the line `some avg10=0.00 ... total=1234`, which is in µs. Raises ValueError when it is not there."""
     line = next(line for line in [*text.splitlines(), "some"] if line.startswith("some"))
@@ -189,7 +200,7 @@ def _disk(name: str, counters: Any) -> Points:
 def _filesystem(mountpoint: str) -> Points:
     place = {"system.filesystem.mountpoint": mountpoint}
     try:
-        usage = psutil.disk_usage(mountpoint)
+        usage, nodes = psutil.disk_usage(mountpoint), os.statvfs(mountpoint)
     except OSError:  # unmounted meanwhile, or closed to us
         return {}
     # What is kept back for root cannot be filled by anybody else.
@@ -198,6 +209,11 @@ def _filesystem(mountpoint: str) -> Points:
         identity("system.filesystem.usage", place): float(usage.used),
         identity("system.filesystem.limit", place): float(usage.total),
         identity("system.filesystem.utilization", place): usage.used / reachable if reachable else None,
+        # Some file systems make inodes as they need them, and say 0.
+        identity("system.filesystem.inodes.usage", place): float(nodes.f_files - nodes.f_ffree)
+        if nodes.f_files
+        else None,
+        identity("system.filesystem.inodes.limit", place): float(nodes.f_files) or None,
     }
 
 

@@ -60,6 +60,10 @@ METRICS = (
         floor=0.05,
         limit=1.0,
     ),
+    Metric("system.filesystem.inodes.usage", Kind.GAUGE, "{inode}", "Used inodes by system.filesystem.mountpoint."),
+    Metric("system.filesystem.inodes.limit", Kind.GAUGE, "{inode}", "Inodes by system.filesystem.mountpoint."),
+    Metric("system.file_handle.usage", Kind.GAUGE, "{file}", "File handles that the kernel has given out."),
+    Metric("system.file_handle.limit", Kind.GAUGE, "{file}", "File handles that it gives out at most (fs.file-max)."),
     Metric("system.network.io", Kind.SUM, "By", "Bytes by network.io.direction."),
     Metric(
         "system.network.errors",

@@ -196,6 +196,23 @@ METRICS = (
         cause="odoo.workers",
         floor=0.01,
     ),
+    Metric("odoo.worker.count", Kind.GAUGE, "{worker}", "Processes by odoo.worker.type: http, cron, gevent, job."),
+    Metric(
+        "odoo.worker.busy", Kind.GAUGE, "{worker}", "HTTP workers that serve a request: connections they have taken."
+    ),
+    Metric(
+        "odoo.worker.waiting", Kind.GAUGE, "{request}", "Connections that the kernel accepted and no worker has taken."
+    ),
+    Metric("odoo.worker.started", Kind.SUM, "{worker}", "Workers that were started since the first look, by type."),
+    Metric("odoo.worker.files", Kind.GAUGE, "{file}", "Open files of the worker that has most, by odoo.worker.type."),
+    Metric("odoo.worker.files.max", Kind.GAUGE, "{file}", "Files that this worker may have open (RLIMIT_NOFILE)."),
+    Metric("odoo.websocket.connections", Kind.GAUGE, "{connection}", "Connections at the gevent (longpolling) port."),
+    Metric(
+        "odoo.queue_job.started.age.max",
+        Kind.GAUGE,
+        "s",
+        "Time since the longest-running started job was begun, by channel.",
+    ),
     Metric(
         "odoo.health.up",
         Kind.GAUGE,

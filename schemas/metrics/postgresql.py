@@ -260,6 +260,12 @@ METRICS = (
         floor=1000000000,
     ),
     Metric(
+        "postgresql.replication.slot.limit",
+        Kind.GAUGE,
+        "By",
+        "WAL that a slot may hold back before it is lost (max_slot_wal_keep_size); unmeasured where that is unlimited.",
+    ),
+    Metric(
         "postgresql.orphans",
         Kind.GAUGE,
         "{connection}",

@@ -28,7 +28,8 @@ ERROR = 17
 
 _COUNTS = f"""
     SELECT coalesce(channel, 'root') AS channel, state, count(*) AS jobs,
-           {epoch_ms("min(greatest(date_created, eta)) FILTER (WHERE eta IS NULL OR eta <= $1)")} AS since_ms
+           {epoch_ms("min(greatest(date_created, eta)) FILTER (WHERE eta IS NULL OR eta <= $1)")} AS since_ms,
+           {epoch_ms("min(coalesce(date_started, date_enqueued, date_created)) FILTER (WHERE state = 'started')")} AS begun_ms
     FROM queue_job WHERE state NOT IN ('done', 'cancelled') GROUP BY 1, 2 LIMIT 2000
 """
 _DONE = """
@@ -100,6 +101,10 @@ def _depth(look: Look, counts: list[Any], channels: list[str]) -> None:
             look.gauge("odoo.queue_job.count", jobs.get((channel, state), 0), _of(channel, state))
         since_ms = min((row["since_ms"] for row in waiting if row["channel"] == channel), default=None)
         look.gauge("odoo.queue_job.age.max", look.age_s(since_ms), _of(channel))
+        begun_ms = next(
+            (row["begun_ms"] for row in counts if (row["channel"], row["state"]) == (channel, "started")), None
+        )
+        look.gauge("odoo.queue_job.started.age.max", look.age_s(begun_ms), _of(channel))
 
 
 def _throughput(look: Look, memory: Jobs, done: list[Any], channels: list[str]) -> None:

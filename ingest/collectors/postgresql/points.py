@@ -178,6 +178,9 @@ def of_replication(rows: Iterable[Row]) -> Points:
         if row["kind"] == "slot":
             slot = {"postgresql.replication.slot": row["name"]}
             points[identity("postgresql.replication.slot.retained", slot)] = row["behind_bytes"]
+            is_limited = row["behind_bytes"] is not None and row["safe_bytes"] is not None
+            limit = row["behind_bytes"] + row["safe_bytes"] if is_limited else None
+            points[identity("postgresql.replication.slot.limit", slot)] = limit
             continue
         standby = {"postgresql.standby.name": row["name"], "client.address": row["address"]}
         lag_s = 0.0 if row["lag_s"] is None and row["behind_bytes"] == 0 else row["lag_s"]

@@ -200,15 +200,18 @@ HAVING coalesce(sum(reads), 0) + coalesce(sum(writes), 0) + coalesce(sum(fsyncs)
 """
 
 # A standby may send on to others; it has no current position to write, but one to which it has replayed.
+# A slot is lost after so much more WAL: NULL where nothing limits it.
 REPLICATION = """
 WITH here AS (
   SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn
 )
 SELECT 'standby' AS kind, application_name AS name, coalesce(host(client_addr), 'local') AS address,
-  extract(epoch FROM replay_lag)::float8 AS lag_s, pg_wal_lsn_diff(here.lsn, replay_lsn)::float8 AS behind_bytes
+  extract(epoch FROM replay_lag)::float8 AS lag_s, pg_wal_lsn_diff(here.lsn, replay_lsn)::float8 AS behind_bytes,
+  NULL::float8 AS safe_bytes
 FROM pg_stat_replication, here WHERE state IN ('streaming', 'catchup')
 UNION ALL
-SELECT 'slot', slot_name::text, NULL, NULL, pg_wal_lsn_diff(here.lsn, restart_lsn)::float8
+SELECT 'slot', slot_name::text, NULL, NULL, pg_wal_lsn_diff(here.lsn, restart_lsn)::float8,
+  greatest(safe_wal_size, 0)::float8
 FROM pg_replication_slots, here
 """
 

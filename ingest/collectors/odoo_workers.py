@@ -1,0 +1,201 @@
+"""Looks at Odoo's processes and its HTTP socket in /proc of the host it runs on, 16-19: who is there, who is busy, who waits.
+
+A prefork HTTP worker takes one connection, answers, closes it. So every connection on the port that a process has taken is a
+busy worker, and what the kernel has accepted and nobody has taken yet waits for one: the queue before the workers, seen
+from outside and without any right but to read /proc. Cron workers run at a niceness of 10, and the gevent
+process has its word in the command line; so they are told apart also without `setproctitle`.
+
+Source: odoo/service/server.py (PreforkServer, WorkerHTTP, WorkerCron); Linux, proc(5); net/ipv4/tcp_ipv4.c, where the
+rx_queue of a listening socket is the length of its accept queue and a connection not yet accepted has no inode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import Field
+
+from ingest.collector import Collected, CollectorKind, Options, Target, Unavailable
+from schemas.series import identity
+
+Points = dict[str, float | None]
+
+PROGRAMS = frozenset({"odoo", "odoo-bin", "odoo.py", "openerp-server"})
+TITLE = re.compile(r"^odoo: Worker(HTTP|Cron|Job)")
+TYPES = ("http", "cron", "gevent")
+CRON_NICENESS = 10
+ESTABLISHED, CLOSE_WAIT, LISTEN = 0x01, 0x08, 0x0A
+FILES = re.compile(r"^Max open files\s+(\d+)", re.MULTILINE)
+
+
+class OdooWorkersOptions(Options):
+    """What the estate may say about the Odoo server on this host."""
+
+    http_port: int = Field(8069, ge=1, le=65535, description="Port of the workers (http_port).")
+    gevent_port: int = Field(8072, ge=1, le=65535, description="Port of the gevent process (gevent_port).")
+    command: str = Field("", description="What its command line holds, where several Odoo servers share a host.")
+    proc: str = Field("/proc", description="Where the host's /proc is mounted.")
+
+
+class Process(NamedTuple):
+    """One process as /proc tells it. `started` with `pid` names it for good: pids come again."""
+
+    pid: int
+    parent: int
+    niceness: int
+    started: int
+    command: tuple[str, ...]
+
+    @property
+    def is_odoo(self) -> bool:
+        """Whether its command line is Odoo's."""
+        names = (Path(word).name for word in self.command[:4])
+        return bool(self.command) and (bool(TITLE.match(self.command[0])) or not PROGRAMS.isdisjoint(names))
+
+    @property
+    def type(self) -> str:
+        """Which of Odoo's processes a child of its master is."""
+        title = TITLE.match(" ".join(self.command))
+        if title:
+            return "cron" if title[1] == "Cron" else "http" if title[1] == "HTTP" else "job"
+        if "gevent" in self.command:
+            return "gevent"
+        return "cron" if self.niceness >= CRON_NICENESS else "http"
+
+
+class Port(NamedTuple):
+    """Connections of a port: taken by a process, and waiting to be."""
+
+    taken: int
+    waiting: int
+    listens: bool
+
+
+class OdooWorkers:
+    """Remembers the workers it has seen, to count those that have started."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
+        self._options = target.options(OdooWorkersOptions)
+        self._known: set[tuple[int, int]] | None = None
+        self._started: Counter[str] = Counter()
+        self._since_ms = 0
+
+    async def collect(self, now_ms: int, position: str | None) -> Collected:
+        """One look. Raises Unavailable when no Odoo server runs there."""
+        processes = await asyncio.to_thread(self._processes)
+        workers = self._workers(processes)
+        http, gevent = await asyncio.to_thread(self._ports)
+        if not workers and not http.listens:
+            raise Unavailable(
+                self._target.resource.name,
+                f"no Odoo server in {self._options.proc} and nobody listens on port {self._options.http_port}",
+                "See that Odoo runs on this host, and the options http_port, command and proc",
+            )
+        if self._known is None:
+            self._since_ms = now_ms
+        return Collected(
+            [self._target.scrape(self._points(workers, http, gevent), now_ms, start_time_ms=self._since_ms)]
+        )
+
+    async def close(self) -> None:
+        """Nothing is held between looks."""
+
+    def _points(self, workers: list[Process], http: Port, gevent: Port) -> Points:
+        now = {(one.pid, one.started) for one in workers}
+        new = [one for one in workers if self._known is not None and (one.pid, one.started) not in self._known]
+        self._known = now
+        self._started.update(one.type for one in new)
+        points: Points = {}
+        types = sorted({*TYPES, *(one.type for one in workers)})
+        for kind in types:
+            mine = [one.pid for one in workers if one.type == kind]
+            points[self._series("odoo.worker.count", kind)] = float(len(mine))
+            points[self._series("odoo.worker.started", kind)] = float(self._started[kind])
+            open_files, limit = self._files(mine)
+            points[self._series("odoo.worker.files", kind)] = open_files
+            points[self._series("odoo.worker.files.max", kind)] = limit
+        points[self._series("odoo.worker.busy", "http")] = float(http.taken)
+        points[self._series("odoo.worker.waiting", "http")] = float(http.waiting)
+        points[self._series("odoo.websocket.connections")] = float(gevent.taken)
+        return points
+
+    def _series(self, name: str, kind: str | None = None) -> str:
+        tenant = self._target.resource.tenant
+        attributes = {"tenant.id": tenant} if tenant else {}
+        return identity(name, attributes | ({"odoo.worker.type": kind} if kind else {}))
+
+    def _processes(self) -> list[Process]:
+        return [one for one in _processes(Path(self._options.proc)) if one.command]
+
+    def _workers(self, processes: list[Process]) -> list[Process]:
+        """Children of the masters: an Odoo process whose parent is none."""
+        odoo = {one.pid: one for one in processes if one.is_odoo}
+        masters = {
+            one.pid
+            for one in odoo.values()
+            if one.parent not in odoo and self._options.command in " ".join(one.command)
+        }
+        return [one for one in processes if one.parent in masters]
+
+    def _ports(self) -> tuple[Port, Port]:
+        lines = [line for name in ("tcp", "tcp6") for line in _lines(Path(self._options.proc) / "net" / name)]
+        return port(lines, self._options.http_port), port(lines, self._options.gevent_port)
+
+    def _files(self, pids: Iterable[int]) -> tuple[float | None, float | None]:
+        """Most open files of one of them, and what one may have; unmeasured where they belong to somebody else."""
+        most: float | None = None
+        limit: float | None = None
+        for pid in pids:
+            place = Path(self._options.proc) / str(pid)
+            try:
+                count = float(sum(1 for _ in (place / "fd").iterdir()))
+                found = FILES.search((place / "limits").read_text())
+            except OSError:  # gone meanwhile, or closed to us
+                continue
+            if found and (most is None or count > most):
+                most, limit = count, float(found[1])
+        return most, limit
+
+
+def port(lines: Iterable[str], number: int) -> Port:
+    """Connections of a port from the lines of /proc/net/tcp."""
+    taken = waiting = 0
+    listens = False
+    for fields in map(str.split, lines):
+        if int(fields[1].rpartition(":")[2], 16) != number:
+            continue
+        state, queue, inode = int(fields[3], 16), int(fields[4].partition(":")[2], 16), int(fields[9])
+        if state == LISTEN:
+            listens, waiting = True, waiting + queue
+        elif state in (ESTABLISHED, CLOSE_WAIT) and inode:
+            taken += 1
+    return Port(taken, waiting, listens)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()[1:]
+    except OSError:  # a kernel without IPv6
+        return []
+
+
+def _processes(proc: Path) -> Iterator[Process]:
+    for place in proc.iterdir():
+        if not place.name.isdigit():
+            continue
+        try:
+            stat, command = (place / "stat").read_text(), (place / "cmdline").read_bytes()
+        except OSError:  # it ended meanwhile
+            continue
+        fields = stat.rpartition(")")[2].split()
+        words = tuple(word.decode(errors="replace") for word in command.split(b"\0") if word)
+        yield Process(int(place.name), int(fields[1]), int(fields[16]), int(fields[19]), words)
+
+
+KIND = CollectorKind("odoo_workers", OdooWorkers, OdooWorkersOptions)
