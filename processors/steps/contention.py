@@ -13,6 +13,7 @@ take in place of cycles per instruction; average active sessions as the measure 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -65,15 +66,15 @@ class Config(StepConfig):
     tenants_max: int = Field(500, ge=2, description="Tenants that are followed; others are left out.")
 
 
-def _grid(rows: int) -> columns.Arrays:
+def _grid(rows: int, width: int = 0) -> columns.Arrays:
     return {
-        "last": np.full((rows, 0), np.nan),  # raw value, for rates
-        "at_ms": np.full((rows, 0), -1.0),
-        "now": np.full((rows, 0), np.nan),
-        "usual": np.zeros((rows, 0)),
-        "spread": np.zeros((rows, 0)),
-        "seen": np.zeros((rows, 0), np.uint32),
-        "hot": np.zeros((rows, 0), np.int8),
+        "last": np.full((rows, width), np.nan),  # raw value, for rates
+        "at_ms": np.full((rows, width), -1.0),
+        "now": np.full((rows, width), np.nan),
+        "usual": np.zeros((rows, width)),
+        "spread": np.zeros((rows, width)),
+        "seen": np.zeros((rows, width), np.uint32),
+        "hot": np.zeros((rows, width), np.int8),
     }
 
 
@@ -90,16 +91,50 @@ def _beside() -> columns.Arrays:
 
 
 Flags = NDArray[np.bool_]
+_ROWS = [one.name for one in DEMANDS]
+LEAST = np.finfo(float).min
+
+
+class Where(NamedTuple):
+    """Where the columns of a table stand in a grid of its rows and the cell's tenants, laid out flat."""
+
+    shape: tuple[int, int]
+    known: Flags | None  # None when every tenant has a place
+    flat: NDArray[np.intp]
+    empty: NDArray[np.intp]  # where no column stands
+    twice: bool  # whether two columns stand in one place
+
+
+Places = dict[int, tuple[Columns, Where]]
 
 
 @dataclass
 class Pool:
-    """What one server, or all of one system of the cell, gives to tenants. Rows are those of the table of demands."""
+    """What one server, or all of one system of the cell, gives to tenants: of the table of demands, the rows it tells of."""
 
-    grid: columns.Arrays = field(default_factory=lambda: _grid(len(DEMANDS)))
+    rows: list[int] = field(default_factory=list)
+    grid: columns.Arrays = field(default_factory=lambda: _grid(0))
     beside: columns.Arrays = field(default_factory=_beside)
     marks: dict[str, list[int]] = field(default_factory=dict)  # by resource: layout and start of its counters
     last_ms: int = -1
+    where: Places = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.floors, self.is_sum, self.is_work = FLOORS[self.rows], IS_SUM[self.rows], IS_WORK[self.rows]
+        self.less_waits = LESS_WAITS[self.rows]
+        self.waiting = np.flatnonzero(self.less_waits)
+
+    def admit(self, rows: Iterable[int]) -> None:
+        """Make room for demands that were not told of before."""
+        wanted = sorted({*self.rows, *rows})
+        if wanted == self.rows:
+            return
+        at = np.searchsorted(wanted, self.rows)
+        grid = _grid(len(wanted), self.grid["now"].shape[1])
+        for name, array in self.grid.items():
+            grid[name][at] = array
+        self.rows, self.grid = wanted, grid
+        self.__post_init__()
 
 
 @dataclass
@@ -115,7 +150,7 @@ class State:
     episodes: Episodes = field(default_factory=Episodes)
     left_out: int = 0
     loads: tuple[int, Floats] | None = None
-    where: dict[int, tuple[Columns, Where]] = field(default_factory=dict)
+    where: Places = field(default_factory=dict)
 
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
@@ -136,7 +171,7 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     found: Findings = []
     for name, own in ((scrape.resource, layout.own), (f"{scrape.system} of all", layout.of_cell)):
         if own.places:
-            pool = state.pools.setdefault(name, Pool())
+            pool = state.pools.get(name) or state.pools.setdefault(name, Pool())
             _take(config, state, pool, scrape, layout, own)
             found += _judge(config, state, name, pool, scrape)
     return state, found
@@ -149,26 +184,17 @@ def _stuck(state: State, signal: Signal) -> None:
         state.delayed[signal.tenant] = signal.started_ms
 
 
-class Where(NamedTuple):
-    """Where the columns of a table stand in a grid of its rows and the cell's tenants, laid out flat."""
-
-    width: int
-    known: Flags | None  # None when every tenant has a place
-    flat: NDArray[np.intp]
-    measured: Flags
-
-
-def _where(config: Config, state: State, own: Columns, rows: int) -> Where:
-    """Remembered by layout; tenants that have come since change it."""
-    found = state.where.get(id(own))
-    if found is None or found[0] is not own or found[1].width != len(state.tenants):
-        if len(state.where) >= WHERE_MAX:
-            state.where.clear()
-        found = state.where[id(own)] = (own, _find(config, state, own, rows))
+def _where(config: Config, state: State, places: Places, own: Columns, rows: Sequence[int]) -> Where:
+    """Remembered by layout; tenants and rows that have come since change it."""
+    found = places.get(id(own))
+    if found is None or found[0] is not own or found[1].shape != (len(rows), len(state.tenants)):
+        if len(places) >= WHERE_MAX:
+            places.clear()
+        found = places[id(own)] = (own, _find(config, state, own, rows))
     return found[1]
 
 
-def _find(config: Config, state: State, own: Columns, rows: int) -> Where:
+def _find(config: Config, state: State, own: Columns, rows: Sequence[int]) -> Where:
     for tenant in dict.fromkeys(own.tenants):
         if tenant not in state.tenants:
             if len(state.tenants) >= config.tenants_max:
@@ -178,9 +204,10 @@ def _find(config: Config, state: State, own: Columns, rows: int) -> Where:
     index, width = {tenant: place for place, tenant in enumerate(state.tenants)}, len(state.tenants)
     slots = np.array([index.get(tenant, -1) for tenant in own.tenants], np.intp)
     known = slots >= 0
-    flat = (np.array(own.rows, np.intp) * width + slots)[known]
-    measured = np.bincount(flat, minlength=rows * width).reshape(rows, width) > 0
-    return Where(width, None if known.all() else known, flat, measured)
+    flat = (np.searchsorted(rows, own.rows) * width + slots)[known]
+    times = np.bincount(flat, minlength=len(rows) * width)
+    empty, twice = np.flatnonzero(times == 0), bool((times > 1).any())
+    return Where((len(rows), width), None if known.all() else known, flat, empty, twice)
 
 
 def _grow(arrays: columns.Arrays, width: int) -> None:
@@ -199,29 +226,39 @@ def _values(where: Where, own: Columns, scrape: Scrape) -> Floats:
     return values if where.known is None else values[where.known]
 
 
-def _sums(config: Config, state: State, scrape: Scrape, own: Columns, rows: int) -> Floats:
+def _sums(where: Where, own: Columns, scrape: Scrape) -> Floats:
     """Values by row and tenant; NaN where nothing was measured."""
-    where = _where(config, state, own, rows)
-    sums = np.bincount(where.flat, _values(where, own, scrape), rows * where.width).astype(np.float64)
-    sums[~where.measured.reshape(-1)] = np.nan
-    return sums.reshape(rows, where.width)
+    rows, width = where.shape
+    sums: Floats = np.bincount(where.flat, _values(where, own, scrape), rows * width).astype(float, copy=False)
+    sums[where.empty] = np.nan
+    return sums.reshape(rows, width)
 
 
 def _fare(config: Config, state: State, scrape: Scrape, own: Columns) -> None:
     """How long each tenant waits now. The longest of several series counts, which is what an oldest age means."""
-    where = _where(config, state, own, len(OUTCOMES))
+    where = _where(config, state, state.where, own, range(len(OUTCOMES)))
     grid = state.outcomes
     _grow(grid, len(state.tenants))
     values = np.full(grid["now"].shape, np.nan)
-    np.fmax.at(values.reshape(-1), where.flat, _values(where, own, scrape))
+    if where.twice:
+        np.fmax.at(values.reshape(-1), where.flat, _values(where, own, scrape))
+    else:
+        values.reshape(-1)[where.flat] = _values(where, own, scrape)
     measured = ~np.isnan(values)
     if not measured.any():
         return
-    fresh = np.isnan(grid["now"]) | (scrape.time_ms - grid["at_ms"] > config.stale_ms)
-    grid["now"] = np.where(measured, np.where(fresh, values, 0.5 * (grid["now"] + values)), grid["now"])
-    learns = measured & (not state.episodes.open)
-    _learn(config, grid, learns, values, grid["usual"], OUTCOME_FLOORS, scrape.time_ms)
+    grid["now"][measured & (scrape.time_ms - grid["at_ms"] > config.stale_ms)] = np.nan
+    _smooth(grid["now"], values, measured)
+    taught = measured if not state.episodes.open else np.zeros_like(measured)
+    _learn(config, grid, taught, values, grid["usual"], OUTCOME_FLOORS, scrape.time_ms)
     grid["at_ms"][measured] = scrape.time_ms
+
+
+def _smooth(now: Floats, values: Floats, measured: Flags) -> None:
+    """Halfway from what was to what is; what is where nothing was."""
+    middle = 0.5 * (now + values)
+    np.copyto(middle, values, where=np.isnan(middle))
+    np.copyto(now, middle, where=measured)
 
 
 def _learn(
@@ -229,23 +266,25 @@ def _learn(
 ) -> None:
     """Follow the usual and its spread from `base`. What departs from it by far teaches as much as three spreads."""
     seen, usual, spread = grid["seen"], grid["usual"], grid["spread"]
-    young = seen < config.learn
     elapsed = np.minimum(time_ms - grid["at_ms"], 10 * config.follow_ms)
-    weight = np.where(measured, np.maximum(1 / (seen + 1.0), 1 - np.exp(-elapsed / config.follow_ms)), 0.0)
+    weight = np.maximum(1 / (seen + 1.0), 1 - np.exp(elapsed / -config.follow_ms)) * measured
     error = np.where(measured, values - base, 0.0)
     reach = 3 * spread + 0.1 * floors
     taught = np.minimum(np.maximum(error, -reach), reach)
+    young = seen < config.learn
     if young.any():
-        taught = np.where(young, error, taught)
-    grid["usual"] = usual + weight * (base - usual + taught)
+        np.copyto(taught, error, where=young)
+    usual += weight * (base - usual + taught)
     # 1.25 mean absolute deviations are a standard deviation of normal noise; the first value says nothing of it.
-    grid["spread"] = spread + np.where(seen > 0, weight * (1.25 * np.abs(taught) - spread), 0.0)
-    grid["seen"] = seen + measured.astype(np.uint32)
+    spread += (seen > 0) * weight * (1.25 * np.abs(taught) - spread)
+    seen += measured
 
 
 def _take(config: Config, state: State, pool: Pool, scrape: Scrape, layout: Layout, own: Columns) -> None:
     """What each tenant takes now: rates of sums, halfway smoothed, less the sessions that only wait for locks."""
-    sums = _sums(config, state, scrape, own, len(DEMANDS))
+    if id(own) not in pool.where:
+        pool.admit(own.rows)
+    sums = _sums(_where(config, state, pool.where, own, pool.rows), own, scrape)
     _grow(pool.grid, len(state.tenants))
     _grow(pool.beside, len(state.tenants))
     _take_waits(config, state, pool, scrape, layout.waits)
@@ -253,22 +292,25 @@ def _take(config: Config, state: State, pool: Pool, scrape: Scrape, layout: Layo
     mark = [layout.mark, scrape.start_time_ms or 0]
     steady = pool.marks.get(scrape.resource) == mark
     pool.marks[scrape.resource] = mark
-    elapsed_s = (scrape.time_ms - grid["at_ms"]) / 1000
-    change = sums - grid["last"]
-    rated = measured & steady & (change >= 0) & (grid["at_ms"] >= 0) & (elapsed_s > 0) & (elapsed_s <= 3_600)
-    now = np.where(IS_SUM, np.where(rated, change / np.maximum(elapsed_s, 1e-3), np.nan), sums)
-    now = np.where(LESS_WAITS, np.maximum(now - pool.beside["waiting"], 0.0), now)
-    before = grid["now"]
-    grid["last"], grid["latest"] = np.where(measured, sums, grid["last"]), now
-    grid["fresh"] = ~np.isnan(now)
-    grid["now"] = np.where(grid["fresh"], np.where(np.isnan(before), now, 0.5 * (before + now)), before)
+    now = np.where(pool.is_sum, np.nan, sums)
+    if steady:
+        elapsed_s = (scrape.time_ms - grid["at_ms"]) / 1000
+        change = sums - grid["last"]
+        rated = pool.is_sum & (change >= 0) & (elapsed_s > 0) & (elapsed_s <= 3_600)
+        np.divide(change, elapsed_s, out=now, where=rated)
+    if pool.waiting.size:
+        now[pool.waiting] = np.maximum(now[pool.waiting] - pool.beside["waiting"], 0.0)
+    fresh = ~np.isnan(now)
+    _smooth(grid["now"], now, fresh)
+    np.copyto(grid["last"], sums, where=measured)
+    grid["latest"], grid["fresh"] = now, fresh
     grid["time_ms"] = np.where(measured, float(scrape.time_ms), grid["at_ms"])
 
 
 def _take_waits(config: Config, state: State, pool: Pool, scrape: Scrape, waits: Columns) -> None:
     if not waits.places:
         return
-    waiting = np.fmax(_sums(config, state, scrape, waits, 1)[0], 0.0)
+    waiting = np.fmax(_sums(_where(config, state, state.where, waits, (0,)), waits, scrape)[0], 0.0)
     pool.beside["waiting"] += 0.5 * (waiting - pool.beside["waiting"])
     pool.beside["waited_ms"] = np.where(waiting > 0, float(scrape.time_ms), pool.beside["waited_ms"])
 
@@ -277,16 +319,19 @@ def _judge(config: Config, state: State, name: str, pool: Pool, scrape: Scrape) 
     grid, fresh = pool.grid, pool.grid.pop("fresh")
     # Of what a whole cell shares, each look tells of one tenant; the others are as they were last seen.
     known = ~np.isnan(grid["now"]) & (scrape.time_ms - grid["time_ms"] <= config.stale_ms)
-    together = np.maximum(_of_the_others(grid["now"], grid["usual"], known), 1.0)
+    together = np.maximum(_of_the_others(grid["now"], grid["usual"], known, pool.floors), 1.0)
     expected = grid["usual"] * together * _loads(config, state, scrape.time_ms)
     excess = np.where(fresh, np.maximum(grid["now"] - expected, 0.0), 0.0)
     over = fresh & _is_over(config, pool, expected, excess, together, known, scrape.time_ms)
-    hot = grid["hot"]
-    grid["hot"] = np.where(fresh, np.where(over, np.minimum(hot + 1, 4), np.maximum(hot - 1, 0)), hot).astype(np.int8)
-    fares = _slowness(config, state, scrape.time_ms)
-    _correlate(config, pool, (excess / FLOORS).max(axis=0), fares.times, scrape.time_ms)
-    found = _tell(config, state, name, pool, scrape, Judged(expected, excess, fares)) if hot.any() or over.any() else []
-    _learn(config, grid, fresh, grid["now"], np.where(over, grid["usual"], expected), FLOORS, scrape.time_ms)
+    hot, is_loud = grid["hot"], bool(over.any())
+    if has_news := is_loud or bool(hot.any()):
+        np.copyto(hot, np.where(over, np.minimum(hot + 1, 4), np.maximum(hot - 1, 0)), where=fresh)
+    times = _slowness(config, state, scrape.time_ms)
+    _correlate(config, pool, (excess / pool.floors).max(axis=0), times, scrape.time_ms)
+    judged = Judged(expected, excess, times)
+    found = _tell(config, state, name, pool, scrape, judged) if has_news else []
+    base = np.where(over, grid["usual"], expected) if is_loud else expected
+    _learn(config, grid, fresh, grid["now"], base, pool.floors, scrape.time_ms)
     grid["at_ms"] = grid.pop("time_ms")
     pool.last_ms = scrape.time_ms
     return found
@@ -296,37 +341,50 @@ def _is_over(
     config: Config, pool: Pool, expected: Floats, excess: Floats, together: Floats, known: Flags, time_ms: int
 ) -> Flags:
     """Which demands are loud now. A demand of time must have grown more, unless one of work has grown with it."""
-    grid, beside = pool.grid, pool.beside
+    grid, beside, now = pool.grid, pool.beside, pool.grid["now"]
+    loud: Flags = (excess > pool.floors) & (now > config.times_usual * expected) & (grid.pop("latest") > expected)
+    loud &= grid["seen"] >= config.learn
+    if not loud.any():
+        return loud
     # Who is alone has no neighbours.
-    loud: Flags = (known.sum(axis=1, keepdims=True) >= 2) & (grid["seen"] >= config.learn)
+    loud &= known.sum(axis=1, keepdims=True) >= 2
     # What is counted at an instant scatters by its root at least (halfway smoothing leaves a third of the variance),
     # and what is measured scatters more when there is more of it.
-    scale = np.sqrt((grid["spread"] * together) ** 2 + np.where(IS_SUM, 0.0, expected / 3))
-    loud &= (excess > FLOORS) & (excess > config.spreads * scale) & (grid.pop("latest") > expected)
-    rise = np.where(known, np.maximum(grid["now"] - grid["usual"], 0.0), 0.0)
-    loud &= (grid["now"] > config.times_usual * expected) & (rise >= config.share * rise.sum(axis=1, keepdims=True))
-    works = (loud & IS_WORK).any(axis=0)
+    loud &= excess > config.spreads * np.sqrt(
+        (grid["spread"] * together) ** 2 + np.where(pool.is_sum, 0.0, expected / 3)
+    )
+    rise = np.where(known, np.maximum(now - grid["usual"], 0.0), 0.0)
+    loud &= rise >= config.share * rise.sum(axis=1, keepdims=True)
+    works = (loud & pool.is_work).any(axis=0)
     waited = (beside["waited_ms"] >= 0) & (time_ms - beside["waited_ms"] < config.after_wait_ms)
-    loud &= IS_WORK | works | (grid["now"] > config.times_alone * expected)
-    loud &= ~(LESS_WAITS & waited)
+    loud &= pool.is_work | works | (now > config.times_alone * expected)
+    loud &= ~(pool.less_waits & waited)
     return loud
 
 
-def _of_the_others(now: Floats, usual: Floats, known: Flags) -> Floats:
+def _of_the_others(now: Floats, usual: Floats, known: Flags, floors: Floats) -> Floats:
     """By demand and tenant what has become of the others' usual, as a factor.
 
     Of four or more, the one of them that rose most is left out: two may be loud at once.
     """
+    rise = np.where(known, now - usual, LEAST)
     now, usual = np.where(known, now, 0.0), np.where(known, usual, 0.0)
-    rest_now = now.sum(axis=1, keepdims=True) - now
-    rest_usual = usual.sum(axis=1, keepdims=True) - usual
+    all_now, all_usual = now.sum(axis=1, keepdims=True), usual.sum(axis=1, keepdims=True)
+    rest_now, rest_usual = all_now - now, all_usual - usual
     if now.shape[1] >= 4:
-        rise = np.where(known, now - usual, -np.inf)
-        first, second = np.argsort(-rise, axis=1, kind="stable")[:, :2].T
-        rows, which = np.arange(now.shape[0])[:, None], np.arange(now.shape[1])
-        most = np.where(which == first[:, None], second[:, None], first[:, None])
-        rest_now, rest_usual = rest_now - now[rows, most], rest_usual - usual[rows, most]
-    together: Floats = np.maximum(rest_now + 0.1 * FLOORS, 0.0) / np.maximum(rest_usual + 0.1 * FLOORS, 1e-9)
+        rows = np.arange(now.shape[0])
+        first = rise.argmax(axis=1)
+        rise[rows, first] = -np.inf
+        second = rise.argmax(axis=1)
+        of_first = [
+            (rest[rows, first] - values[rows, second]) for rest, values in ((rest_now, now), (rest_usual, usual))
+        ]
+        rest_now -= now[rows, first][:, None]
+        rest_usual -= usual[rows, first][:, None]
+        rest_now[rows, first], rest_usual[rows, first] = of_first
+    rest_now += 0.1 * floors
+    rest_usual += 0.1 * floors
+    together: Floats = np.maximum(rest_now, 0.0) / np.maximum(rest_usual, 1e-9)
     return together
 
 
@@ -339,29 +397,28 @@ def _loads(config: Config, state: State, time_ms: int) -> Floats:
     return state.loads[1]
 
 
-class Fares(NamedTuple):
-    """By outcome and tenant: how many times as long as usual it waits, NaN if unknown, and whether that is felt."""
-
-    times: Floats
-    felt: Flags
-
-
 class Judged(NamedTuple):
-    """By demand and tenant: what is to be expected, what is taken beyond it; and how tenants fare."""
+    """By demand and tenant: what is to be expected, what is taken beyond it; and by outcome and tenant how they fare."""
 
     expected: Floats
     excess: Floats
-    fares: Fares
+    times: Floats
 
 
-def _slowness(config: Config, state: State, time_ms: int) -> Fares:
+def _slowness(config: Config, state: State, time_ms: int) -> Floats:
+    """By outcome and tenant, how many times as long as usual it waits; NaN if unknown."""
     grid = state.outcomes
     _grow(grid, len(state.tenants))
     known = (grid["seen"] >= config.learn) & (time_ms - grid["at_ms"] <= config.stale_ms)
-    times = np.where(known, (grid["now"] + OUTCOME_FLOORS) / (grid["usual"] + OUTCOME_FLOORS), np.nan)
-    more = np.where(known, grid["now"] - grid["usual"], 0.0)
-    felt = (grid["now"] > config.slower * grid["usual"]) & (more > np.maximum(OUTCOME_FLOORS, 4 * grid["spread"]))
-    return Fares(times, known & felt)
+    return np.where(known, (grid["now"] + OUTCOME_FLOORS) / (grid["usual"] + OUTCOME_FLOORS), np.nan)
+
+
+def _felt(config: Config, state: State, times: Floats) -> Flags:
+    """Whether that is felt."""
+    now, usual, spread = (state.outcomes[name] for name in ("now", "usual", "spread"))
+    felt: Flags = ~np.isnan(times) & (now > config.slower * usual)
+    felt &= now - usual > np.maximum(OUTCOME_FLOORS, 4 * spread)
+    return felt
 
 
 def _correlate(config: Config, pool: Pool, strain: Floats, times: Floats, time_ms: int) -> None:
@@ -371,7 +428,7 @@ def _correlate(config: Config, pool: Pool, strain: Floats, times: Floats, time_m
     elapsed = time_ms - pool.last_ms if pool.last_ms >= 0 else 0
     weight = 1 - math.exp(-max(elapsed, 0) / config.correlate_ms)
     off_strain, off_slow = strain - beside["strain"], slow - beside["slow"]
-    beside["both"] += weight * (np.outer(off_strain, off_slow) - beside["both"])
+    beside["both"] += weight * (off_strain[:, None] * off_slow - beside["both"])
     beside["strain_2"] += weight * (off_strain**2 - beside["strain_2"])
     beside["slow_2"] += weight * (off_slow**2 - beside["slow_2"])
     if not (pool.grid["hot"] > 0).any():
@@ -380,7 +437,7 @@ def _correlate(config: Config, pool: Pool, strain: Floats, times: Floats, time_m
 
 
 def _tell(config: Config, state: State, name: str, pool: Pool, scrape: Scrape, judged: Judged) -> Findings:
-    hot = pool.grid["hot"]
+    hot, felt = pool.grid["hot"], _felt(config, state, judged.times)
     found: Findings = []
     loud = sorted(np.flatnonzero(hot.any(axis=0)).tolist(), key=lambda slot: state.tenants[slot])
     for slot in loud:
@@ -389,8 +446,10 @@ def _tell(config: Config, state: State, name: str, pool: Pool, scrape: Scrape, j
         key = f"{cause} {name}"
         if key not in state.episodes.open and hot[:, slot].max() < config.looks:
             continue
-        rows = [int(row) for row in np.argsort(-judged.excess[:, slot] / FLOORS[:, 0], kind="stable") if hot[row, slot]]
-        victims = _victims(config, state, pool, judged.fares, slot, key)
+        rows = [
+            int(row) for row in np.argsort(-judged.excess[:, slot] / pool.floors[:, 0], kind="stable") if hot[row, slot]
+        ]
+        victims = _victims(config, state, pool, judged.times, felt, slot, key)
         presses = _pressed(state, scrape.time_ms)
         grown = pool.grid["now"][rows[0], slot] > config.times_alone * judged.expected[rows[0], slot]
         # Where nobody else's requests or jobs were ever timed, a load that has multiplied must speak for itself.
@@ -406,9 +465,10 @@ def _tell(config: Config, state: State, name: str, pool: Pool, scrape: Scrape, j
     return found
 
 
-def _victims(config: Config, state: State, pool: Pool, fares: Fares, slot: int, key: str) -> list[tuple[str, str]]:
+def _victims(
+    config: Config, state: State, pool: Pool, times: Floats, felt: Flags, slot: int, key: str
+) -> list[tuple[str, str]]:
     """Those who wait longer in step with a tenant's load, worst first, and how they fare. Once named, while they do."""
-    times, felt = fares
     beside, named = pool.beside, state.victims.get(key, ())
     scale = np.sqrt(beside["strain_2"][slot] * beside["slow_2"])
     together = np.divide(beside["both"][slot], scale, out=np.zeros_like(scale), where=scale > 0)
@@ -443,13 +503,13 @@ def _finding(
     state: State, pool: Pool, scrape: Scrape, slot: int, rows: list[int], judged: Judged,
     victims: list[tuple[str, str]], presses: list[str],
 ) -> dict[str, Any]:  # fmt: skip
-    tenant, lead = state.tenants[slot], DEMANDS[rows[0]]
+    tenant, lead = state.tenants[slot], DEMANDS[pool.rows[rows[0]]]
     now, expected, freed = pool.grid["now"], judged.expected, float(judged.excess[rows[0], slot])
     texts = []
     for row in rows[:5]:
         total = float(np.nansum(now[row]))
         texts.append(
-            f"{tenant} takes {now[row, slot]:.3g} {DEMANDS[row].unit} of {scrape.resource}, to be expected were "
+            f"{tenant} takes {now[row, slot]:.3g} {DEMANDS[pool.rows[row]].unit} of {scrape.resource}, to be expected were "
             f"{expected[row, slot]:.3g}; that is {now[row, slot] / max(total, 1e-12):.0%} of all tenants' {total:.3g}"
         )
     suffer = f"; {', '.join(one for one, _ in victims[:5])} suffer" if victims else ""
@@ -486,7 +546,7 @@ def pack(state: State) -> Parts:
     }
     parts = {"": columns.pack(state.outcomes, more)}
     for name, pool in state.pools.items():
-        marks = {"marks": pool.marks, "last_ms": pool.last_ms}
+        marks = {"rows": [DEMANDS[row].name for row in pool.rows], "marks": pool.marks, "last_ms": pool.last_ms}
         parts[f"pool {name}"] = columns.pack({**pool.grid, **pool.beside}, marks)
     return parts
 
@@ -506,9 +566,12 @@ def unpack(parts: Parts) -> State:
     for name, part in parts.items():
         if name:
             arrays, marks = columns.unpack(part)
-            grid = {one: arrays[one] for one in _grid(0)}
-            if grid["now"].shape[0] == len(DEMANDS):
-                state.pools[name.removeprefix("pool ")] = Pool(grid, {one: arrays[one] for one in _beside()}, **marks)
+            grid, beside = ({one: arrays[one] for one in names} for names in (_grid(0), _beside()))
+            rows = marks.pop("rows", _ROWS)  # version 3 had all rows of the table
+            if len(rows) == grid["now"].shape[0] and set(rows) <= set(_ROWS):
+                state.pools[name.removeprefix("pool ")] = Pool(
+                    [_ROWS.index(one) for one in rows], grid, beside, **marks
+                )
     return state
 
 
@@ -519,4 +582,4 @@ def unit(record: Record) -> str | None:
     return "" if isinstance(record, Signal) and record.cause.startswith(JOURNEYS) else None
 
 
-STEP = Step("contention", Config, (Scrape, Signal), unit, State, step, pack, unpack, version=3)
+STEP = Step("contention", Config, (Scrape, Signal), unit, State, step, pack, unpack, version=4)
