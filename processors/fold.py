@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import orjson
 from pydantic import BaseModel
 
+from processors.evidence import dated
 from processors.order import Clock, Order, Place
 from processors.step import Findings, Item, Parts, Step, StepConfig
 from schemas.codec import Envelope, Received
@@ -145,16 +146,18 @@ class CellFold:
         state = self.units.get(key)
         if state is None:
             state = step.fresh()
-        self.units[key], found = step.step(self._configs[step.name], state, item)
+        config = self._configs[step.name]
+        self.units[key], found = step.step(config, state, item)
         self._set_alarm(key, step)
-        return found
+        return dated(config, found)
 
     def _tick(self, key: UnitKey, at_ms: int) -> Findings:
         step = self._plan.by_name[key[0]]
-        self.units[key], found = step.tick(self._configs[step.name], self.units[key], at_ms)
+        config = self._configs[step.name]
+        self.units[key], found = step.tick(config, self.units[key], at_ms)
         self._due.pop(key, None)
         self._set_alarm(key, step, not_before=at_ms + 1)
-        return self._spread(at_ms, found)
+        return self._spread(at_ms, dated(config, found))
 
     def _spread(self, at_ms: int, found: Findings) -> Findings:
         """Findings are folded in turn by the steps that accept them; what those find comes after."""

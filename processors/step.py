@@ -71,6 +71,15 @@ def nothing(_: Any, state: Any, __: int) -> tuple[Any, Findings]:
     return state, []
 
 
+class About(NamedTuple):
+    """What a step says of itself, in sentences for people: they stand in explanations and in the docs."""
+
+    finds: str
+    method: str
+    source: str
+    limits: str
+
+
 @dataclass(frozen=True, slots=True)
 class Step(Generic[C, S]):
     """A named pure fold.
@@ -92,6 +101,7 @@ class Step(Generic[C, S]):
     tick: Callable[[C, S, int], tuple[S, Findings]] = nothing
     due: Callable[[S], int | None] = never
     version: int = 1
+    about: About | None = None
 
 
 def whole_cell(_: Record) -> str:

@@ -240,7 +240,10 @@ class Evidence(BaseModel):
 
     text: Text = Field(description="One sentence for a person, with its numbers and units.")
     series: str | None = Field(None, description="Identity of the series it was seen on.")
-    value: float | None = Field(None, description="What was measured, in the series' unit.")
+    unit: str | None = Field(
+        None, description="Unit of `value`, `expected` and `scale` (UCUM); null: that of the series in the catalogue."
+    )
+    value: float | None = Field(None, description="What was measured, in `unit`.")
     expected: float | None = Field(None, description="What was expected there and then.")
     time_ms: TimeMs | None = Field(None, description="When it was seen, Unix ms UTC.")
     scale: float | None = Field(None, description="How far it usually strays from what is expected, in the same unit.")

@@ -27,6 +27,8 @@ class Case(NamedTuple):
     """Where it was seen: only what that service depends on can be the cause. None: anywhere."""
     since_ms: int | None = None
     """When the symptom began, for the evidence."""
+    lasts_ms: int | None = None
+    """And for how long it is looked at."""
 
 
 class Ranked(NamedTuple):
@@ -91,9 +93,8 @@ def _affected(case: Case, measured: Measured, root: str) -> tuple[str, ...]:
 
 
 def _evidence(case: Case, measured: Measured, place: int) -> tuple[tuple[Evidence, ...], tuple[Evidence, ...]]:
-    speaking = [_now(case, measured, place), _own(case, measured, place)]
+    speaking, doubts = list[str](), list[str]()
     callers = _named(case, measured, np.flatnonzero(case.calls.matrix[:, place]))
-    doubts = []
     if callers:
         speaking.append(f"it explains what its callers have lost: {', '.join(callers)}")
     elif case.calls.matrix[:, place].any():
@@ -105,25 +106,35 @@ def _evidence(case: Case, measured: Measured, place: int) -> tuple[tuple[Evidenc
         doubts.append(text + (f": {', '.join(callees)}" if callees else ""))
     if measured.strength[place] < WEAK:
         doubts.append(f"that is only {measured.strength[place]:.1f} times its usual variation")
-    return _said(case, speaking), _said(case, doubts)
+    return (_now(case, measured, place), _own(case, measured, place), *_said(case, speaking)), _said(case, doubts)
 
 
 def _said(case: Case, texts: Sequence[str]) -> tuple[Evidence, ...]:
     return tuple(Evidence(text=text, time_ms=case.since_ms) for text in texts)
 
 
-def _now(case: Case, measured: Measured, place: int) -> str:
+def _now(case: Case, measured: Measured, place: int) -> Evidence:
     requests, seconds, failures = (np.nansum(column[..., case.before :, place]) for column in case.span)
     if case.symptom == "latency":
-        latency = seconds / requests if requests else 0.0
-        return f"{latency:.3g} s a request, usually {measured.usual.latency[place]:.3g} s, over {requests:.0f} requests"
-    share = failures / requests if requests else 0.0
-    return f"{share:.2%} of {requests:.0f} requests failed, usually {measured.usual.failing[place]:.2%}"
+        value, usual, unit = seconds / requests if requests else 0.0, float(measured.usual.latency[place]), "s"
+        text = f"{value:.3g} s a request, usually {usual:.3g} s, over {requests:.0f} requests"
+    else:
+        value, usual, unit = failures / requests if requests else 0.0, float(measured.usual.failing[place]), "1"
+        text = f"{value:.2%} of {requests:.0f} requests failed, usually {usual:.2%}"
+    return Evidence(text=text, unit=unit, value=value, expected=usual, window_ms=case.lasts_ms, time_ms=case.since_ms)
 
 
-def _own(case: Case, measured: Measured, place: int) -> str:
-    own, strength = measured.beyond[place], measured.strength[place]
-    return f"{_amount(case.symptom, own)} were lost by itself, {strength:.1f} times its usual variation"
+def _own(case: Case, measured: Measured, place: int) -> Evidence:
+    own, noise, strength = measured.beyond[place], float(measured.noise[place]), measured.strength[place]
+    return Evidence(
+        text=f"{_amount(case.symptom, own)} were lost by itself, {strength:.1f} times its usual variation",
+        unit="s" if case.symptom == "latency" else "{request}",
+        value=float(own),
+        expected=0.0,
+        scale=noise,
+        window_ms=case.lasts_ms,
+        time_ms=case.since_ms,
+    )
 
 
 def _amount(symptom: Symptom, amount: float) -> str:

@@ -25,7 +25,7 @@ from processors import columns
 from processors.episodes import Episodes
 from processors.flows import FLOWS, Layout, Stream, layout_of
 from processors.partners import partner_of
-from processors.step import Findings, Item, Parts, Step, StepConfig
+from processors.step import About, Findings, Item, Parts, Step, StepConfig
 from processors.steps.seasonal import HOURS, Floats, hour_of_week
 from schemas.calendar import DAY_MS, MINUTE_MS
 from schemas.records import Evidence, Record, Scrape, Severity
@@ -379,8 +379,11 @@ def _evidence(state: State, slot: int, time_ms: int) -> Evidence:
         text=f"no {series.name}{f' ({what})' if what else ''} of {stream.tenant or 'the resource'} for {silent_s:.0f} s "
         f"where at least {missed:.0f} were to be expected{waits}",
         series=stream.name,
+        unit="{event}",
         value=0.0,
         expected=float(missed),
+        scale=float(np.sqrt(missed)),
+        window_ms=round(arrays["silent_ms"][slot]),
         time_ms=time_ms,
     )
 
@@ -422,4 +425,19 @@ def unit(record: Record) -> str | None:
     return None
 
 
-STEP = Step("absence", Config, (Scrape,), unit, State, step, pack, unpack, version=3)
+ABOUT = About(
+    finds=(
+        "Activity that always comes at this hour and does not: workers, jobs, scheduled actions, documents, partners."
+    ),
+    method=(
+        "The events that were to be expected since the last one are summed from the usual rate of this hour of "
+        "the week; silence is told when so many are missing that health hardly ever would, and by far more than in "
+        "the longest healthy silence of the hour."
+    ),
+    source="exponential inter-arrival test of a Poisson process, as a dead man's switch with a rate",
+    limits=(
+        "A flow that brings a few events a day is silent for hours before that can be known; nothing is expected "
+        "while the calendar is closed or nothing was measured."
+    ),
+)
+STEP = Step("absence", Config, (Scrape,), unit, State, step, pack, unpack, version=3, about=ABOUT)

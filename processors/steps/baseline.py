@@ -22,7 +22,7 @@ from pydantic import Field
 
 from processors import columns
 from processors.episodes import Episodes
-from processors.step import Findings, Item, Parts, Step, StepConfig
+from processors.step import About, Findings, Item, Parts, Step, StepConfig
 from processors.steps import alarms
 from processors.steps.seasonal import Floats, Profile, hour_of_week
 from schemas.calendar import MINUTE_MS
@@ -330,7 +330,7 @@ def _judge(config: Config, state: State, scrape: Scrape, seen: Look) -> Findings
         causes.setdefault(_cause(slots.series[slot], scrape.resource), []).append(int(slot))
     found: Findings = []
     for (cause, tenant), members in causes.items():
-        evidence = tuple(_evidence(config, state, slot, scrape, seen) for slot in _worst(members, distance))
+        evidence = tuple(_evidence(state, slot, scrape, seen) for slot in _worst(members, distance))
         worst = float(np.max(np.abs(distance[members])))
         found += state.episodes.seen(
             key=cause,
@@ -367,18 +367,19 @@ def _worst(members: list[int], distance: Floats) -> list[int]:
     return sorted(members, key=lambda slot: -abs(distance[slot]))[:5]
 
 
-def _evidence(config: Config, state: State, slot: int, scrape: Scrape, seen: Look) -> Evidence:
+def _evidence(state: State, slot: int, scrape: Scrape, seen: Look) -> Evidence:
     series, value, usual = state.slots.series[slot], float(seen.observed[slot]), float(seen.expected[slot])
     metric = describe(series.name)
     unit = metric.unit.strip("{}") + ("/s" if metric.kind is Kind.SUM else "")
     return Evidence(
         text=f"{series.name} of {series.tenant or scrape.resource} is {value:.4g} {unit}, usually {_round(usual)} at this hour",
         series=state.slots.identities[slot],
+        unit=unit,
         value=value,
         expected=usual,
         time_ms=scrape.time_ms,
         scale=float(seen.scale[slot]),
-        phase=config.calendar(series.tenant).at(scrape.time_ms).phase,
+        window_ms=round(state.interval_ms) if metric.kind is Kind.SUM else None,
     )
 
 
@@ -454,4 +455,20 @@ def unit(record: Record) -> str | None:
     return f"{record.resource}|{record.system}" if isinstance(record, Scrape) else None
 
 
-STEP = Step("baseline", Config, (Scrape,), unit, State, step, pack, unpack)
+ABOUT = About(
+    finds="A number that is unusual for its series, this hour of the week and this phase of the business calendar.",
+    method=(
+        "Each value is compared with the seasonal profile of its series plus a slowly followed offset, in scales "
+        "of its own noise; an alarm needs looks beyond the limit in a row, in the direction that the catalogue "
+        "calls bad, and more evidence than the stated rate of false alarms allows, over all series of a resource."
+    ),
+    source=(
+        "exponentially weighted mean and variance (West 1979), winsorized updating (Gelper, Fried & Croux 2010), "
+        "e-values and e-detectors (Vovk & Wang 2021; Shin, Ramdas & Rinaldo 2024)"
+    ),
+    limits=(
+        "It knows nothing of a series in its first looks and little of a season before it was seen twice; what "
+        "rises more slowly than its offset follows is left to capacity."
+    ),
+)
+STEP = Step("baseline", Config, (Scrape,), unit, State, step, pack, unpack, about=ABOUT)

@@ -25,7 +25,7 @@ from processors.budgets import Burning, Counts, Late, Terms, Track, doubt, exhau
 from processors.episodes import Episodes, signal_id
 from processors.indicators import Came, Last, Look, Meter, Reader, Readings
 from processors.promises import Promises
-from processors.step import Findings, Item, Parts, Step, StepConfig
+from processors.step import About, Findings, Item, Parts, Step, StepConfig
 from schemas.burn_rates import PAGE, TICKET, WORKBOOK, BurnRate
 from schemas.openslo import BudgetingMethod
 from schemas.records import BusinessBatch, Evidence, Record, Scrape, Severity
@@ -261,21 +261,34 @@ def _evidence(burning: list[tuple[Meter, Budget, Burning]], number: int, series:
         events = "slices" if target.slice_ms else "events"
         text = (
             f"{target.name}: {bad:,.6g} of {total:,.6g} {events} of the last {period.duration} were bad, "
-            f"{target.budget:.4g} of them may be"
+            f"{100 * target.budget:.4g} % of them may be"
         )
         journey = f"; journey {meter.slo.options.journey}" if meter.slo.options.journey else ""
-        yield Evidence(text=text + journey, value=bad, expected=round(target.budget * total, 6), time_ms=at_ms)
+        yield Evidence(
+            text=text + journey,
+            unit="{slice}" if target.slice_ms else "{event}",
+            value=bad,
+            expected=round(target.budget * total, 6),
+            window_ms=period.length_ms,
+            time_ms=at_ms,
+        )
 
 
 def _leg(budget: Budget, verdict: Burning, rule: BurnRate, number: int, series: str, at_ms: int) -> Evidence:
     factor = rule.factor(budget.track.terms.period.length_ms)
     short, long = (_burn(budget, verdict, length, number) for length in (rule.short_ms, rule.long_ms))
     text = (
-        f"{rule.severity}: the budget burns {long:.1f} times too fast over {_span(rule.long_ms)} and {short:.1f} times over "
-        f"{_span(rule.short_ms)}; the limit of both is {factor:.1f}"
+        f"{rule.severity}: the budget burns {long:.1f} times as fast as allowed over {_span(rule.long_ms)} and "
+        f"{short:.1f} times over {_span(rule.short_ms)}; both are more than {factor:.1f}"
     )
     return Evidence(
-        text=text, series=series or None, value=round(long, 6), expected=factor, time_ms=at_ms, window_ms=rule.long_ms
+        text=text,
+        series=series or None,
+        unit="1",
+        value=round(long, 6),
+        expected=factor,
+        time_ms=at_ms,
+        window_ms=rule.long_ms,
     )
 
 
@@ -385,4 +398,20 @@ def _unpack_rings(parts: Parts) -> dict[str, dict[int, Counts]]:
 _ANY = Indicator(kind="raw", part=Column(column=""))
 _TERMS = Terms(Target(name="", target=0.0, method=BudgetingMethod.OCCURRENCES, indicator=_ANY), Period())
 
-STEP = Step("burn_rate", Config, (Scrape, BusinessBatch), unit, State, step, pack, unpack, tick=tick, due=due)
+ABOUT = About(
+    finds=(
+        "A service level objective whose error budget burns so fast that somebody must act, and when it will be gone."
+    ),
+    method=(
+        "Good and bad events are counted over a short and a long window; both must burn faster than the rule's "
+        "factor. A gap counts neither as good nor as bad."
+    ),
+    source="The Site Reliability Workbook (2018), chapter 5: multiwindow, multi-burn-rate alerts",
+    limits=(
+        "It says that a promise is in danger, not why; with few events one failure may be a page, unless the "
+        "objective has a rule for low traffic."
+    ),
+)
+STEP = Step(
+    "burn_rate", Config, (Scrape, BusinessBatch), unit, State, step, pack, unpack, tick=tick, due=due, about=ABOUT
+)

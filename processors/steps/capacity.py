@@ -21,12 +21,13 @@ from pydantic import Field
 
 from processors import columns
 from processors.episodes import Episodes
-from processors.step import Findings, Item, Parts, Step, StepConfig
+from processors.step import About, Findings, Item, Parts, Step, StepConfig
 from processors.steps.bounds import DAY_S, HOUR_S, NAMES, Bound, Reading, Share, readings
 from processors.steps.forecast import Course, Outlook, course, time_to
 from schemas.records import Evidence, Record, Scrape, Severity
 
 SHARES_MAX = 256
+NORMAL_80 = 2.563  # standard deviations between the ends of a normal distribution's middle 80 %
 LAYOUTS_MAX = 256
 
 
@@ -253,8 +254,12 @@ def _tell(config: Config, state: State, place: int, slot: int, outlook: Outlook,
         f"(80 %: {duration(low_s)} to {duration(high_s)}), at {outlook.slope * DAY_S / scale.length:+.1%} a day"
     )
     again = f", {outlook.shifts} steps taken out" if outlook.shifts else ""
-    note = f"judged by its highest values of each {scale.name}{again}"
-    critical_s = min(bound.critical_s, config.leads_s.get(bound.kind, bound.lead_s) / 4)
+    lead_s = config.leads_s.get(bound.kind, bound.lead_s)
+    note = (
+        f"it is exhausted in {duration(median_s)} and told from {duration(lead_s)} before, which its owner needs; "
+        f"judged by its highest values of each {scale.name}{again}"
+    )
+    critical_s = min(bound.critical_s, lead_s / 4)
     return state.episodes.seen(
         key=of.key,
         time_ms=scrape.time_ms,
@@ -268,13 +273,31 @@ def _tell(config: Config, state: State, place: int, slot: int, outlook: Outlook,
         score=round(min(0.99, 0.5 + 0.5 * math.exp(-median_s / bound.lead_s)), 4),
         summary=text,
         evidence=(
-            Evidence(text=text, value=share, expected=1.0, time_ms=scrape.time_ms),
-            Evidence(text=note, value=median_s, time_ms=scrape.time_ms),
+            Evidence(
+                text=text,
+                unit="1",
+                value=share,
+                expected=1.0,
+                window_ms=round(values.size * scale.length * config.minute_s / 60 * 1000),
+                time_ms=scrape.time_ms,
+            ),
+            Evidence(
+                text=note,
+                unit="s",
+                value=_finite(median_s),
+                expected=lead_s,
+                scale=_finite((high_s - low_s) / NORMAL_80),
+                time_ms=scrape.time_ms,
+            ),
         ),
         tenants=(of.tenant,) if of.tenant else (),
         advice=bound.advice.format(where=where),
         expected_ms=scrape.time_ms + round(median_s * 1000) if math.isfinite(median_s) else None,
     )
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def duration(seconds: float) -> str:
@@ -361,4 +384,19 @@ def unpack(parts: Parts) -> State:
     )
 
 
-STEP = Step("capacity", Config, (Scrape,), unit, State, step, pack, unpack)
+ABOUT = About(
+    finds="Bounded resources that run out, and when: disks, memory, connections, workers, WAL, queues.",
+    method=(
+        "The highest values of each minute, hour and day are forecast by local linear trends that are averaged by "
+        "their likelihood; told when the median is sooner than the time that its owner needs."
+    ),
+    source=(
+        "local linear trend (Durbin & Koopman, Time Series Analysis by State Space Methods); level shifts as "
+        "interventions (Harvey & Koopman 1992); even odds to go on as long again (Gott 1993)"
+    ),
+    limits=(
+        "A step that was never seen before is not foreseen; the interval holds 80 % only while growth goes on as "
+        "it did."
+    ),
+)
+STEP = Step("capacity", Config, (Scrape,), unit, State, step, pack, unpack, about=ABOUT)

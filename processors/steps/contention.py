@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +39,7 @@ from processors.demands import (
     shares,
 )  # fmt: skip
 from processors.episodes import Episodes
-from processors.step import Findings, Item, Parts, Step, StepConfig
+from processors.step import About, Findings, Item, Parts, Step, StepConfig
 from schemas.calendar import MINUTE_MS
 from schemas.records import Evidence, Phase, Record, Scrape, Severity, Signal
 
@@ -397,6 +398,13 @@ def _loads(config: Config, state: State, time_ms: int) -> Floats:
     return state.loads[1]
 
 
+class Suffering(NamedTuple):
+    """Who suffers, and how that is known."""
+
+    tenant: str
+    fact: Evidence
+
+
 class Judged(NamedTuple):
     """By demand and tenant: what is to be expected, what is taken beyond it; and by outcome and tenant how they fare."""
 
@@ -455,7 +463,7 @@ def _tell(config: Config, state: State, name: str, pool: Pool, scrape: Scrape, j
         # Where nobody else's requests or jobs were ever timed, a load that has multiplied must speak for itself.
         untimed = not (np.delete(state.outcomes["seen"], slot, axis=1) >= config.learn).any()
         if key in state.episodes.open or victims or presses or (untimed and grown):
-            state.victims[key] = [one for one, _ in victims]
+            state.victims[key] = [one.tenant for one in victims]
             finding = _finding(state, pool, scrape, slot, rows, judged, victims, presses)
             found += state.episodes.seen(key=key, cause=cause, tenant=tenant, **finding)
     still = {f"tenant.load:{state.tenants[slot]} {name}" for slot in loud}
@@ -467,12 +475,12 @@ def _tell(config: Config, state: State, name: str, pool: Pool, scrape: Scrape, j
 
 def _victims(
     config: Config, state: State, pool: Pool, times: Floats, felt: Flags, slot: int, key: str
-) -> list[tuple[str, str]]:
+) -> list[Suffering]:
     """Those who wait longer in step with a tenant's load, worst first, and how they fare. Once named, while they do."""
     beside, named = pool.beside, state.victims.get(key, ())
     scale = np.sqrt(beside["strain_2"][slot] * beside["slow_2"])
     together = np.divide(beside["both"][slot], scale, out=np.zeros_like(scale), where=scale > 0)
-    found: list[tuple[float, str, str]] = []
+    found: list[tuple[float, str, Evidence]] = []
     for other in np.flatnonzero(felt.any(axis=0)):
         tenant = state.tenants[other]
         if other == slot or (tenant not in named and together[other] < config.correlation):
@@ -480,41 +488,45 @@ def _victims(
         row = int(np.nanargmax(np.where(felt[:, other], times[:, other], np.nan)))
         now, usual = state.outcomes["now"][row, other], state.outcomes["usual"][row, other]
         said = OUTCOMES[row].sentence.format(tenant=tenant, now=now, usual=usual)
-        found.append((-times[row, other], tenant, f"{said}, in step with that load ({together[other]:.2f})"))
+        fact = Evidence(
+            text=f"{said}, in step with that load (correlation {together[other]:.2f})",
+            unit="s",
+            value=float(now),
+            expected=float(usual),
+            scale=float(state.outcomes["spread"][row, other]),
+            time_ms=round(state.outcomes["at_ms"][row, other]),
+        )
+        found.append((-times[row, other], tenant, fact))
     told = state.episodes.open.get(key)
     for tenant, since_ms in sorted(state.delayed.items()):
         known = {state.tenants[slot], *(one for _, one, _ in found)}
         if told and tenant not in known and since_ms >= told.signal.started_ms:
-            found.append((0.0, tenant, f"documents of {tenant} are stuck since then"))
-    return [(tenant, said) for _, tenant, said in sorted(found)]
+            fact = Evidence(text=f"documents of {tenant} are stuck since then", time_ms=since_ms)
+            found.append((0.0, tenant, fact))
+    return [Suffering(tenant, fact) for _, tenant, fact in sorted(found, key=itemgetter(0, 1))]
 
 
-def _pressed(state: State, time_ms: int) -> list[str]:
-    """What of the shared is used up, in sentences."""
+def _pressed(state: State, time_ms: int) -> list[Evidence]:
+    """What of the shared is used up."""
     told = []
     for one in PRESSURES:
         share, at_ms = state.pressures.get(one.metric, (0.0, -1))
         if at_ms >= 0 and time_ms - at_ms <= 300_000 and share >= one.limit:
-            told.append(one.sentence.format(share=share))
+            text = f"{one.sentence.format(share=share)}; pressed from {one.limit:.0%} on"
+            told.append(Evidence(text=text, unit="1", value=share, expected=one.limit, time_ms=at_ms))
     return told
 
 
 def _finding(
     state: State, pool: Pool, scrape: Scrape, slot: int, rows: list[int], judged: Judged,
-    victims: list[tuple[str, str]], presses: list[str],
+    victims: list[Suffering], presses: list[Evidence],
 ) -> dict[str, Any]:  # fmt: skip
     tenant, lead = state.tenants[slot], DEMANDS[pool.rows[rows[0]]]
-    now, expected, freed = pool.grid["now"], judged.expected, float(judged.excess[rows[0], slot])
-    texts = []
-    for row in rows[:5]:
-        total = float(np.nansum(now[row]))
-        texts.append(
-            f"{tenant} takes {now[row, slot]:.3g} {DEMANDS[pool.rows[row]].unit} of {scrape.resource}, to be expected were "
-            f"{expected[row, slot]:.3g}; that is {now[row, slot] / max(total, 1e-12):.0%} of all tenants' {total:.3g}"
-        )
-    suffer = f"; {', '.join(one for one, _ in victims[:5])} suffer" if victims else ""
-    total = float(np.nansum(now[rows[0]]))
-    keep = max(1, math.ceil(2 * float(expected[rows[0], slot])))
+    freed = float(judged.excess[rows[0], slot])
+    takes = [_takes(pool, judged, scrape, tenant, row, slot) for row in rows[:5]]
+    suffer = f"; {', '.join(one.tenant for one in victims[:5])} suffer{'s' * (len(victims) == 1)}" if victims else ""
+    total = float(np.nansum(pool.grid["now"][rows[0]]))
+    keep = max(1, math.ceil(2 * float(judged.expected[rows[0], slot])))
     return {
         "time_ms": scrape.time_ms,
         "cell": scrape.cell,
@@ -522,16 +534,34 @@ def _finding(
         "resource": scrape.resource,
         "severity": Severity.CRITICAL if victims else Severity.WARNING,
         "score": min(0.99, 1 - 0.5 * lead.floor / max(freed, lead.floor)),
-        "summary": texts[0] + suffer,
-        "evidence": tuple(
-            Evidence(text=text, time_ms=scrape.time_ms) for text in (*texts, *(said for _, said in victims), *presses)
-        )[:20],
-        "tenants": tuple(one for one, _ in victims),
+        "summary": takes[0].text + suffer,
+        "evidence": (*takes, *(one.fact for one in victims), *presses)[:20],
+        "tenants": tuple(one.tenant for one in victims),
         "advice": (
             f"Of {tenant}, {lead.limit.format(keep=keep)}: it would free {freed:.3g} {lead.unit}, "
             f"{freed / max(total, 1e-12):.0%} of what all take."
         ),
     }
+
+
+def _takes(pool: Pool, judged: Judged, scrape: Scrape, tenant: str, row: int, slot: int) -> Evidence:
+    """What the tenant takes by one demand, halfway smoothed over the time since the look before."""
+    now, expected, usual, spread = (
+        float(one[row, slot]) for one in (pool.grid["now"], judged.expected, pool.grid["usual"], pool.grid["spread"])
+    )
+    all_take, unit = float(np.nansum(pool.grid["now"][row])), DEMANDS[pool.rows[row]].unit
+    # As `_is_over` has it: there is more scatter where there is more, and a count scatters by its root at least.
+    counted = 0.0 if pool.is_sum[row, 0] else expected / 3
+    return Evidence(
+        text=f"{tenant} takes {now:.3g} {unit} of {scrape.resource}, to be expected were {expected:.3g}; "
+        f"that is {now / max(all_take, 1e-12):.0%} of all tenants' {all_take:.3g}",
+        unit=unit,
+        value=now,
+        expected=expected,
+        scale=math.sqrt((spread * expected / usual) ** 2 + counted) if usual else spread,
+        window_ms=max(0, scrape.time_ms - round(pool.grid["at_ms"][row, slot])),
+        time_ms=scrape.time_ms,
+    )
 
 
 def pack(state: State) -> Parts:
@@ -582,4 +612,16 @@ def unit(record: Record) -> str | None:
     return "" if isinstance(record, Signal) and record.cause.startswith(JOURNEYS) else None
 
 
-STEP = Step("contention", Config, (Scrape, Signal), unit, State, step, pack, unpack, version=4)
+ABOUT = About(
+    finds=(
+        "A tenant that takes far more of what is shared than it usually does, while others suffer in step or the "
+        "shared resource is under pressure."
+    ),
+    method=(
+        "Each tenant's share of statements, connections, blocks, jobs and requests is compared with its own usual "
+        "times what has become of the others' usual; victims are those whose waiting correlates with its load."
+    ),
+    source="antagonists and victims by correlation in time, CPI2 (Zhang et al. 2013); average active sessions",
+    limits="Needs two tenants and a look at each; a load that all bear alike is nobody's fault.",
+)
+STEP = Step("contention", Config, (Scrape, Signal), unit, State, step, pack, unpack, version=4, about=ABOUT)

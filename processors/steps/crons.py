@@ -14,7 +14,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, Field
 
 from processors.episodes import Episodes, Open
-from processors.step import Findings, Item, Step, StepConfig, json_state
+from processors.step import About, Findings, Item, Step, StepConfig, json_state
 from schemas.records import Evidence, OperationsEvent, Record, Scrape, Severity
 from schemas.series import parse, split
 
@@ -78,12 +78,12 @@ def _happened(config: Config, state: State, event: OperationsEvent) -> None:
             state.crons.pop(next(iter(state.crons)))
         known = state.crons[name] = Cron(first_ms=event.time_ms, last_ms=event.time_ms)
     known.last_ms, known.body = event.time_ms, event.body
-    if event.name in (SWITCHED_OFF, BY_FAILURES):
-        known.is_off, known.runs, known.more_runs = True, None, 0.0
-        return
     # The log tells each failure, the table the number in a row.
     told = event.attributes.get("odoo.cron.failures")
-    known.failures = max(known.failures, int(told)) if isinstance(told, int) else known.failures + 1
+    is_off = event.name in (SWITCHED_OFF, BY_FAILURES)
+    known.failures = max(known.failures, int(told)) if isinstance(told, int) else known.failures + (not is_off)
+    if is_off:
+        known.is_off, known.runs, known.more_runs = True, None, 0.0
 
 
 def _run(config: Config, state: State, scrape: Scrape) -> None:
@@ -120,7 +120,14 @@ def _judge(config: Config, state: State, record: OperationsEvent | Scrape) -> Fi
         score=0.95,
         summary=texts[0] + (f", and {len(texts) - 1} more" if len(texts) > 1 else ""),
         evidence=tuple(
-            Evidence(text=text, value=float(one.failures), time_ms=one.last_ms)
+            Evidence(
+                text=text,
+                unit="{failure}",
+                value=float(one.failures),
+                expected=0.0,
+                window_ms=one.last_ms - one.first_ms,
+                time_ms=one.last_ms,
+            )
             for text, (_, one) in zip(texts[:10], ill[:10], strict=True)
         ),
         tenants=(state.tenant,),
@@ -164,4 +171,13 @@ def unit(record: Record) -> str | None:
 
 
 _pack, _unpack = json_state(State)
-STEP = Step("crons", Config, (OperationsEvent, Scrape), unit, State, step, _pack, _unpack)
+ABOUT = About(
+    finds="Scheduled actions that were switched off by failures, or fail again and again.",
+    method=(
+        "Failures in a row are counted from the log and from Odoo's own table; being switched off without a "
+        "recent failure is a person's doing and is not told."
+    ),
+    source="odoo/addons/base/models/ir_cron.py of Odoo 16 to 19",
+    limits="An action that runs and does nothing is not seen here, but by what it no longer brings (absence).",
+)
+STEP = Step("crons", Config, (OperationsEvent, Scrape), unit, State, step, _pack, _unpack, about=ABOUT)

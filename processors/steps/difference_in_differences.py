@@ -23,7 +23,7 @@ import numpy as np
 from pydantic import Field
 
 from processors.episodes import signal_id
-from processors.step import Findings, Item, Parts, Step, StepConfig
+from processors.step import About, Findings, Item, Parts, Step, StepConfig
 from processors.steps.contrast import BATCHES_MIN, Contrast, Margin, Question, Since, contrast, groups_of
 from processors.steps.outcomes import Ledger, speaks
 from processors.steps.trials import Head, Trial, follows, imagine, returns, takes_back
@@ -334,7 +334,7 @@ def _tell(
             why,
             bool(head.mended_by),
         ),
-        evidence=evidence(state.ledger, seen, rows, also, at_ms, why),
+        evidence=evidence(state.ledger, seen, rows, also, head.started_ms, at_ms, why),
         tenants=tenants if harmful else (),
         advice=advice(change, bool(head.mended_by)) if harmful else None,
         verdict=verdict,
@@ -383,4 +383,34 @@ def unpack(parts: Parts) -> State:
     return State(Ledger.unpack(parts), trials)
 
 
-STEP = Step("difference_in_differences", Config, (Scrape, Change), unit, State, step, pack, unpack, tick=tick, due=due)
+ABOUT = About(
+    finds=(
+        "Whether a release, upgrade, configuration, scaling, certificate or secret made something worse, and "
+        "whether taking it back helped."
+    ),
+    method=(
+        "Whoever got the change is compared with its own past and with the tenants that did not get it; e-values "
+        "keep the rate of false verdicts however often it is looked at."
+    ),
+    source=(
+        "difference in differences (Card & Krueger 1994; Bertrand, Duflo & Mullainathan 2004); canary judgement as "
+        "in Kayenta (2018); always-valid inference (Johari, Pekelis & Walsh 2022)"
+    ),
+    limits=(
+        "A change that all tenants got at once is compared with the past alone; what was not measured before the "
+        "change is inconclusive."
+    ),
+)
+STEP = Step(
+    "difference_in_differences",
+    Config,
+    (Scrape, Change),
+    unit,
+    State,
+    step,
+    pack,
+    unpack,
+    tick=tick,
+    due=due,
+    about=ABOUT,
+)

@@ -22,7 +22,7 @@ from processors import columns
 from processors.episodes import Episodes
 from processors.flows import Floats
 from processors.partners import partner_of
-from processors.step import Findings, Item, Parts, Step, StepConfig
+from processors.step import About, Findings, Item, Parts, Step, StepConfig
 from schemas.records import Evidence, Record, Scrape, Severity
 from schemas.series import parse, split
 
@@ -47,6 +47,8 @@ _ARRAYS: dict[str, Any] = {
     "failed": np.float64,
     "weight": np.float64,
     "failures": np.float64,  # since the weight was 0
+    "ended": np.float64,  # jobs since then, failed ones among them
+    "since_ms": np.float64,
     "jobs": np.float64,  # decayed: jobs that ended, and those that failed
     "bad": np.float64,
     "bad_ms": np.float64,
@@ -150,7 +152,10 @@ def _weigh(config: Config, state: State, done: Floats, failed: Floats, time_ms: 
     arrays["bad_ms"][failed > 0] = time_ms
     weight[time_ms - arrays["bad_ms"] >= config.calm_ms] = 0.0
     arrays["weight"] = weight
-    arrays["failures"] = (arrays["failures"] + failed) * (weight > 0)
+    suspect = weight > 0
+    arrays["failures"] = (arrays["failures"] + failed) * suspect
+    arrays["ended"] = (arrays["ended"] + ended) * suspect
+    np.copyto(arrays["since_ms"], time_ms, where=~suspect)
     # What is usual is learned while it is calm.
     calm = weight < config.limit / 2
     keep = np.exp(calm * ended / -config.memory)
@@ -203,10 +208,20 @@ def _causes(state: State, over: Flags, resource: str) -> dict[str, list[int]]:
 
 
 def _evidence(state: State, slot: int, time_ms: int) -> Evidence:
-    arrays = state.arrays
-    usual = arrays["bad"][slot] / max(arrays["jobs"][slot], 1.0)
-    text = f"{arrays['failures'][slot]:.0f} jobs of {state.channels[slot].name} have failed lately, usually {usual:.1%} of them do"
-    return Evidence(text=text, value=float(arrays["failures"][slot]), expected=float(usual), time_ms=time_ms)
+    arrays, (tenant, name) = state.arrays, state.channels[slot]
+    usual = float(arrays["bad"][slot] / max(arrays["jobs"][slot], 1.0))
+    failures, ended = float(arrays["failures"][slot]), float(arrays["ended"][slot])
+    window_ms = time_ms - round(arrays["since_ms"][slot])
+    return Evidence(
+        text=f"{failures:.0f} of the last {ended:.0f} jobs of {name} of {tenant or 'the resource'} have failed within "
+        f"{window_ms / 1000:.0f} s, usually {usual:.1%} of them do",
+        unit="{job}",
+        value=failures,
+        expected=usual * ended,
+        scale=float(np.sqrt(usual * (1 - usual) * ended)),
+        window_ms=window_ms,
+        time_ms=time_ms,
+    )
 
 
 _LAYOUTS_MAX = 1_000
@@ -243,6 +258,8 @@ def unpack(parts: Parts) -> State:
     """What `pack` gave."""
     arrays, more = columns.unpack(parts[""])
     channels = [Channel(*one) for one in more["channels"]]
+    for name in _ARRAYS.keys() - arrays.keys():  # version 1 did not count all
+        arrays[name] = np.full(len(channels), float(more["last_ms"]) if name == "since_ms" else 0.0)
     return State(channels, arrays, more["start_ms"], more["last_ms"], Episodes.load(more["episodes"]))
 
 
@@ -251,4 +268,13 @@ def unit(record: Record) -> str | None:
     return record.resource if isinstance(record, Scrape) and _layout_of(record.series) else None
 
 
-STEP = Step("failing_jobs", Config, (Scrape,), unit, State, step, pack, unpack)
+ABOUT = About(
+    finds="A channel of the job queue in which more jobs fail than usual, and whether it is one partner or all.",
+    method=(
+        "Every job that ends is a trial: a Bernoulli CUSUM weighs failures and successes against the channel's "
+        "usual share of failures."
+    ),
+    source="Reynolds & Stoumbos (1999), A CUSUM chart for monitoring a proportion when inspecting continuously",
+    limits="It takes several failures; jobs that neither end nor fail are absence's.",
+)
+STEP = Step("failing_jobs", Config, (Scrape,), unit, State, step, pack, unpack, version=2, about=ABOUT)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from processors.episodes import signal_id
-from processors.step import Findings, Item, Step, StepConfig, json_state
+from processors.step import About, Findings, Item, Step, StepConfig, json_state
 from processors.steps.correlator.tables import kind_of
 from schemas.impact import Impact
 from schemas.records import Cause, Evidence, Incident, Part, Phase, Record
@@ -216,4 +216,13 @@ def _is_of_a_cell(record: Record) -> str | None:
 
 
 _pack, _unpack = json_state(State)
-STEP = Step("fleet", Config, (Incident,), _is_of_a_cell, State, step, _pack, _unpack, tick=tick, due=due)
+ABOUT = About(
+    finds="Incidents of several cells that share one cause: a release, a carrier, a provider.",
+    method=(
+        "Incidents of at least two cells are joined while their first cause is the same shared thing and they began "
+        "within one window."
+    ),
+    source="grouping across clusters, The Site Reliability Workbook (2018), chapter 8",
+    limits="Cells must name the cause alike; one cell alone is no story of the fleet.",
+)
+STEP = Step("fleet", Config, (Incident,), _is_of_a_cell, State, step, _pack, _unpack, tick=tick, due=due, about=ABOUT)

@@ -24,7 +24,7 @@ from pydantic import Field
 from processors.durations import Durations
 from processors.episodes import Episodes
 from processors.pace import Due, Pace, late
-from processors.step import Findings, Item, Parts, Step, StepConfig
+from processors.step import About, Findings, Item, Parts, Step, StepConfig
 from schemas.calendar import Calendar
 from schemas.impact import CutOffStake, Impact, Stake
 from schemas.records import BusinessBatch, Evidence, Record, Severity
@@ -277,7 +277,7 @@ def _finding(
         "severity": Severity.CRITICAL if presses else Severity.WARNING,
         "score": min(0.99, 1 - 1 / (1 + impact.documents / config.documents)),
         "summary": f"{what}; {misses[0].text}" if misses else what,
-        "evidence": tuple(Evidence(text=one.text, value=one.value, time_ms=at_ms) for one in evidence),
+        "evidence": tuple(one.model_copy(update={"time_ms": at_ms}) for one in evidence),
         "tenants": (state.tenant,),
         "impact": impact,
     }
@@ -362,12 +362,25 @@ def _stuck(config: Config, state: State, delayed: list[Document]) -> Iterable[Ev
         stages.setdefault(one.stage, []).append(one)
     for name, members in list(stages.items())[:5]:
         oldest = min(members, key=lambda one: one.begun_ms)
-        usual = state.stages[name].durations.quantile_ms(config.quantile)
-        text = (
-            f"{len(members)} {oldest.kind} wait in {oldest.state} longer than usual ({_told(usual)} for nearly all); "
-            f"the oldest is {oldest.name or '?'}, for {_told(state.clock_ms - oldest.begun_ms)} of business time"
+        stage, waits_ms = state.stages[name], state.clock_ms - oldest.begun_ms
+        usual = stage.durations.quantile_ms(config.quantile)
+        late = stage.usual_late or 0.0
+        many = round(len(members) + late)
+        yield Evidence(
+            text=f"{many} {oldest.kind} have stood in {oldest.state} for too long, usually {late:.0f} have",
+            unit="{document}",
+            value=float(many),
+            expected=late,
+            window_ms=round(limit_ms(config, stage) or 0),
         )
-        yield Evidence(text=text, value=float(len(members)))
+        yield Evidence(
+            text=f"the oldest of them is {oldest.name or '?'}, for {_told(waits_ms)} of business time; "
+            f"{config.quantile:.0%} leave the state within {_told(usual)}",
+            unit="s",
+            value=waits_ms / 1000,
+            expected=usual / 1000,
+            window_ms=waits_ms,
+        )
 
 
 def _misses(state: State, calendar: Calendar, impact: Impact, at_ms: int) -> Iterable[Evidence]:
@@ -379,7 +392,7 @@ def _misses(state: State, calendar: Calendar, impact: Impact, at_ms: int) -> Ite
             f"{calendar.local(one.cut_off_ms):%H:%M}, in {_told(left)} of business time: {now:.0f} an hour leave now, "
             f"usually {usual:.0f}"
         )
-        yield Evidence(text=text, value=float(one.documents))
+        yield Evidence(text=text, unit="{document}", value=float(one.documents), expected=0.0, window_ms=round(left))
 
 
 def _told(duration_ms: float) -> str:
@@ -434,5 +447,25 @@ def unpack(parts: Parts) -> State:
     return state
 
 
+ABOUT = About(
+    finds=(
+        "Business documents that are stuck on their way, what they are worth, and which will miss their shipping "
+        "cut-off."
+    ),
+    method=(
+        "Each document has a clock in business time for the state it is in; it is late when nearly all "
+        "leave the state far sooner, and a finding when more are late than usual."
+    ),
+    source=(
+        "state clocks of process mining (van der Aalst, Process Mining, 2nd ed., ch. 9); Little's law for the "
+        "pace (Hopp & Spearman, Factory Physics)"
+    ),
+    limits=(
+        "A state is judged once enough documents have left it; documents that have stood for days are parked and "
+        "not counted."
+    ),
+)
 # Version 1 kept other clocks, which cannot be read: it starts afresh.
-STEP = Step("journeys", Config, (BusinessBatch,), unit, State, step, pack, unpack, tick=tick, due=due, version=3)
+STEP = Step(
+    "journeys", Config, (BusinessBatch,), unit, State, step, pack, unpack, tick=tick, due=due, version=3, about=ABOUT
+)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from processors.episodes import Episodes, Open
-from processors.step import Findings, Item, Step, StepConfig, json_state
+from processors.step import About, Findings, Item, Step, StepConfig, json_state
 from schemas.records import Evidence, OperationsEvent, Record, Severity
 
 BLOCKED = "postgresql.lock.blocked"
@@ -68,7 +68,7 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
         severity=Severity.CRITICAL if total > 5 * config.waiter_seconds else Severity.WARNING,
         score=min(0.99, 1 - 0.5 * config.waiter_seconds / max(total, config.waiter_seconds)),
         summary=_summary(event, known),
-        evidence=_evidence(event, total, config.calendar(event.tenant).at(event.time_ms).phase, item.at_ms),
+        evidence=_evidence(config, event, total, known.usual, item.at_ms),
         tenants=(event.tenant,),
         advice=_advice(event),
     )
@@ -122,17 +122,34 @@ def _summary(event: OperationsEvent, known: Waiting) -> str:
     )
 
 
-def _evidence(event: OperationsEvent, total: float, phase: str, at_ms: int) -> tuple[Evidence, ...]:
+def _evidence(config: Config, event: OperationsEvent, total: float, usual: float, at_ms: int) -> tuple[Evidence, ...]:
     say = event.attributes.get
-    holder = f"pid {say('postgresql.blocker.pid')} ({say('postgresql.blocker.application', '?')})"
+    user = say("user.name", say("db.user"))
+    holder = (
+        f"pid {say('postgresql.blocker.pid', '?')}",
+        f"user {user}" if user else None,
+        say("postgresql.blocker.application"),
+        say("postgresql.blocker.state"),
+    )
     texts = [
-        f"the lock is held by user {say('user.name', say('db.user', '?'))}, {holder}, {say('postgresql.blocker.state', '?')}",
-        f"its statement: {say('db.query.text', '?')}",
-        f"its transaction is {_number(event, 'postgresql.blocker.transaction_age_s'):.0f} s old",
-        f"waiting: {say('postgresql.waiting.query', '?')}",
-        f"{total:.0f} waiter-seconds in the window; the calendar says {phase}",
+        f"the lock is held by {', '.join(str(one) for one in holder if one)}",
+        *(f"its statement: {query}" for query in [say("db.query.text")] if query),
+        *(f"waiting: {query}" for query in [say("postgresql.waiting.query")] if query),
     ]
-    return tuple(Evidence(text=text[:2_000], time_ms=at_ms) for text in texts)
+    window_s = config.window_ms / 1000
+    limit = max(config.waiter_seconds, config.usual_factor * usual)
+    waited = Evidence(
+        text=f"sessions waited {total:.0f} s in all within {window_s:.0f} s, usually {usual:.0f} s; told from {limit:.0f} s on",
+        unit="s",
+        value=total,
+        expected=usual,
+        window_ms=config.window_ms,
+        time_ms=at_ms,
+    )
+    age_s = _number(event, "postgresql.blocker.transaction_age_s")
+    age = Evidence(text=f"the transaction that holds it is {age_s:.0f} s old", unit="s", value=age_s, time_ms=at_ms)
+    said = (Evidence(text=text[:2_000], time_ms=at_ms) for text in texts)
+    return (waited, *((age,) if age_s else ()), *said)
 
 
 def _advice(event: OperationsEvent) -> str:
@@ -151,4 +168,13 @@ def unit(record: Record) -> str | None:
 
 
 _pack, _unpack = json_state(State)
-STEP = Step("locks", Config, (OperationsEvent,), unit, State, step, _pack, _unpack, tick=tick, due=due)
+ABOUT = About(
+    finds="Sessions of a tenant that wait for a lock, and the statement, user and transaction that holds it.",
+    method=(
+        "Waiter-seconds of blocking trees are summed over a sliding window and compared with what is usual in "
+        "windows with waits."
+    ),
+    source="average active sessions by wait class (practice of Oracle and AWS Performance Insights)",
+    limits="Waits shorter than the time between two looks at PostgreSQL are seen by chance only.",
+)
+STEP = Step("locks", Config, (OperationsEvent,), unit, State, step, _pack, _unpack, tick=tick, due=due, about=ABOUT)

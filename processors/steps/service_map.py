@@ -25,7 +25,7 @@ from processors.rootcause.diagnosis import Case, Diagnosis, Ranked, diagnose
 from processors.rootcause.ledger import Ledger, Rows
 from processors.rootcause.linking import Links, Request
 from processors.rootcause.service_map import Settings, Symptom
-from processors.step import Findings, Item, Parts, Step, StepConfig
+from processors.step import About, Findings, Item, Parts, Step, StepConfig
 from schemas.records import Evidence, Record, Scrape, Severity, SpanBatch
 from schemas.series import parse, split
 
@@ -235,6 +235,7 @@ def _look(config: Config, state: State, symptom: Symptom, span: Rows, before: in
         before=before,
         symptom=symptom,
         since_ms=end_ms - (len(span) - before) * config.bin_ms,
+        lasts_ms=(len(span) - before) * config.bin_ms,
     )
     return Look(symptom, diagnose(case, Settings(false_alarms=config.suspicious)))
 
@@ -271,18 +272,23 @@ def _told(config: Config, name: str, blame: Blame, end_ms: int) -> dict[str, Any
 
 def _summary(name: str, symptom: Symptom, diagnosis: Diagnosis) -> str:
     suffering = ", ".join(diagnosis.affected[:3])
-    return f"{name} {SEEN_AS[symptom]} by itself" + (f"; {suffering} suffer with it" if suffering else "")
+    suffer = "suffers" if len(diagnosis.affected) == 1 else "suffer"
+    return f"{name} {SEEN_AS[symptom]} by itself" + (f"; {suffering} {suffer} with it" if suffering else "")
 
 
 def _evidence(one: Ranked, diagnosis: Diagnosis, end_ms: int) -> tuple[Evidence, ...]:
-    share = Evidence(text=f"{one.probability:.0%} of what was lost is its own", value=one.probability, time_ms=end_ms)
+    share = _share(f"{one.probability:.0%} of what was lost is its own", one, end_ms)
     rivals = [
-        Evidence(text=f"{other.name} has {other.probability:.0%} of the blame", value=other.probability, time_ms=end_ms)
+        _share(f"{other.name} has {other.probability:.0%} of the blame", other, end_ms)
         for other in diagnosis.ranked[:3]
         if other is not one
     ]
     doubts = [fact.model_copy(update={"text": f"against it: {fact.text}"}) for fact in one.against]
     return (share, *one.evidence, *doubts, *rivals)
+
+
+def _share(text: str, one: Ranked, end_ms: int) -> Evidence:
+    return Evidence(text=text, unit="1", value=one.probability, time_ms=end_ms)
 
 
 def _cause(service: str) -> str:
@@ -348,4 +354,21 @@ def unpack(parts: Parts) -> State:
     )
 
 
-STEP = Step("service_map", Config, (SpanBatch, Scrape), unit, State, step, pack, unpack, tick=tick, due=due)
+ABOUT = About(
+    finds="The service of a call graph that is at fault, rather than those that wait for it.",
+    method=(
+        "Lost seconds and failed requests are booked along the call graph; what a service has lost and its "
+        "callees do not explain is its own."
+    ),
+    source=(
+        "blame as what callees do not explain (Budhathoki et al. 2022, Hardt et al. 2023); maximum over spans of "
+        "the normal period for the family of all services (Westfall & Young 1993)"
+    ),
+    limits=(
+        "Needs spans or a collector's service graph and hours of health; a service that nobody traces is seen "
+        "only by its callers."
+    ),
+)
+STEP = Step(
+    "service_map", Config, (SpanBatch, Scrape), unit, State, step, pack, unpack, tick=tick, due=due, about=ABOUT
+)

@@ -34,13 +34,14 @@ def summary(change: Change, verdict: Verdict, worst: str, why: str, mended: bool
 
 
 def evidence(
-    ledger: Ledger, seen: Contrast | None, rows: Any, also: Iterable[Change], at_ms: int, why: str
+    ledger: Ledger, seen: Contrast | None, rows: Any, also: Iterable[Change], since_ms: int, at_ms: int, why: str
 ) -> tuple[Evidence, ...]:
     """The rows that decided, or those that came nearest to it; who stood beside; what else was changed at that time."""
-    found = [Evidence(text=why, time_ms=at_ms)] if why else []
+    window_ms = max(0, at_ms - since_ms)
+    found = [Evidence(text=why, window_ms=window_ms, time_ms=at_ms)] if why else []
     if seen is not None:
         nearest = np.argsort(-seen.log_e * np.sign(seen.shift), kind="stable")
-        found += [_row(ledger, seen, int(row), at_ms) for row in (rows if len(rows) else nearest)[:SAID]]
+        found += [_row(ledger, seen, int(row), window_ms, at_ms) for row in (rows if len(rows) else nearest)[:SAID]]
         beside = ", ".join(seen.controls[:5])
         text = (
             f"compared with its own past and with {beside}"
@@ -59,7 +60,7 @@ def row_text(ledger: Ledger, seen: Contrast, row: int) -> str:
     """One comparison in words: observed, expected, the ratio with its interval, the always-valid p-value."""
     slot = int(seen.slot[row])
     what = ledger.slots[slot].name if slot >= 0 else f"{seen.metric[row]} of all that got it"
-    unit = describe(seen.metric[row]).unit.strip("{}") + ("/s" if seen.is_count[row] else "")
+    unit = _unit(seen, row)
     text = f"{what} is {seen.observed[row]:.3g} {unit} where {max(seen.expected[row], 0.0):.3g} was to be expected"
     if math.isfinite(seen.high[row]):
         low, high = (math.exp(min(bound, 20.0)) for bound in (seen.low[row], seen.high[row]))
@@ -67,15 +68,21 @@ def row_text(ledger: Ledger, seen: Contrast, row: int) -> str:
     return f"{text}, p = {min(1.0, math.exp(-min(float(seen.log_e[row]), 700.0))):.1g} at any time"
 
 
-def _row(ledger: Ledger, seen: Contrast, row: int, at_ms: int) -> Evidence:
+def _row(ledger: Ledger, seen: Contrast, row: int, window_ms: int, at_ms: int) -> Evidence:
     slot = int(seen.slot[row])
     return Evidence(
         text=row_text(ledger, seen, row),
         series=ledger.slots[slot].name if slot >= 0 else None,
+        unit=_unit(seen, row),
         value=float(seen.observed[row]),
-        expected=float(seen.expected[row]),
+        expected=max(float(seen.expected[row]), 0.0),
+        window_ms=window_ms,
         time_ms=at_ms,
     )
+
+
+def _unit(seen: Contrast, row: int) -> str:
+    return describe(seen.metric[row]).unit.strip("{}") + ("/s" if seen.is_count[row] else "")
 
 
 def sufferers(ledger: Ledger, seen: Contrast | None, rows: Any) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,9 @@ from processors.lineage import Writer, restore
 from processors.steps.registry import STEPS
 from schemas.codec import Envelope, Received, encode
 from schemas.estate import Estate
+from schemas.metrics import Kind, describe
 from schemas.records import BusinessBatch, Change, Heartbeat, OperationsEvent, Record, Scrape, SpanBatch
+from schemas.series import parse
 from schemas.topics import INPUTS, topic_of
 from tests.support import script
 
@@ -182,6 +185,28 @@ def test_it_finds_something_in_an_eventful_log(name: str) -> None:
     """The other tests of this file would pass for a step that never speaks."""
     told = b"\n".join(run(PartitionFold(plan(name)), log()))
     assert (b'"causes"' if name == "correlator" else f'"detector":"{name}"'.encode()) in told
+
+
+@every_step
+def test_it_says_what_it_finds_how_and_where_that_ends(name: str) -> None:
+    about = STEPS[name].about
+    assert about is not None
+    assert all(len(sentence) > 20 for sentence in about)
+
+
+@every_step
+def test_every_signal_carries_what_was_measured_over_what_time_and_when(name: str) -> None:
+    found = [json.loads(one) for one in run(PartitionFold(plan(name)), log())]
+    for signal in (one for one in found if one.get("detector", "script") != "script"):
+        facts = signal["evidence"]
+        assert all(fact["time_ms"] and fact["phase"] and fact["text"] for fact in facts)
+        assert any(fact["window_ms"] is not None or _is_instant(fact) for fact in facts), signal
+        if signal["verdict"] != "inconclusive":  # what was not measured has no value
+            assert any(fact["value"] is not None and fact["unit"] for fact in facts), signal
+
+
+def _is_instant(fact: dict[str, Any]) -> bool:
+    return fact["series"] is not None and describe(parse(fact["series"]).name).kind is not Kind.SUM
 
 
 def test_stories_merge_split_flap_and_rest_in_the_log() -> None:

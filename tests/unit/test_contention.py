@@ -74,7 +74,7 @@ def test_it_is_one_when_what_is_shared_runs_out() -> None:
     cell.looks(CALM, (0.2, 0.3, 0.1), (0.1, 0.2, 0.1), **few)
     cell.looks(LOUD, (6.0, 0.3, 0.1), (0.1, 0.2, 0.1), **{**few, "postgresql__connection__used": 85.0})
     assert cell.told[0].severity is Severity.WARNING
-    assert cell.told[0].evidence[-1].text == "85% of the connections are used"
+    assert cell.told[0].evidence[-1].text == "85% of the connections are used; pressed from 80% on"
 
 
 def test_who_was_slow_before_is_no_victim() -> None:

@@ -12,7 +12,7 @@ groups with something new in them are looked at, and ticks come only when time a
 
 from __future__ import annotations
 
-from processors.step import Findings, Item, Step, whole_cell
+from processors.step import About, Findings, Item, Step, whole_cell
 from processors.steps.correlator import grouping, quiet, telling
 from processors.steps.correlator.config import Config
 from processors.steps.correlator.state import Deed, Kept, State, cause_of, pack, unpack, verdict_of
@@ -138,6 +138,36 @@ def _forget_change(state: State, cause: str) -> None:
     state.renew(cause)
 
 
+ABOUT = About(
+    finds=(
+        "One incident out of the signals and changes that belong together, with ranked causes, those who suffer "
+        "and the business at stake."
+    ),
+    method=(
+        "Signals near in time are joined where a table of mechanisms and the map of the estate let one explain "
+        "the other; each candidate's probability weighs its prior, what it explains, what it leaves unexplained "
+        "and what began before it."
+    ),
+    source=(
+        "roots ranked over a dependency graph with noise, Shrink (Kandula et al. 2005) and Sherlock (Bahl et al. "
+        "2007); design effect of correlated observations (Kish 1965)"
+    ),
+    limits=(
+        "It can name only what is in the estate or sends signals; two independent faults within minutes at one "
+        "resource may be told as one."
+    ),
+)
 STEP = Step(
-    "correlator", Config, (Signal, Change), whole_cell, State, step, pack, unpack, tick=tick, due=due, version=2
+    "correlator",
+    Config,
+    (Signal, Change),
+    whole_cell,
+    State,
+    step,
+    pack,
+    unpack,
+    tick=tick,
+    due=due,
+    version=2,
+    about=ABOUT,
 )
