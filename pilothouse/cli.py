@@ -259,25 +259,41 @@ def replay(
 
 @app.command(epilog="Example: pilothouse explain 7979a481f78cc8679b06 -c estate/")
 def explain(
-    identity: Annotated[str, typer.Argument(metavar="ID", help="Of a signal or an incident.", show_default=False)],
+    identity: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID", help="Of a signal or an incident, or the first four signs of it or more.", show_default=False
+        ),
+    ],
+    source: Annotated[
+        Path | None,
+        typer.Option("--in", help="JSON lines as replay --out or simulate --out writes them, in place of Kafka."),
+    ] = None,
     config: Annotated[
         Path | None, typer.Option("-c", "--config", help="Estate, whose calendars tell the phase.")
     ] = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Why a signal or an incident was told: values, what was expected, when it was told, what grouped or inhibited it."""
+    """Why a signal or an incident was told: values, what was expected, how it was found, what grouped or inhibited it."""
     from pilothouse import explain as explaining
-    from pilothouse.explanation import text
+    from pilothouse.explanation import UnknownId
+    from pilothouse.explanation_text import text
 
     with _said():
-        settings = _settings()
         estate = load(config) if config else None
-        kafka = programs.kafka_options(settings)
         try:
-            made = asyncio.run(explaining.explain(kafka, identity, estate, settings.topic_prefix))
-        except explaining.UnknownId as error:
+            if source:
+                made = explaining.explain_file(source, identity, estate)
+            else:
+                settings = _settings()
+                kafka = programs.kafka_options(settings)
+                made = asyncio.run(explaining.explain(kafka, identity, estate, settings.topic_prefix))
+        except UnknownId as error:
             _complain(str(error))
             raise typer.Exit(FINDING) from None
+        except (explaining.Unreadable, FileNotFoundError, IsADirectoryError, PermissionError) as error:
+            _complain(f"{source}: {error.strerror}" if isinstance(error, OSError) else str(error))
+            raise typer.Exit(MISUSE) from None
     _print(made, output, text(made))
 
 

@@ -1,15 +1,18 @@
-"""`pilothouse explain`: finds a signal or an incident in the log, with what belongs to it."""
+"""`pilothouse explain`: finds a signal or an incident in the log, or in a file of findings, with what belongs to it."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
-from typing import Any, TypeGuard
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
+import orjson
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from pydantic import ValidationError
 
 from pilothouse import kafka_log
 from pilothouse.broker import partitions
-from pilothouse.explanation import Measured, Told, answer
+from pilothouse.explanation import Measured, Told, UnknownId, answer, holds, whole_id
 from schemas.calendar import Calendar
 from schemas.codec import Received, decode, rfc3339
 from schemas.estate import Estate
@@ -19,8 +22,8 @@ from schemas.topics import DETECTIONS, INCIDENTS, METRICS
 RECORDS_MAX = 500_000  # of the metrics; more are not read, which is said
 
 
-class UnknownId(LookupError):  # noqa: N818 (it is an answer)
-    """No telling of such an id stands in the log; the message says what is known."""
+class Unreadable(ValueError):  # noqa: N818 (it is an answer)
+    """A file holds something else than findings; the message says where."""
 
 
 async def explain(
@@ -37,6 +40,10 @@ async def explain(
     try:
         told, partition = await _told(reader, identity, detections, incidents)
         if partition is None:
+            every = [one async for _, one in _records(reader, [*detections, *incidents], [identity])]
+            whole = whole_id(identity, every)
+            told, partition = await _told(reader, whole, detections, incidents) if whole else (told, None)
+        if partition is None:
             since = [at for place in (*detections, *incidents) if (at := await kafka_log.begins_ms(reader, place))]
             raise UnknownId(_unknown(identity, min(since, default=None)))
         place = next((one for one in metrics if one.partition == partition), None)
@@ -51,26 +58,17 @@ async def _told(
 ) -> tuple[Told, int | None]:
     """Every telling of the id, of the incidents that hold it, and of the signals that an incident joins."""
     told, partition = Told(identity), None
-    stories = {one.id async for _, one in _records(reader, incidents, [identity]) if _holds(one, identity)}
+    stories = {one.id async for _, one in _records(reader, incidents, [identity]) if holds(one, identity)}
     async for found, one in _records(reader, incidents, stories):
         if isinstance(one, Incident) and one.id in stories:
             told.incidents.setdefault(one.id, []).append(one)
             partition = found if partition is None or one.id == identity else partition
-    wanted = {identity} | {signal for one in told.incidents.get(identity, ()) for signal in one.signals}
+    wanted = told.wanted()
     async for found, one in _records(reader, detections, wanted):
         if isinstance(one, Signal) and one.id in wanted:
             told.signals.setdefault(one.id, []).append(one)
             partition = found
     return told, partition
-
-
-def _holds(one: Record, identity: str) -> TypeGuard[Incident]:
-    """Whether an incident is asked for, or joins, inhibits or contains what is."""
-    return isinstance(one, Incident) and (
-        identity in (one.id, *one.signals)
-        or any(other.signal == identity for other in one.inhibited)
-        or any(part.incident == identity for part in one.parts)
-    )
 
 
 async def _records(
@@ -92,7 +90,7 @@ async def _measured(reader: AIOKafkaConsumer, told: Told, place: TopicPartition 
     measured, (from_ms, to_ms) = Measured(told.series()), told.window()
     if place is None:
         return measured, ["the metrics' topic is not on the broker, so nothing measured is shown"]
-    if not measured.points:
+    if not measured.is_wanted:
         return measured, ["its evidence names no series, so nothing measured is shown"]
     notes = []
     oldest = await kafka_log.begins_ms(reader, place)
@@ -132,3 +130,54 @@ def _unknown(identity: str, since_ms: int | None) -> str:
         f"no signal or incident {identity!r} stands in the log, {reach}; "
         f"`pilothouse topics tail {DETECTIONS.name} --from-start -o json` lists what does"
     )
+
+
+def explain_file(path: Path, identity: str, estate: Estate | None = None) -> dict[str, Any]:
+    """The explanation of what a file of JSON lines tells, as `replay --out` and `simulate --out` write it.
+
+    Raises UnknownId, Unreadable, and OSError.
+    """
+    found = [one for one in _lines(path) if isinstance(one, Signal | Incident)]
+    whole = whole_id(identity, found) or identity
+    told = Told.of(whole, found)
+    if not told.asked and not told.incidents:
+        raise UnknownId(f"no signal or incident {identity!r} stands in {path}, which tells of {_counted(found)}")
+    measured, (from_ms, to_ms) = Measured(told.series()), told.window()
+    for one in _lines(path) if measured.is_wanted else ():
+        if isinstance(one, Scrape) and one.cell == told.cell and from_ms <= one.time_ms <= to_ms:
+            measured.take(one)
+    nothing = measured.is_wanted and not any(measured.points.values())
+    notes = [f"{path} holds no metrics around it, so nothing measured is shown"] if nothing else []
+    return answer(told, measured, notes, _calendar(estate, told))
+
+
+def _lines(path: Path) -> Iterator[Record]:
+    """The findings and the scrapes of a file; its other lines are passed over."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                record = _record(orjson.loads(line)) if line.strip() else None
+            except (orjson.JSONDecodeError, ValidationError) as error:
+                why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+                raise Unreadable(
+                    f"{path}, line {number}: {why}; wanted are JSON lines as `replay --out` or `simulate --out` writes"
+                ) from error
+            if record is not None:
+                yield record
+
+
+def _record(line: Any) -> Record | None:
+    if not isinstance(line, dict):
+        return None
+    if "signal" in line or "detector" in line:
+        return Signal.model_validate(line.get("signal", line))
+    if "incident" in line or "causes" in line:
+        return Incident.model_validate(line.get("incident", line))
+    return Scrape.model_validate(line["record"]) if line.get("type") == Scrape.type else None
+
+
+def _counted(found: Sequence[Record]) -> str:
+    signals = {one.id: f"signal, {one.cause}" for one in found if isinstance(one, Signal)}
+    incidents = {one.id: f"incident, {one.title}" for one in found if isinstance(one, Incident)}
+    listed = "".join(f"\n  {name}  {what}" for name, what in list((incidents | signals).items())[:10])
+    return f"{len(signals)} signals and {len(incidents)} incidents{':' if listed else ''}{listed}"

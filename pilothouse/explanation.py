@@ -1,4 +1,4 @@
-"""What a signal or an incident means, made of what the log holds of it: an answer for machines, and the same in words.
+"""What a signal or an incident means, made of what the log holds of it: an answer for machines (`explanation_text`: for people).
 
 Nothing is folded again. What was expected, over what time and in which calendar phase stands in the evidence of the
 finding itself; beside it are put the values that were measured around the episode, when it was told, and which incidents
@@ -7,15 +7,17 @@ joined it or kept it from being told.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Any
+from typing import Any, TypeGuard
 
+from processors.steps.registry import FLEET, STEPS
 from schemas.calendar import Calendar
 from schemas.codec import rfc3339
 from schemas.metrics import Kind, describe
-from schemas.records import Cause, Evidence, Incident, Phase, Scrape, Signal
+from schemas.records import Cause, Evidence, Incident, Phase, Record, Scrape, Signal
 from schemas.series import parse, split
 
 MINUTE_MS = 60_000
@@ -23,8 +25,8 @@ BEFORE_MS = 15 * MINUTE_MS
 AFTER_MS = 5 * MINUTE_MS
 EPISODE_MS_MAX = 2 * 60 * MINUTE_MS  # of a longer episode only the first two hours are measured
 POINTS_MAX = 120
+PREFIX_MIN = 4  # signs of an id that stand for the whole
 SERIES_MAX = 20
-SPARKS = "▁▂▃▄▅▆▇█"
 
 
 @dataclass
@@ -34,6 +36,24 @@ class Told:
     identity: str
     signals: dict[str, list[Signal]] = field(default_factory=dict)
     incidents: dict[str, list[Incident]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, identity: str, found: Iterable[Record]) -> Told:
+        """What tells of it among findings: its own tellings, the incidents that hold it, the signals that it joins."""
+        told, every = cls(identity), list(found)
+        stories = {one.id for one in every if holds(one, identity)}
+        for one in every:
+            if isinstance(one, Incident) and one.id in stories:
+                told.incidents.setdefault(one.id, []).append(one)
+        wanted = told.wanted()
+        for one in every:
+            if isinstance(one, Signal) and one.id in wanted:
+                told.signals.setdefault(one.id, []).append(one)
+        return told
+
+    def wanted(self) -> set[str]:
+        """Ids of the signals that belong to it."""
+        return {self.identity} | {signal for one in self.incidents.get(self.identity, ()) for signal in one.signals}
 
     @property
     def cell(self) -> str:
@@ -61,10 +81,10 @@ class Told:
         return start - BEFORE_MS, min(end, start + EPISODE_MS_MAX) + AFTER_MS
 
     def series(self) -> list[tuple[str, str]]:
-        """Resource and identity of what its evidence was seen on."""
+        """Resource and identity of what its evidence was seen on; of a change, which has no resource, '' for any."""
         ids = [self.identity] if self.identity in self.signals else list(self.signals)
         seen = (
-            (one.resource, fact.series)
+            ("" if one.verdict else one.resource, fact.series)
             for name in ids
             for one in self.signals[name]
             for fact in one.evidence
@@ -73,51 +93,101 @@ class Told:
         return list(dict.fromkeys(seen))[:SERIES_MAX]
 
 
+def holds(one: Record, identity: str) -> TypeGuard[Incident]:
+    """Whether an incident is asked for, or joins, inhibits or contains what is."""
+    return isinstance(one, Incident) and identity in _names(one)
+
+
+def _names(one: Record) -> set[str]:
+    if isinstance(one, Incident):
+        inhibited = (other.signal for other in one.inhibited)
+        return {one.id, *one.signals, *inhibited, *(part.incident for part in one.parts)}
+    return {one.id} if isinstance(one, Signal) else set()
+
+
+class UnknownId(LookupError):  # noqa: N818 (it is an answer)
+    """No telling of such an id is known; the message says what is."""
+
+
+def whole_id(prefix: str, found: Iterable[Record]) -> str | None:
+    """The id that is meant by its first signs, among findings. Raises UnknownId when several may be."""
+    if len(prefix) < PREFIX_MIN:
+        return None
+    fits = {name: what for one in found for name, what in _named(one) if name.startswith(prefix)}
+    if prefix in fits or len(fits) == 1:
+        return prefix if prefix in fits else next(iter(fits))
+    if not fits:
+        return None
+    shown = "".join(f"\n  {name}  {fits[name]}" for name in sorted(fits)[:10])
+    raise UnknownId(f"{prefix!r} is the begin of {len(fits)} ids; write more of the one that is meant:{shown}")
+
+
+def _named(one: Record) -> Iterable[tuple[str, str]]:
+    for name in _names(one):
+        if isinstance(one, Signal):
+            yield name, f"signal, {one.cause}"
+        elif isinstance(one, Incident) and name == one.id:
+            yield name, f"incident, {one.title}"
+
+
 class Measured:
     """The values of some series, picked from scrapes; of a sum the rate a second."""
 
     def __init__(self, wanted: Iterable[tuple[str, str]]) -> None:
-        self.points: dict[tuple[str, str], list[tuple[int, float]]] = {one: [] for one in wanted}
-        self._resources = {resource for resource, _ in self.points}
+        self.points: dict[tuple[str, str], list[tuple[int, float]]] = {}
+        self._wanted: dict[str, list[str]] = {}
+        for resource, identity in wanted:
+            self._wanted.setdefault(resource, []).append(identity)
+            if resource:
+                self.points[resource, identity] = []
         self._last: dict[tuple[str, str], tuple[int, int | None, float]] = {}
 
     def take(self, scrape: Scrape) -> None:
         """Pick what is wanted of a scrape."""
-        if scrape.resource not in self._resources:
+        wanted = [identity for of in {"", scrape.resource} & self._wanted.keys() for identity in self._wanted[of]]
+        if not wanted:
             return
         places = {identity: place for place, identity in enumerate(split(scrape.series))}
-        for key in self.points:
-            resource, identity = key
-            value = scrape.values[places[identity]] if resource == scrape.resource and identity in places else None
+        for identity in wanted:
+            value = scrape.values[places[identity]] if identity in places else None
             if value is not None:
-                self._add(key, scrape, value)
+                self._add((scrape.resource, identity), scrape, value)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether any series is wanted at all."""
+        return bool(self._wanted)
 
     def _add(self, key: tuple[str, str], scrape: Scrape, value: float) -> None:
         if describe(parse(key[1]).name).kind is not Kind.SUM:
-            self.points[key].append((scrape.time_ms, value))
+            self.points.setdefault(key, []).append((scrape.time_ms, value))
             return
         last = self._last.get(key)
         self._last[key] = (scrape.time_ms, scrape.start_time_ms, value)
         if last and last[1] == scrape.start_time_ms and value >= last[2] and scrape.time_ms > last[0]:
-            self.points[key].append((scrape.time_ms, (value - last[2]) * 1000 / (scrape.time_ms - last[0])))
+            self.points.setdefault(key, []).append(
+                (scrape.time_ms, (value - last[2]) * 1000 / (scrape.time_ms - last[0]))
+            )
 
 
 def answer(told: Told, measured: Measured, notes: Iterable[str], calendar: Calendar | None = None) -> dict[str, Any]:
     """The explanation for machines. `calendar` is the tenant's, when the estate is known."""
     start, end = told.episode()
     last = told.asked[-1] if told.asked else None
-    phases = [fact.phase for one in told.signals.get(told.identity, []) for fact in one.evidence if fact.phase]
+    asked = told.signals.get(told.identity) or [one for tellings in told.signals.values() for one in tellings]
+    phases = [fact.phase for one in asked for fact in one.evidence if fact.phase]
     made: dict[str, Any] = {
         "id": told.identity,
         "kind": "incident" if told.is_incident else "signal",
         "cell": told.cell,
         "started": rfc3339(start),
         "ended": rfc3339(end) if last is not None and last.phase is Phase.RESOLVED else None,
+        "last_told": rfc3339(end),
         "lasted_s": (end - start) / 1000,
         "calendar_phase": calendar.at(start).phase if calendar else next(iter(phases), None),
     }
     if isinstance(last, Signal):
-        made |= _of_signal(last)
+        made |= _of_signal(last, _strongest(told.signals[told.identity]))
     if isinstance(last, Incident):
         made |= _of_incident(last)
     made["told"] = [_telling(one) for one in told.asked]
@@ -129,14 +199,24 @@ def answer(told: Told, measured: Measured, notes: Iterable[str], calendar: Calen
     return made
 
 
-def _of_signal(one: Signal) -> dict[str, Any]:
+def _strongest(tellings: list[Signal]) -> Signal:
+    """The telling that says most: when it was worst; of a change the last one, which is the verdict."""
+    last = tellings[-1]
+    return last if last.verdict else max(tellings, key=lambda one: (one.severity, one.score, one.time_ms))
+
+
+def _of_signal(last: Signal, one: Signal) -> dict[str, Any]:
+    """What it was when it was strongest, and what it is at last."""
     return {
-        "cause": one.cause,
+        "cause": last.cause,
         "summary": one.summary,
         "severity": one.severity.name.lower(),
-        "phase": one.phase.value,
+        "phase": last.phase.value,
         "score": one.score,
+        "verdict": one.verdict.value if one.verdict else None,
+        "expected": rfc3339(one.expected_ms) if one.expected_ms is not None else None,
         "detector": one.detector,
+        "method": _method(one.detector),
         "resource": one.resource,
         "tenant": one.tenant,
         "tenants": list(one.tenants),
@@ -146,6 +226,12 @@ def _of_signal(one: Signal) -> dict[str, Any]:
     }
 
 
+def _method(detector: str) -> dict[str, str] | None:
+    """What the step says of itself; None of one that is no longer there."""
+    step = STEPS.get(detector) or FLEET.get(detector)
+    return step.about._asdict() if step and step.about else None
+
+
 def _of_incident(one: Incident) -> dict[str, Any]:
     return {
         "cause": one.causes[0].cause,
@@ -153,6 +239,7 @@ def _of_incident(one: Incident) -> dict[str, Any]:
         "severity": one.severity.name.lower(),
         "phase": one.phase.value,
         "version": one.version,
+        "method": _method("fleet" if one.parts else "correlator"),
         "tenants": list(one.tenants),
         "impact": one.impact.model_dump(),
         "advice": one.advice,
@@ -177,9 +264,21 @@ def _fact(fact: Evidence) -> dict[str, Any]:
         shown["time"] = rfc3339(fact.time_ms)
     if fact.window_ms is not None:
         shown["window_s"] = fact.window_ms / 1000
+    if fact.unit or fact.series:
+        shown["unit"] = _unit(fact.unit or _unit_of(fact.series or ""))
     if fact.scale and fact.value is not None and fact.expected is not None:
         shown["distance"] = round((fact.value - fact.expected) / fact.scale, 3)
     return shown
+
+
+def _unit_of(identity: str) -> str:
+    metric = describe(parse(identity).name)
+    return metric.unit + ("/s" if metric.kind is Kind.SUM else "")
+
+
+def _unit(ucum: str) -> str:
+    """As people say it: without the braces of UCUM's annotations; nothing for a plain number."""
+    return re.sub(r"[{}]", "", ucum).removeprefix("1") if not ucum.startswith("1/") else ucum
 
 
 def _telling(one: Signal | Incident) -> dict[str, Any]:
@@ -207,6 +306,7 @@ def _membership(told: Told, tellings: list[Incident]) -> dict[str, Any]:
         "rank": ranked[cause][0] if cause in ranked else None,
         "probability": ranked[cause][1] if cause in ranked else None,
         "inhibited_by": [name for one in inhibited for name in one.by],
+        "inhibits": [f"{one.cause} ({one.signal})" for one in last.inhibited if cause in one.by],
         "joined_with": [
             one for one in (*last.signals, *(part.incident for part in last.parts)) if one != told.identity
         ],
@@ -244,12 +344,11 @@ def _remarks(told: Told) -> Iterable[str]:
 
 def _series(key: tuple[str, str], points: list[tuple[int, float]], start_ms: int, end_ms: int) -> dict[str, Any]:
     resource, identity = key
-    metric = describe(parse(identity).name)
     stride = -(-len(points) // POINTS_MAX) or 1
     return {
         "resource": resource,
         "series": identity,
-        "unit": metric.unit + ("/s" if metric.kind is Kind.SUM else ""),
+        "unit": _unit(_unit_of(identity)),
         "before": _stretch([value for at, value in points if at < start_ms]),
         "during": _stretch([value for at, value in points if start_ms <= at <= end_ms]),
         "after": _stretch([value for at, value in points if at > end_ms]),
@@ -260,96 +359,3 @@ def _series(key: tuple[str, str], points: list[tuple[int, float]], start_ms: int
 def _stretch(values: list[float]) -> dict[str, Any] | None:
     """None where nothing was measured."""
     return {"looks": len(values), "min": min(values), "median": median(values), "max": max(values)} if values else None
-
-
-def text(made: Mapping[str, Any]) -> str:
-    """The explanation for people."""
-    until = f"until {made['ended']}" if made["ended"] else "and goes on"
-    lines = [f"{made.get('cause', '?')}: {made.get('summary', 'only incidents tell of it')}"]
-    lines.append(
-        f"{made['kind']} {made['id']} in cell {made['cell']}, {made.get('severity', 'of unknown severity')}, "
-        f"since {made['started']} {until} ({made['lasted_s']:.0f} s)"
-    )
-    if made["kind"] == "signal" and "detector" in made:
-        whose = f" of {made['tenant']}" if made["tenant"] else ""
-        lines.append(f"found by {made['detector']} on {made['resource']}{whose}, score {made['score']:.2f}")
-    lines.append(f"calendar: {made['calendar_phase'] or 'phase not known; name the estate with -c'}")
-    for title, rows in (
-        ("why", [row for fact in made.get("evidence", []) for row in _fact_lines(fact)]),
-        ("measured around it", [row for one in made["measured"] for row in _series_lines(one)]),
-        ("candidates", [row for cause in made.get("causes", []) for row in _cause_lines(cause)]),
-        ("told", [_told_line(one) for one in made["told"]]),
-        ("grouped", [row for one in made["incidents"] for row in _membership_lines(one)]),
-        ("in cells", [f"{one['cell']}: incident {one['incident']} ({one['phase']})" for one in made.get("parts", [])]),
-        ("joins", [_member_line(one) for one in made["signals"]]),
-        ("notes", made["notes"]),
-    ):
-        if rows:
-            lines += ["", title, *(f"  {row}" for row in rows)]
-    if made.get("advice"):
-        lines += ["", f"advice: {made['advice']}"]
-    return "\n".join(lines)
-
-
-def _fact_lines(fact: Mapping[str, Any]) -> Iterable[str]:
-    yield fact["text"]
-    parts = [f"{name} {fact[name]:.6g}" for name in ("value", "expected", "scale", "distance") if name in fact]
-    parts += [f"over {fact['window_s']:.0f} s"] if "window_s" in fact else []
-    parts += [f"calendar {fact['phase']}"] if "phase" in fact else []
-    if len(parts) > 1:
-        yield f"  {', '.join(parts)}{' at ' + fact['time'] if 'time' in fact else ''}"
-
-
-def _series_lines(one: Mapping[str, Any]) -> Iterable[str]:
-    yield f"{one['series']} of {one['resource']} ({one['unit']})  {sparkline([value for _, value in one['points']])}"
-    for name in ("before", "during", "after"):
-        held = one[name]
-        shown = (
-            f"{held['median']:.4g} ({held['min']:.4g} to {held['max']:.4g}, {held['looks']} looks)"
-            if held
-            else "not measured"
-        )
-        yield f"  {name:6} {shown}"
-
-
-def _cause_lines(cause: Mapping[str, Any]) -> Iterable[str]:
-    yield f"{cause['probability']:4.0%}  {cause['cause']}"
-    yield from (f"      for: {fact}" for fact in cause["for"])
-    yield from (f"      against: {fact}" for fact in cause["against"])
-
-
-def _told_line(one: Mapping[str, Any]) -> str:
-    what = (
-        f"version {one['version']}, {one['cause']} {one['probability']:.0%}"
-        if "version" in one
-        else f"score {one['score']:.2f}"
-    )
-    return f"{one['time']} {one['phase']:8} {one['severity']:8} {what}"
-
-
-def _membership_lines(one: Mapping[str, Any]) -> Iterable[str]:
-    yield f"incident {one['id']} ({one['phase']}): {one['title']}"
-    if one["since"]:
-        yield f"  part of it since {one['since']}, versions {one['versions'][0]} to {one['versions'][-1]}"
-    if one["rank"]:
-        first = "" if one["rank"] == 1 else f"; the first is {one['cause']}"
-        yield f"  its candidate number {one['rank']} with {one['probability']:.0%}{first}"
-    if one["inhibited_by"]:
-        yield f"  not told by itself, because these explain it: {', '.join(one['inhibited_by'])}"
-    if one["joined_with"]:
-        yield f"  with {len(one['joined_with'])} others: {', '.join(one['joined_with'][:10])}"
-
-
-def _member_line(one: Mapping[str, Any]) -> str:
-    by = f"; inhibited by {', '.join(one['inhibited_by'])}" if one["inhibited_by"] else ""
-    return f"{one['id']} {one['started']} {one['phase']:8} {one['cause']}: {one['summary']}{by}"
-
-
-def sparkline(values: list[float], width: int = 40) -> str:
-    """The course of some values in a line: each sign is the highest of its stretch."""
-    if not values:
-        return ""
-    stretches = [values[place * len(values) // width : (place + 1) * len(values) // width] for place in range(width)]
-    heights = [max(stretch) for stretch in stretches if stretch]
-    low, span = min(heights), max(heights) - min(heights)
-    return "".join(SPARKS[int((height - low) / span * (len(SPARKS) - 1))] if span else SPARKS[0] for height in heights)

@@ -371,8 +371,9 @@ def _evidence(state: State, slot: int, scrape: Scrape, seen: Look) -> Evidence:
     series, value, usual = state.slots.series[slot], float(seen.observed[slot]), float(seen.expected[slot])
     metric = describe(series.name)
     unit = metric.unit.strip("{}") + ("/s" if metric.kind is Kind.SUM else "")
+    said = f"{value:.4g} {unit.removeprefix('1')}".rstrip()
     return Evidence(
-        text=f"{series.name} of {series.tenant or scrape.resource} is {value:.4g} {unit}, usually {_round(usual)} at this hour",
+        text=f"{series.name} of {series.tenant or scrape.resource} is {said}, usually {_round(usual)} at this hour",
         series=state.slots.identities[slot],
         unit=unit,
         value=value,

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import orjson
 import pytest
 
+from pilothouse.explanation import Measured, Told, answer
+from pilothouse.explanation_text import text
 from processors.fold import PartitionFold, Plan
 from processors.lineage import Writer, restore
 from processors.steps.registry import STEPS
 from schemas.codec import Envelope, Received, encode
 from schemas.estate import Estate
 from schemas.metrics import Kind, describe
-from schemas.records import BusinessBatch, Change, Heartbeat, OperationsEvent, Record, Scrape, SpanBatch
+from schemas.records import (
+    BusinessBatch,
+    Change,
+    Heartbeat,
+    Incident,
+    OperationsEvent,
+    Record,
+    Scrape,
+    Signal,
+    SpanBatch,
+)
 from schemas.series import parse
 from schemas.topics import INPUTS, topic_of
 from tests.support import script
@@ -203,6 +216,23 @@ def test_every_signal_carries_what_was_measured_over_what_time_and_when(name: st
         assert any(fact["window_ms"] is not None or _is_instant(fact) for fact in facts), signal
         if signal["verdict"] != "inconclusive":  # what was not measured has no value
             assert any(fact["value"] is not None and fact["unit"] for fact in facts), signal
+
+
+@every_step
+def test_every_finding_is_explained_in_words_that_can_be_read(name: str) -> None:
+    every = [one for one in map(_finding, run(PartitionFold(plan(name)), log())) if one is not None]
+    for identity in {one.id for one in every}:
+        said = text(answer(Told.of(identity, every), Measured([]), []))
+        assert not re.search(r"\bNone\b|\bnan\b|\binf\b|\d\.\d{9}", said), said
+        for part in ("why", "how it was found", "source: ", "limits: "):
+            assert f"\n{part}" in said or f"\n  {part}" in said, said
+
+
+def _finding(data: bytes) -> Signal | Incident | None:
+    fields = orjson.loads(data)
+    if "causes" in fields:
+        return Incident.model_validate(fields)
+    return Signal.model_validate(fields) if fields["detector"] != "script" else None
 
 
 def _is_instant(fact: dict[str, Any]) -> bool:

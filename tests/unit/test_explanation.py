@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
-from pilothouse.explanation import POINTS_MAX, Measured, Told, answer, sparkline, text
+import pytest
+from typer.testing import CliRunner
+
+from pilothouse.cli import app
+from pilothouse.explanation import POINTS_MAX, Measured, Told, UnknownId, answer, whole_id
+from pilothouse.explanation_text import number, sparkline, text
 from schemas.calendar import Calendar
 from schemas.records import Cause, Evidence, Incident, Inhibited, Part, Phase, Scrape, Severity, Signal
 
@@ -54,7 +60,9 @@ def test_a_signal_says_what_was_expected_and_how_far_it_was() -> None:
     assert made["evidence"][0]["distance"] == 49.9
     assert (made["lasted_s"], made["ended"]) == (60, "2026-11-21T12:01:00.000Z")
     assert [one["phase"] for one in made["told"]] == ["open", "resolved"]
-    assert "value 0.5, expected 0.001, scale 0.01, distance 49.9" in text(made)
+    assert "value 0.5 s, expected 0.001 s, usual spread 0.01 s, 49.9 spreads above, 2026-11-21 12:00:00 UTC" in text(
+        made
+    )
 
 
 def test_what_kept_a_signal_from_being_told_is_said() -> None:
@@ -112,7 +120,7 @@ def test_of_a_counter_the_rate_is_told_and_a_reset_is_none() -> None:
         measured.take(scrape(T0 + second * 2_000, {DONE: float(value)}, start_ms=T0 + start))
     (shown,) = explained(told, measured)["measured"]
     assert [value for _, value in shown["points"]] == [2.0, 1.5]
-    assert shown["unit"] == "{job}/s"
+    assert shown["unit"] == "job/s"
 
 
 def test_many_values_are_thinned_and_drawn_in_a_line() -> None:
@@ -145,3 +153,72 @@ def test_an_incident_that_is_part_of_a_story_of_the_fleet_says_so() -> None:
     made = explained(Told("i1", {"s1": [signal()]}, {"f1": [fleet], "i1": [incident(1)]}))
     assert (made["cell"], made["incidents"][0]["id"], made["incidents"][0]["joined_with"]) == ("eu1", "f1", ["i9"])
     assert "us1: incident i9 (open)" in text(explained(Told("f1", {}, {"f1": [fleet]})))
+
+
+def test_the_first_signs_of_an_id_stand_for_it_unless_several_are_meant() -> None:
+    found = [signal("abcd1"), signal("abcd2", cause="queue.backlog:acme"), incident(1, id="i7777", signals=("abcd1",))]
+    assert (whole_id("abcd1", found), whole_id("i777", found), whole_id("i77", found)) == ("abcd1", "i7777", None)
+    with pytest.raises(
+        UnknownId, match=r"'abcd' is the begin of 2 ids[^\n]*\n  abcd1  signal, redis.latency:valkey-eu1"
+    ):
+        whole_id("abcd", found)
+
+
+def test_a_signal_is_told_at_its_worst_and_a_change_by_its_last_verdict() -> None:
+    worst = signal(severity=Severity.CRITICAL, score=0.9, summary="as bad as it was")
+    over = signal(phase=Phase.RESOLVED, at_ms=T0 + 9_000, score=0.1, summary="nearly well")
+    assert explained(Told("s1", {"s1": [worst, over]}))["summary"] == "as bad as it was"
+    judged = [signal(verdict="regressed"), signal(phase=Phase.RESOLVED, verdict="recovered", score=0.0, summary="well")]
+    assert "verdict recovered" in text(explained(Told("s1", {"s1": judged})))
+
+
+def test_tellings_that_say_the_same_are_counted() -> None:
+    same = [signal(phase=Phase.UPDATED, at_ms=T0 + number) for number in range(50)]
+    shown = text(explained(Told("s1", {"s1": [signal(), *same, signal(phase=Phase.RESOLVED, at_ms=T0 + 60)]})))
+    assert "and 49 times more like that" in shown
+    assert shown.count("updated") == 1
+
+
+@pytest.mark.parametrize(
+    ("value", "said"), [(0.0, "0"), (12_345.6, "12,346"), (0.123456, "0.1235"), (1e-12, "0"), (0.0000123, "1.2e-05")]
+)
+def test_numbers_have_no_more_digits_than_people_read(value: float, said: str) -> None:
+    assert number(value) == said
+
+
+def _file(path: Path, *lines: dict[str, Any]) -> Path:
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return path
+
+
+def test_a_file_of_findings_and_metrics_is_explained_without_a_broker(tmp_path: Path) -> None:
+    measured = [scrape(T0 + second * 1_000, {PING: 0.001 * second}) for second in (-2, -1, 0)]
+    path = _file(
+        tmp_path / "run.jsonl",
+        *({"type": Scrape.type, "record": one.model_dump(mode="json")} for one in measured),
+        {"signal": signal("s1234").model_dump(mode="json")},
+        signal("s1234", phase=Phase.RESOLVED, at_ms=T0 + 5_000).model_dump(mode="json"),  # as replay writes it
+        {"incident": incident(signals=("s1234",)).model_dump(mode="json")},
+    )
+    result = CliRunner().invoke(app, ["explain", "s123", "--in", str(path), "-o", "json"])
+    assert result.exit_code == 0, result.output
+    made = json.loads(result.stdout)
+    assert (made["id"], made["phase"], made["measured"][0]["before"]["looks"]) == ("s1234", "resolved", 2)
+    assert [one["id"] for one in made["incidents"]] == ["i1"]
+    unknown = CliRunner().invoke(app, ["explain", "zzzz", "--in", str(path)])
+    assert unknown.exit_code == 1
+    assert "no signal or incident 'zzzz' stands in" in unknown.output
+    assert "s1234  signal, redis.latency:valkey-eu1" in unknown.output
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "No such file"), ("{", "line 1"), ('{"signal": {"id": 1}}', "line 1"), ("id,score\n", "line 1")],
+)
+def test_a_file_that_holds_no_findings_is_misuse(tmp_path: Path, content: str | None, said: str) -> None:
+    path = tmp_path / "run.jsonl"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    result = CliRunner().invoke(app, ["explain", "s1234", "--in", str(path)])
+    assert result.exit_code == 2
+    assert said in result.output.replace("\n", " ")
