@@ -60,7 +60,7 @@ COLUMNS: dict[str, list[str]] = {
         ),
         "signals": (
             "time source sequence cell id phase detector cause resource tenant started severity score summary evidence "
-            "tenants impact advice"
+            "tenants impact advice verdict expected"
         ),
         "incidents": (
             "time source sequence cell id version phase started severity title causes tenants impact signals advice"
@@ -226,8 +226,9 @@ def _signal(record: Signal, head: Row) -> tuple[str, list[Row]]:
     what = (record.id, str(record.phase), record.detector, record.cause, record.resource, record.tenant)
     weight = (moment(record.started_ms), int(record.severity), record.score, record.summary, json(record.evidence))
     impact = json(record.impact) if record.impact else None
+    judged = (str(record.verdict) if record.verdict else None, moment(record.expected_ms))
     return "signals", [
-        clean((*head, record.cell, *what, *weight, list(record.tenants), impact, record.advice)),
+        clean((*head, record.cell, *what, *weight, list(record.tenants), impact, record.advice, *judged)),
     ]
 
 

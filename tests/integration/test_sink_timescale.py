@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -26,9 +27,11 @@ from schemas.records import (
     Incident,
     LogBatch,
     OperationsEvent,
+    Phase,
     Record,
     Scrape,
     SecurityEvent,
+    Severity,
     Signal,
 )
 from sinks.consumer import Batch, Config, Counts, Refuse, SinkUnavailable, run_sink
@@ -149,6 +152,57 @@ def scrape(n: int, *, points: int = 3, time_ms: int | None = None, resource: str
     values: dict[str, float | None] = {f'db.size{{db="{one}",tenant.id="acme"}}': float(n) for one in range(points)}
     where = {"cell": "eu1", "resource": resource, "system": "postgresql"}
     return Scrape.of(values, time_ms=time_ms or NOW_MS + n, **where)
+
+
+def judged(change: str, verdict: str | None, at_ms: int, **more: Any) -> Signal:
+    cause = f"release:odoo@{change}"
+    fields: dict[str, Any] = {
+        "cell": "eu1", "time_ms": at_ms, "id": f"v-{change}", "phase": Phase.UPDATED, "detector": "difference_in_differences",
+        "cause": cause, "resource": "odoo", "started_ms": NOW_MS, "severity": Severity.WARNING, "score": 0.9,
+        "summary": f"{cause} is {verdict}", "verdict": verdict,
+    }  # fmt: skip
+    return Signal(**(fields | more))
+
+
+async def test_which_changes_regressed_and_who_made_them_is_one_query(bus: Bus, store: Store) -> None:
+    for revision in ("2.4.1", "2.5.0"):
+        await bus.put(
+            Change(
+                cell="eu1", time_ms=NOW_MS, change_id=f"c-{revision}", kind="release", status="succeeded", service="odoo",
+                revision=revision, author="ada", origin="generic",
+            )
+        )  # fmt: skip
+    await bus.put(judged("2.4.1", "regressed", NOW_MS + 60_000))
+    await bus.put(judged("2.4.1", "recovered", NOW_MS + 120_000))
+    await bus.put(judged("2.5.0", "fine", NOW_MS + 60_000, tenant="acme", tenants=("acme",)))
+    await bus.put(judged("none", None, NOW_MS + 60_000, expected_ms=NOW_MS + 90_000))
+    async with running(bus, store):
+        await store.until("SELECT count(*) FROM records", 6)
+    query = "SELECT change_id, author, verdict, regressed FROM change_verdicts"
+    assert await store.all(f"{query} ORDER BY change_id") == [
+        ("c-2.4.1", "ada", "recovered", True),
+        ("c-2.5.0", "ada", "fine", False),
+    ]
+    assert await store.all(f"{query} WHERE regressed AND started >= now() - INTERVAL '1 month'") == [
+        ("c-2.4.1", "ada", "recovered", True)
+    ]
+    assert await store.one("SELECT expected - started FROM signals_current WHERE verdict IS NULL") == timedelta(
+        seconds=90
+    )
+    assert await seen_by(store, "acme", "SELECT cause FROM change_verdicts") == {"release:odoo@2.5.0"}
+    assert await seen_by(store, None, "SELECT cause FROM change_verdicts") == set()
+
+
+async def test_a_store_of_before_gets_the_new_columns_and_keeps_its_rows(store: Store) -> None:
+    old = "DROP VIEW change_verdicts, signals_current; ALTER TABLE signals DROP COLUMN verdict, DROP COLUMN expected"
+    await store.connection.execute(old)
+    await store.connection.execute(
+        "CREATE VIEW signals_current WITH (security_invoker) AS SELECT DISTINCT ON (id) * FROM signals "
+        "ORDER BY id, time DESC, sequence DESC; UPDATE pilothouse_schema SET version_num = '0001'; "
+        "INSERT INTO signals VALUES (now(), 's', 1, 'eu1', 'old', 'open', 'locks', 'x:y', 'r', null, now(), 2, 0.5, 't', '[]', '{}')"
+    )
+    await migrate(store.url)
+    assert await store.all("SELECT id, verdict FROM signals_current") == [("old", None)]
 
 
 async def test_points_logs_documents_and_findings_arrive_with_all_they_say(bus: Bus, store: Store) -> None:
