@@ -26,17 +26,17 @@ from schemas.topics import INPUTS, topic_of
 PUBLISHER, CUT_OFF = "simulate", "simulate-cut-off"
 TOPIC = {topic.name: place for place, topic in enumerate(INPUTS)}
 TWICE = 0.002
-# Looks are a minute apart here: stories are looked at every few seconds, document clocks twice a minute, a lock that was not
-# seen for two looks is gone, and an effect may be seen three looks before its cause.
+# Looks are a minute apart here: stories are looked at every few seconds, document clocks twice a minute, and a lock that was
+# not seen for two looks is gone.
 PACE: dict[str, dict[str, Any]] = {
-    "correlator": {"look_every_ms": 5_000, "tolerance_ms": 180_000},
+    "correlator": {"look_every_ms": 5_000},
     "journeys": {"look_every_ms": 30_000},
     "locks": {"quiet_ms": 150_000},
     "difference_in_differences": {"look_every_ms": 30_000, "later_every_ms": 60_000},
 }
 # Of histories and stories of days, looked at every five or fifteen minutes.
 SLOW_PACE: dict[str, dict[str, Any]] = {
-    "correlator": {"look_every_ms": 60_000, "tolerance_ms": 1_200_000},
+    "correlator": {"look_every_ms": 60_000},
     "journeys": {"look_every_ms": 300_000},
     "locks": {"quiet_ms": 600_000},
     "difference_in_differences": {"look_every_ms": 300_000, "later_every_ms": 300_000},

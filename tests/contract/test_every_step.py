@@ -90,7 +90,12 @@ def events(rng: random.Random, tick: int) -> Iterator[Record]:
     if tick in (85, 120):
         yield Change(
             cell="eu1", time_ms=time_ms, change_id="c1", kind="release", status="succeeded" if tick == 85 else "rolled_back",
-            service="odoo", revision="2.4.1", origin="generic",
+            service="odoo", revision="2.4.1", origin="generic", tenants=TENANTS,
+        )  # fmt: skip
+    if tick == 88:  # of a tenant that shows nothing by which it could be judged
+        yield Change(
+            cell="eu1", time_ms=time_ms, change_id="c2", kind="module_upgrade", status="succeeded", service="stock", revision="3.0",
+            tenants=("dorado",), origin="generic",
         )  # fmt: skip
     if 40 <= tick < 50:
         attributes = {

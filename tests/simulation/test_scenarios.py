@@ -10,7 +10,6 @@ AT_STAKE = {"S2", "S4"}  # those that hold documents up for longer than document
 STAYS = {"S14", "S4"}  # a disk goes on filling; what workers left behind takes longer to clear than the story goes on
 LATER = {
     "S3": "the days before it expires are not told, and what fails then is not joined to it",
-    "S6": "backlog and failures of integrations are not joined to the storage under them",
 }
 
 

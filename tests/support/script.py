@@ -27,10 +27,10 @@ SCRIPT = (
     ("odoo.workers:acme", "acme", 10, 40, "dead"),
     ("odoo.workers:borealis", "borealis", 14, 40, "dead"),
     ("unreachable:pg-eu1", None, 20, 40, "away"),
-    # A release is blamed for two, until it is judged fine: then they are two stories.
-    ("odoo.workers:acme", "acme", 182, 260, "dead"),
-    ("odoo.workers:borealis", "borealis", 184, 260, "dead"),
-    ("release:odoo@2.4.1", None, 204, 270, "fine"),
+    # An upgrade is blamed for two, until it is judged fine: then they are two stories.
+    ("odoo.upgrade:dorado-stock", "dorado", 182, 260, "in upgrade"),
+    ("odoo.upgrade:dorado-sale", "dorado", 184, 260, "in upgrade"),
+    ("module_upgrade:stock@3.0", None, 204, 270, "fine"),
     # In maintenance, and longer.
     ("odoo.upgrade:dorado", "dorado", 110, 250, "in upgrade"),
     # Comes and goes.
@@ -56,7 +56,7 @@ def _tell(config: StepConfig, state: StepConfig, item: Item) -> tuple[StepConfig
     told = Signal(
         cell=event.cell, time_ms=event.time_ms, id=f"{cause}-{began}", phase=Phase(event.attributes["phase"]), detector="script",
         cause=cause, resource=event.resource, tenant=event.tenant, started_ms=event.time_ms, severity=Severity.WARNING,
-        score=0.9, summary=event.body, verdict="fine" if cause.startswith("release") else None,
+        score=0.9, summary=event.body, verdict="fine" if cause.startswith("module_upgrade") else None,
     )  # fmt: skip
     return state, [told]
 

@@ -399,6 +399,37 @@ def test_a_story_that_comes_back_soon_is_the_same_incident() -> None:
     assert [one.version for one in told] == [1, 2, 3, 4]
 
 
+def test_a_root_that_is_noticed_minutes_after_its_effects_takes_their_story_over() -> None:
+    told = fold(
+        signal("host.cpu:host-eu1", 0),
+        signal("tenant.load:borealis", 420, tenants=("acme",), resource="pg-eu1"),
+        signal("anomaly.postgresql.rollbacks:borealis", 500, tenant="borealis"),
+        until_s=600,
+    )
+    assert top(told[0]) == "host.cpu:host-eu1"
+    assert top(only(told)) == "tenant.load:borealis"
+    assert only(told).started_ms == T0
+
+
+def test_what_several_tenants_show_at_once_is_one_story_though_nothing_explains_it() -> None:
+    waiting = [signal(f"queue.backlog:{one}", at) for one, at in (("acme", 0), ("borealis", 40), ("cascade", 200))]
+    assert set(only(fold(*waiting, until_s=400)).tenants) == {"acme", "borealis", "cascade"}
+    apart = fold(signal("queue.backlog:acme", 0), signal("queue.backlog:borealis", 900), until_s=1_000)
+    assert len(last(apart)) == 2
+
+
+def test_what_a_closed_story_left_behind_opens_it_again() -> None:
+    told = fold(
+        signal("redis.latency:valkey-eu1", 0, 300),
+        signal("queue.backlog:acme", 60, 320),
+        signal("queue.backlog:acme", 700),
+        signal("odoo.latency:borealis", 720),
+        until_s=800,
+    )
+    assert [one.phase for one in told if one.phase is not Phase.UPDATED] == [Phase.OPEN, Phase.RESOLVED, Phase.OPEN]
+    assert top(only(told)) == "redis.latency:valkey-eu1"
+
+
 def test_a_story_that_comes_back_later_is_another() -> None:
     told = fold(signal("redis.latency:valkey-eu1", 0, 20), signal("redis.latency:valkey-eu1", 2_000), until_s=2_100)
     assert len(last(told)) == 2

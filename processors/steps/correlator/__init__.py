@@ -44,7 +44,7 @@ def tick(config: Config, state: State, at_ms: int) -> tuple[State, Findings]:
     found = telling.end(config, state, at_ms)
     _forget(config, state, at_ms)
     grouping.refresh(config, state)
-    groups = grouping.groups(state)
+    groups = grouping.groups(config, state)
     found += telling.look(config, state, groups, at_ms)
     times = telling.next_ms(config, state, groups, at_ms)
     edge = quiet.next_edge_ms(config, state, at_ms)
@@ -61,16 +61,28 @@ def due(state: State) -> int | None:
 def _take_signal(config: Config, state: State, signal: Signal, at_ms: int) -> None:
     kept = state.kept.get(signal.id)
     verdict, deed = verdict_of(signal), state.deeds.get(signal.cause)
-    if verdict and deed:
+    if verdict and deed and signal.time_ms > deed.change.time_ms:  # at its own instant nothing is judged yet
         deed.verdict = signal
         state.renew(signal.cause)
     if signal.phase is Phase.RESOLVED or verdict in (Verdict.FINE, Verdict.INCONCLUSIVE):
         if kept and kept.ended_ms is None:
             state.keep(kept.model_copy(update={"ended_ms": at_ms}))
         return
+    if kept is None:
+        _part_with(config, state, signal.cause, at_ms)
     state.keep(Kept(signal=signal, first_ms=kept.first_ms if kept else at_ms))
     if len(state.kept) > config.signals_max:
         _evict(state)
+
+
+def _part_with(config: Config, state: State, cause: str, at_ms: int) -> None:
+    """What comes back too late to be the same trouble has nothing to do with what it was."""
+    node = state.nodes.get(cause)
+    if node is None or node.over_ms is None or at_ms - node.over_ms <= config.reopen_ms:
+        return
+    if not any(cause in story.members for story in state.stories.values()):
+        for one in node.kept:
+            state.drop(one.signal.id)
 
 
 def _evict(state: State) -> None:
@@ -117,7 +129,9 @@ def _forget(config: Config, state: State, at_ms: int) -> None:
     over = [
         one.signal.id
         for node in state.nodes.values()
-        if node.cause not in in_story and node.over_ms is not None and node.over_ms <= at_ms - config.quiet_ms
+        if node.cause not in in_story
+        and node.over_ms is not None
+        and node.over_ms <= at_ms - max(config.quiet_ms, config.aftermath_max_ms)
         for one in node.kept
     ]
     for identity in sorted(over):
@@ -127,7 +141,8 @@ def _forget(config: Config, state: State, at_ms: int) -> None:
             _forget_change(state, cause)
     latest = sorted(state.closed, key=lambda cause: (-state.closed[cause].incident.time_ms, cause))
     for place, cause in enumerate(latest):
-        if place >= config.closed_max or state.closed[cause].incident.time_ms < at_ms - config.reopen_ms:
+        # What has come back in time may wait to be told.
+        if place >= config.closed_max or state.closed[cause].incident.time_ms < at_ms - 2 * config.reopen_ms:
             del state.closed[cause]
     if len(state.looked_at) > 2 * len(state.nodes) + 100:
         state.looked_at.clear()

@@ -32,8 +32,20 @@ class Config(StepConfig):
     fades_ms: int = Field(
         3_600_000, gt=0, description="A fault is believed half as much for what begins so much later, ms."
     )
-    tolerance_ms: int = Field(20_000, ge=0, description="An effect may seem to begin so long before its cause, ms.")
-    aftermath_ms: int = Field(60_000, ge=0, description="What is over explains what begins so long after it, ms.")
+    tolerance_ms: int = Field(20_000, ge=0, description="An effect may seem to begin so long before a change, ms.")
+    notice_ms: int = Field(
+        600_000, gt=0, description="A fault may be noticed so much later than what it brings about (to 1/e), ms."
+    )
+    notice_max_ms: int = Field(1_200_000, ge=0, description="And so much later at most, ms.")
+    aftermath_ms: int = Field(
+        600_000, gt=0, description="What is over explains what begins so long after it (to 1/e), ms."
+    )
+    aftermath_max_ms: int = Field(1_800_000, ge=0, description="And so long after it at most, ms.")
+    together_ms: int = Field(
+        300_000,
+        ge=0,
+        description="Symptoms of one kind or tenant that nothing explains and that begin so near, ms, are one story.",
+    )
     sticky: float = Field(
         1.3, ge=1, description="A signal leaves its cause only for one believed so many times as much."
     )
@@ -43,7 +55,7 @@ class Config(StepConfig):
     )
     direct: float = Field(0.9, gt=0, le=1, description="Probability that a root brings about what it can bring about.")
     kinship: float = Field(
-        0.3, ge=0, le=1, description="How alike the signals of a story are (intraclass correlation)."
+        0.3, ge=0, le=1, description="How alike the signals of one kind are (intraclass correlation)."
     )
     fine: float = Field(0.15, gt=0, le=1, description="A change judged fine keeps this share of its prior.")
     regressed: float = Field(3.0, ge=1, description="A change judged regressed has so many times its prior.")

@@ -17,7 +17,7 @@ from itertools import islice
 
 from processors.steps.correlator.config import Config
 from processors.steps.correlator.state import Node, State
-from processors.steps.correlator.tables import COMES_TRUE, EXPLAINED_BY, EXPLAINS_SET, Reach
+from processors.steps.correlator.tables import COMES_TRUE, EXPLAINED_BY, EXPLAINS_SET, Reach, Urgency
 from processors.steps.correlator.topology import Needing
 from schemas.records import Verdict
 
@@ -61,7 +61,7 @@ def refresh(config: Config, state: State) -> None:
         _link(config, state, cause)
 
 
-def groups(state: State) -> list[list[Node]]:
+def groups(config: Config, state: State) -> list[list[Node]]:
     """Members of each story that is or may become one, every group and its members in a fixed order."""
     leader: dict[str, str] = {cause: cause for cause, node in state.nodes.items() if node.is_member or node.is_change}
 
@@ -74,12 +74,38 @@ def groups(state: State) -> list[list[Node]]:
     for effect, parent in state.parents.items():
         if effect not in state.muted and parent not in state.muted and effect in leader and parent in leader:
             leader[head(effect)] = head(parent)
+    for one, other in _alike(config, state):
+        leader[head(other)] = head(one)
     found: dict[str, list[Node]] = {}
     for cause in sorted(leader):
         node = state.nodes[cause]
         if node.is_member and cause not in state.muted:
             found.setdefault(head(cause), []).append(node)
     return sorted(found.values(), key=lambda members: members[0].cause)
+
+
+def _alike(config: Config, state: State) -> Iterable[tuple[str, str]]:
+    """Pairs of what nothing explains and is no root, of one kind or one tenant, and began at about the same time.
+
+    They have something in common, though nobody knows what: one story, as in grouping of alerts by likeness and time.
+    """
+    loose = [
+        node
+        for node in state.nodes.values()
+        if node.is_member
+        and node.cause not in state.parents
+        and node.cause not in state.muted
+        and node.due_ms is None
+        and not node.is_change
+        and node.known.urgency is not Urgency.ROOT
+    ]
+    latest: dict[str, Node] = {}
+    for node in sorted(loose, key=lambda one: (one.onset_ms, one.cause)):
+        for key in (f"kind {node.kind}", *(f"tenant {tenant}" for tenant in sorted(node.felt))):
+            known = latest.get(key)
+            if known and node.onset_ms - known.onset_ms <= config.together_ms:
+                yield known.cause, node.cause
+            latest[key] = node
 
 
 def strength(config: Config, cause: Node, effect: Node) -> float:
@@ -132,16 +158,21 @@ def _in_time(config: Config, cause: Node, effect: Node) -> float:
     """1 for an effect that follows at once; less the longer after its cause, or before it, it began."""
     if effect.kind in COMES_TRUE.get(cause.kind, ()) and effect.resources <= cause.resources:
         return 1.0 if cause.ended_ms is None and effect.over_ms is None else 0.0
-    # A forecast brings nothing about before it comes true.
-    began_ms = cause.onset_ms if cause.due_ms is None else max(cause.due_ms, cause.onset_ms)
-    lead_ms = effect.onset_ms - began_ms
-    if cause.ended_ms is not None and effect.onset_ms > cause.ended_ms + config.aftermath_ms:
+    lead_ms = effect.onset_ms - cause.began_ms
+    after_ms = effect.onset_ms - cause.ended_ms if cause.ended_ms is not None else 0
+    if after_ms > config.aftermath_max_ms:
         return 0.0
     if lead_ms < 0:
-        return math.exp(lead_ms / max(config.tolerance_ms, 1)) if lead_ms >= -config.tolerance_ms else 0.0
+        # When a change was made, or when something runs out, is known; of a fault only when it was noticed.
+        known = cause.is_change or cause.began_ms > cause.onset_ms
+        scale, most = (
+            (max(config.tolerance_ms, 1), config.tolerance_ms) if known else (config.notice_ms, config.notice_max_ms)
+        )
+        return math.exp(lead_ms / scale) if lead_ms >= -most else 0.0
+    left = math.exp(-after_ms / config.aftermath_ms) if after_ms > 0 else 1.0
     if cause.is_change and cause.verdict is not Verdict.REGRESSED:
-        return math.exp(-lead_ms / config.change_fades_ms) if lead_ms <= config.change_ms else 0.0
-    return 1.0 / (1.0 + lead_ms / config.fades_ms)
+        return left * math.exp(-lead_ms / config.change_fades_ms) if lead_ms <= config.change_ms else 0.0
+    return left / (1.0 + lead_ms / config.fades_ms)
 
 
 def _offer(config: Config, state: State, candidates: Iterable[Node], afresh: set[str]) -> None:
@@ -170,7 +201,7 @@ def _link(config: Config, state: State, cause: str) -> None:
     held_strength = _offered(config, held, node) if held else 0.0
     best, most = "", 0.0
     for kind in EXPLAINED_BY.get(node.kind, ()) if node.is_member else ():
-        ahead_ms = AHEAD_MS if node.kind in COMES_TRUE.get(kind, ()) else config.tolerance_ms
+        ahead_ms = AHEAD_MS if node.kind in COMES_TRUE.get(kind, ()) else config.notice_max_ms
         for nearest in state.index.causes(kind, node, ahead_ms):
             for found, candidate in islice(_accepted(config, nearest, node), RIVALS):
                 if found > most or (found == most and candidate < best):

@@ -2,7 +2,7 @@
 
 Single-fault diagnosis by Bayes' rule: the posterior of a root is its prior times the probability that it would have
 brought about each signal of the story (itself for certain, what it explains likely, the rest only by chance). Signals of
-one story are much alike, so n of them count as n / (1 + (n - 1) r) independent ones. All candidates add up to 1.
+one kind are much alike, so n of them count as n / (1 + (n - 1) r) independent ones. All candidates add up to 1.
 
 Sources: Shrink (Kandula et al. 2005) and Sherlock (Bahl et al. 2007) for roots ranked over a dependency graph with noise;
 Kish (1965), Survey Sampling, for the design effect of correlated observations.
@@ -119,13 +119,13 @@ def _log_weight(config: Config, view: View) -> float:
     """Logarithm of prior times likelihood."""
     root = view.root
     vigour = 0.5 + root.score / 2 if root.is_member else 1.0
-    likelihood = math.fsum(
-        (0.3 + 0.7 * other.score) * math.log(max(config.leak, config.direct * much))
-        for other, much in zip(view.members, view.explained, strict=True)
-        if other is not root
-    )
-    alike = 1.0 / (1.0 + (len(view.members) - 1) * config.kinship)
-    return math.log(prior(config, root) * vigour) + alike * likelihood
+    kinds: dict[str, list[float]] = {}
+    for other, much in zip(view.members, view.explained, strict=True):
+        if other is not root:
+            weight = (0.3 + 0.7 * other.score) * math.log(max(config.leak, config.direct * much))
+            kinds.setdefault(other.kind, []).append(weight)
+    likelihood = math.fsum(math.fsum(logs) / (1.0 + (len(logs) - 1) * config.kinship) for logs in kinds.values())
+    return math.log(prior(config, root) * vigour) + likelihood
 
 
 def _for(config: Config, state: State, view: View) -> Iterable[Evidence]:

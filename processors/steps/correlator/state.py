@@ -68,6 +68,9 @@ class Node:
     kept: tuple[Kept, ...]
     deed: Deed | None
     onset_ms: int
+    """When it was first noticed, or done."""
+    began_ms: int
+    """From when on it brings anything about: a forecast does not before it comes true."""
     ended_ms: int | None
     """When it stopped to bring anything about; None while it goes on."""
     over_ms: int | None
@@ -104,8 +107,8 @@ class Node:
         """What decides whom it explains; a new shape means that links are looked at again."""
         return (
             self.onset_ms,
+            self.began_ms,
             self.ended_ms,
-            self.due_ms,
             self.tenants,
             self.felt,
             self.resources,
@@ -248,7 +251,9 @@ def _node(cause: str, kept: list[Kept], deed: Deed | None) -> Node | None:
     ends = [one.ended_ms for one in kept if one.ended_ms is not None]
     over_ms = None if live else max(ends, default=None)
     due = [one.expected_ms for one in told if one.expected_ms is not None]
-    onsets = [one.started_ms for one in told] + ([deed.change.time_ms] if deed else [])
+    done = [deed.change.time_ms] if deed else []
+    # What comes back while its story goes on is the same trouble, which began with its first signal.
+    onsets = [one.signal.started_ms for one in kept] + done
     tenants = _named(told, deed)
     return Node(
         cause=cause,
@@ -257,6 +262,7 @@ def _node(cause: str, kept: list[Kept], deed: Deed | None) -> Node | None:
         kept=tuple(kept),
         deed=deed,
         onset_ms=min(onsets),
+        began_ms=min([max(one.signal.started_ms, one.signal.expected_ms or 0) for one in kept] + done),
         ended_ms=over_ms if deed is None else None if live else deed.undone_ms,
         over_ms=over_ms,
         first_ms=min((one.first_ms for one in live), default=0),

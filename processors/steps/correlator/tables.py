@@ -86,6 +86,7 @@ KINDS: dict[str, Kind] = {
     "integration.silent": Kind(0.6, Reach.TENANT, Urgency.FINDING, "a partner may have stopped sending"),
     "process.stopped": Kind(0.3, Reach.TENANT, Urgency.FINDING, "nothing leaves at all"),
     "process.delayed": Kind(0.3, Reach.TENANT, Urgency.SYMPTOM, "it waits for something"),
+    "anomaly": Kind(0.3, Reach.NEEDING, Urgency.SYMPTOM, "a number out of its band that nobody has given a meaning"),
     "slo.burn": Kind(0.2, Reach.TENANT, Urgency.FINDING, "what users feel; its windows have waited already"),
 }  # fmt: skip
 
@@ -95,6 +96,7 @@ CHANGES = frozenset({"release", "module_upgrade", "configuration", "scaling", "c
 FELT = (
     "odoo.latency", "odoo.errors", "queue.backlog", "queue.failures", "queue.stuck", "process.backlog",
     "process.stopped", "process.delayed", "integration.failures", "integration.silent", "mail", "slo.burn", "service.fault",
+    "anomaly",
 )  # fmt: skip
 """What people, partners and business flows feel of whatever is the matter."""
 
@@ -142,7 +144,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "postgresql.connections": ("odoo.workers", "odoo.cron", *FELT),
     "service.fault": tuple(kind for kind in FELT if kind != "service.fault"),
     "redis.memory": ("redis.latency", "redis.persistence", "redis.replication", *FELT),
-    "redis.latency": ("odoo.workers", "redis.connections", *FELT),
+    "redis.latency": ("odoo.workers", "redis.connections", "tenant.load", *FELT),
     "redis.connections": ("queue.backlog", "queue.failures", "process.delayed", "process.stopped"),
     "redis.persistence": ("redis.latency", "redis.memory"),
     "unreachable": (*_SHARED_ILL, "redis.latency", "redis.connections", "postgresql.replication"),
@@ -155,13 +157,13 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "capacity.transactions": ("unreachable", "odoo.web", *FELT),
     "capacity.queue": ("queue.backlog", "process.delayed", "slo.burn"),
     "odoo.upgrade": _SHARED_ILL,
-    "odoo.workers": ("odoo.cron", *FELT),
+    "odoo.workers": ("odoo.cron", "tenant.load", *FELT),
     "odoo.cron": ("queue.backlog", "queue.stuck", "integration.silent", *_WORK),
-    "queue.stuck": ("queue.backlog", "integration.silent", *_WORK),
+    "queue.stuck": ("queue.backlog", "integration.silent", "tenant.load", *_WORK),
     "queue.backlog": ("process.delayed", "process.stopped", "process.backlog", "slo.burn"),
-    # A partner that refuses leaves its jobs lying, and what waits for them.
-    "integration.failures": ("queue.backlog", "queue.stuck", *_WORK),
-    "integration.silent": ("queue.backlog", *_WORK),
+    # A partner that refuses leaves its jobs lying, which look like load, and what waits for them.
+    "integration.failures": ("queue.backlog", "queue.stuck", "tenant.load", *_WORK),
+    "integration.silent": ("queue.backlog", "queue.stuck", "tenant.load", *_WORK),
     "process.stopped": ("process.delayed", "process.backlog", "slo.burn"),
     "process.delayed": ("slo.burn",),
 }  # fmt: skip
@@ -188,15 +190,19 @@ ABSENT: dict[str, tuple[Sign, ...]] = {
 
 COMES_TRUE: dict[str, frozenset[str]] = {
     "capacity.disk": frozenset({"storage.full"}),
+    "capacity.wal": frozenset({"storage.full", "capacity.disk"}),
     "capacity.memory": frozenset({"redis.memory", "host.memory"}),
     "capacity.connections": frozenset({"postgresql.connections", "redis.connections"}),
+    "capacity.io": frozenset({"storage"}),
+    "capacity.queue": frozenset({"queue.backlog"}),
 }
 """Forecast to what the same resource shows by itself as it comes true: one thing, whichever is seen first."""
 
 
 def kind_of(cause: str) -> str:
-    """KIND of KIND:RESOURCE."""
-    return cause.partition(":")[0]
+    """KIND of KIND:RESOURCE; every anomaly.METRIC is one kind."""
+    kind = cause.partition(":")[0]
+    return "anomaly" if kind.startswith("anomaly.") else kind
 
 
 def known(kind: str) -> Kind:

@@ -72,8 +72,9 @@ def next_ms(config: Config, state: State, found: Iterable[Group], at_ms: int) ->
     times: list[int] = []
     in_story = {cause for story in state.stories.values() for cause in story.members}
     for members in found:
-        if not any(node.cause in in_story for node in members):
-            first = min((node.first_ms for node in members if node.over_ms is None), default=at_ms)
+        live = [node.first_ms for node in members if node.over_ms is None]
+        if live and not any(node.cause in in_story for node in members):
+            first = min(live)
             waits = (config.settle_ms, config.gather_ms, config.patience_ms)
             times += [first + wait for wait in waits if first + wait > at_ms]
     times += [
@@ -168,11 +169,8 @@ def _open(config: Config, state: State, members: Group, before: Mapping[str, str
     if not (live and came_from) and not _worth_telling(config, state, live, at_ms):
         return []
     view = assess(config, state, members, at_ms, None)
-    top = view.ranked.first.cause
-    known = state.closed.get(top)
-    if known and at_ms - known.incident.time_ms <= config.reopen_ms:
-        del state.closed[top]
-        return _reopen(config, state, members, known, at_ms)
+    if known := _earlier(config, state, view.ranked.first.cause, live, at_ms):
+        return _reopen(config, state, members, state.closed.pop(known), at_ms)
     incident = _compose(config, state, view, at_ms, None).model_copy(update={"split_from": came_from})
     mine = {node.cause for node in members}
     for other in state.stories.values():
@@ -182,6 +180,15 @@ def _open(config: Config, state: State, members: Group, before: Mapping[str, str
     quiet.turn(config, story, at_ms, is_on=True)
     state.stories[incident.id] = story
     return [incident]
+
+
+def _earlier(config: Config, state: State, first: str, live: Group, at_ms: int) -> str | None:
+    """The closed story that comes back: of the same first cause, else the last one that all of this was part of."""
+    causes = {node.cause for node in live}
+    back_ms = min((node.first_ms for node in live), default=at_ms)
+    recent = (one for one, story in state.closed.items() if back_ms - story.incident.time_ms <= config.reopen_ms)
+    mine = [one for one in recent if one == first or causes <= set(state.closed[one].members)]
+    return max(mine, key=lambda one: (one == first, state.closed[one].incident.time_ms, one), default=None)
 
 
 def _reopen(config: Config, state: State, members: Group, story: Story, at_ms: int) -> Findings:
