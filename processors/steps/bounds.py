@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 
-from schemas.series import Series, parse, split
+from schemas.series import Series, identity, parse, split
 
 HOUR_S, DAY_S = 3_600.0, 86_400.0
 
@@ -20,8 +20,9 @@ class Bound(NamedTuple):
     """One kind of exhaustion.
 
     `used` over `limit` is the share, unless the series `share` tells it by itself; `limit` is a series of the same attributes, or
-    a number; empty where it must be configured. `is_rate` looks at the growth of `used` a second. `follows_work` is what rises
-    and falls with the day, so days must be known before a rise is judged.
+    a number; empty where it must be configured. `is_rate` looks at the growth of `used` a second; `is_load` at the mean of what
+    are busy servers, out of as many as `limit` says, or as were busy at once while something stood in `waits`.
+    `follows_work` is what rises and falls with the day, so days must be known before a rise is judged.
     """
 
     kind: str
@@ -33,8 +34,11 @@ class Bound(NamedTuple):
     share: str = ""
     is_rate: bool = False
     follows_work: bool = False
+    is_load: bool = False
+    waits: str = ""
 
 
+# Snapshots know a row by its number: new ones come last.
 BOUNDS = (
     Bound(
         "capacity.disk", "system.filesystem.usage", "system.filesystem.limit", 14 * DAY_S, 2 * DAY_S,
@@ -58,7 +62,7 @@ BOUNDS = (
         "Find who keeps connections of {where} open (CLIENT LIST), or raise maxclients.", follows_work=True,
     ),
     Bound(
-        "capacity.wal", "postgresql.replication.slot.retained", "", 2 * DAY_S, 4 * HOUR_S,
+        "capacity.wal", "postgresql.replication.slot.retained", "postgresql.replication.slot.limit", 2 * DAY_S, 4 * HOUR_S,
         "Bring the reader of the slot on {where} back, or drop the slot: write-ahead log is kept for it.",
     ),
     Bound(
@@ -73,6 +77,36 @@ BOUNDS = (
         "capacity.workers", "odoo.http.request.time", "", 7 * DAY_S, DAY_S,
         "Give {where} more workers, or move long requests to jobs: waiting grows as fast as service before CPU shows it.",
         is_rate=True, follows_work=True,
+    ),
+    Bound(
+        "capacity.disk", "system.filesystem.inodes.usage", "system.filesystem.inodes.limit", 14 * DAY_S, 2 * DAY_S,
+        "Inodes of {where} run out before its bytes: find what makes so many small files (sessions, file store, mail, caches).",
+    ),
+    Bound(
+        "capacity.files", "system.file_handle.usage", "system.file_handle.limit", 2 * DAY_S, 4 * HOUR_S,
+        "Find who keeps files and sockets of {where} open, or raise fs.file-max.", follows_work=True,
+    ),
+    Bound(
+        "capacity.files", "odoo.worker.files", "odoo.worker.files.max", DAY_S, 2 * HOUR_S,
+        "Find what Odoo's processes on {where} keep open (sockets of the gevent process, files), or raise LimitNOFILE.", follows_work=True,
+    ),
+    Bound(
+        "capacity.connections", "postgresql.connection.pool.max", 64.0, DAY_S, 2 * HOUR_S,
+        "One process of Odoo on {where} holds nearly db_maxconn connections: find what keeps cursors open, or raise it.", follows_work=True,
+    ),
+    Bound(
+        "capacity.connections", "pgbouncer.server.active", "pgbouncer.server.max", 7 * DAY_S, DAY_S,
+        "Raise pool_size of {where}, or shorten the transactions that hold its connections.", follows_work=True, is_load=True,
+    ),
+    Bound(
+        "capacity.workers", "odoo.worker.busy", "odoo.worker.count", 7 * DAY_S, DAY_S,
+        "Give {where} more workers, or move long requests to jobs: waiting grows as fast as service before CPU shows it.",
+        follows_work=True, is_load=True,
+    ),
+    Bound(
+        "capacity.queue", "odoo.queue_job.count", "", 7 * DAY_S, DAY_S,
+        "Raise the capacity of the job channel of {where}, or spread what fills it: as much comes as it can do.",
+        follows_work=True, is_load=True, waits="pending",
     ),
 )  # fmt: skip
 
@@ -94,43 +128,71 @@ class Share(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """How a share is read from the values of a layout: places of what is used (added up), of the limit, of the share."""
+    """How a share is read from the values of a layout: places of what is used (added up), of the limit, of the share.
+
+    `waits` is where it is seen that something waits: then all servers are busy, and so it is known how many there are.
+    """
 
     of: Share
     used: tuple[int, ...]
     limit: int | None
     fixed: float | None
     share: int | None
+    waits: int | None = None
 
 
 def readings(layout: str, resource: str, limits: Mapping[str, float], workers: Mapping[str, int]) -> list[Reading]:
     """Everything in a layout that can run out."""
-    every = [parse(one) for one in split(layout)]
+    identities = split(layout)
+    every, index = [parse(one) for one in identities], {one: place for place, one in enumerate(identities)}
+    names = {series.name for series in every}
     found = []
     for row, bound in enumerate(BOUNDS):
         metric = bound.share or bound.used
+        if metric not in names:
+            continue
+        if metric == _REQUEST_TIME:
+            used = tuple(place for place, series in enumerate(every) if series.name == metric)
+            if resource in workers:
+                found.append(Reading(Share(row, bound.kind, None), used, None, knee(workers[resource]), None))
+            continue
         for place, series in enumerate(every):
-            if series.name == metric and bound.kind != "capacity.workers":
-                found += _reading(row, place, series, every, limits)
-        if bound.kind == "capacity.workers" and resource in workers:
-            used = tuple(place for place, series in enumerate(every) if series.name == bound.used)
-            found += [Reading(Share(row, bound.kind, None), used, None, knee(workers[resource]), None)] if used else []
+            if series.name == metric:
+                found += _reading(row, place, series, index, limits)
     return found
 
 
-def _reading(row: int, place: int, series: Series, every: list[Series], limits: Mapping[str, float]) -> list[Reading]:
+_REQUEST_TIME = "odoo.http.request.time"
+_STATE = "odoo.queue_job.state"
+
+
+def _reading(
+    row: int, place: int, series: Series, index: Mapping[str, int], limits: Mapping[str, float]
+) -> list[Reading]:
     bound = BOUNDS[row]
-    where = ",".join(f"{name}={value}" for name, value in sorted(series.attributes.items()))
-    share = Share(row, f"{bound.kind} {series.name} {where}".strip(), series.tenant)
+    if bound.waits:
+        return _queue(row, place, series, index)
+    share = _share(row, series)
     if bound.share:
         return [Reading(share, (), None, None, place)]
     fixed = limits.get(bound.used, bound.limit)
     if isinstance(fixed, float):
         return [Reading(share, (place,), None, fixed, None)]
-    for other, limit in enumerate(every):
-        if limit.name == fixed and limit.attributes == series.attributes:
-            return [Reading(share, (place,), other, None, None)]
-    return []
+    other = index.get(identity(fixed, series.attributes))
+    return [] if other is None else [Reading(share, (place,), other, None, None)]
+
+
+def _queue(row: int, place: int, series: Series, index: Mapping[str, int]) -> list[Reading]:
+    """Jobs that run are busy servers of their channel; how many there can be shows while others wait."""
+    if series.attributes.get(_STATE) != "started":
+        return []
+    waits = index.get(identity(series.name, {**series.attributes, _STATE: BOUNDS[row].waits}))
+    return [] if waits is None else [Reading(_share(row, series), (place,), None, None, None, waits)]
+
+
+def _share(row: int, series: Series) -> Share:
+    where = ",".join(f"{name}={value}" for name, value in sorted(series.attributes.items()))
+    return Share(row, f"{BOUNDS[row].kind} {series.name} {where}".strip(), series.tenant)
 
 
 def erlang_c(workers: int, load: float) -> float:

@@ -22,7 +22,7 @@ from pydantic import Field
 from processors import columns
 from processors.episodes import Episodes
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
-from processors.steps.bounds import DAY_S, HOUR_S, NAMES, Bound, Reading, Share, readings
+from processors.steps.bounds import DAY_S, HOUR_S, NAMES, Bound, Reading, Share, knee, readings
 from processors.steps.forecast import Course, Outlook, course, time_to
 from schemas.records import Evidence, Record, Scrape, Severity
 
@@ -78,13 +78,24 @@ class State:
     numbers: list[int] = field(default_factory=lambda: [-1] * len(SCALES))
     peaks: list[list[float]] = field(default_factory=lambda: [[] for _ in SCALES])
     limits: list[float] = field(default_factory=list)
+    units: list[float] = field(default_factory=list)  # the limit in whose shares the rings are kept
     totals: list[float] = field(default_factory=list)
     hot: list[list[int]] = field(default_factory=list)
+    servers: list[float] = field(default_factory=list)  # most that were busy at once while others waited
+    loads: dict[int, tuple[float, int]] = field(default_factory=dict)  # by slot: sum and number of this minute's
     first_ms: int = -1
     last_ms: int = -1
     start_ms: int = -1
     episodes: Episodes = field(default_factory=Episodes)
-    layouts: dict[str, list[tuple[int, Reading]]] = field(default_factory=dict)
+    layouts: dict[str, Layout] = field(default_factory=dict)
+
+
+class Layout(NamedTuple):
+    """What of a scrape's values is taken, by slot: shares as they are, pairs of what is used and its limit, and the rest."""
+
+    shares: list[tuple[int, int]]
+    pairs: list[tuple[int, int, int]]
+    others: list[tuple[int, Reading]]
 
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
@@ -97,43 +108,69 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     elapsed_s = (
         (scrape.time_ms - state.last_ms) / 1000 if state.last_ms >= 0 and started == state.start_ms else math.inf
     )
-    for slot, reading in _layout(config, state, scrape):
-        share = _share(state, slot, reading, scrape.values, elapsed_s)
-        if share is not None and share > state.peaks[0][slot]:
-            state.peaks[0][slot] = share
+    _take(_layout(config, state, scrape), state, scrape.values, elapsed_s)
     if state.first_ms < 0:
         state.first_ms = scrape.time_ms
     state.last_ms, state.start_ms = scrape.time_ms, started
     return state, found
 
 
-def _share(
+def _take(layout: Layout, state: State, values: tuple[float | None, ...], elapsed_s: float) -> None:
+    """Note the highest of this minute. What is used is kept in units of the first limit, see `_past`."""
+    peaks, units, limits = state.peaks[0], state.units, state.limits
+    for slot, place in layout.shares:
+        share = values[place]
+        if share is not None and share > peaks[slot]:
+            peaks[slot] = share
+    for slot, place, limit_place in layout.pairs:
+        used, limit = values[place], values[limit_place]
+        if used is not None and limit:  # else none is set, or it was not measured
+            limits[slot] = limit
+            used /= units[slot] or _unit(state, slot, limit)
+            if used > peaks[slot]:
+                peaks[slot] = used
+    for slot, reading in layout.others:
+        other = _other(state, slot, reading, values, elapsed_s)
+        if other is not None and other > peaks[slot]:
+            peaks[slot] = other
+
+
+def _unit(state: State, slot: int, limit: float) -> float:
+    state.units[slot] = limit
+    return limit
+
+
+def _other(
     state: State, slot: int, reading: Reading, values: tuple[float | None, ...], elapsed_s: float
 ) -> float | None:
-    if reading.share is not None:
-        return values[reading.share]
-    parts = [values[place] for place in reading.used]
-    used = math.fsum(one for one in parts if one is not None)
-    if all(one is None for one in parts):
+    """The share of what is a rate, a load or limited by a number."""
+    known = [value for place in reading.used if (value := values[place]) is not None]
+    if not known:
         return None
-    limit = reading.fixed if reading.limit is None else values[reading.limit]
-    if not limit:  # none is set, or it was not measured
+    used, bound = math.fsum(known), reading.of.bound
+    limit = _carried(state, slot, reading, used, values) if bound.is_load else reading.fixed
+    if not limit:
         return None
-    if reading.of.bound.is_rate:
+    if bound.is_rate:
         before, state.totals[slot] = state.totals[slot], used
         return (used - before) / elapsed_s / limit if used >= before >= 0 and elapsed_s < 1_200 else None
-    if limit != state.limits[slot]:
-        _rescale(state, slot, limit)
-    return used / limit
+    state.limits[slot] = limit
+    used /= state.units[slot] or _unit(state, slot, limit)
+    if not bound.is_load:
+        return used
+    total, count = state.loads.get(slot, (0.0, 0))
+    state.loads[slot] = total + used, count + 1
+    return None
 
 
-def _rescale(state: State, slot: int, limit: float) -> None:
-    """The limit was moved: the past is told in shares of the new one."""
-    before, state.limits[slot] = state.limits[slot], limit
-    if before > 0:
-        for ring, peaks in zip(state.rings, state.peaks, strict=True):
-            ring[:, slot] *= before / limit
-            peaks[slot] *= before / limit if peaks[slot] > 0 else 1.0
+def _carried(state: State, slot: int, reading: Reading, busy: float, values: tuple[float | None, ...]) -> float | None:
+    """The load that the servers carry until waiting is as long as service; None while it is not known how many there are."""
+    count = reading.fixed if reading.limit is None else values[reading.limit]
+    if reading.waits is not None:
+        if (values[reading.waits] or 0.0) > 0.0 and busy > state.servers[slot]:
+            state.servers[slot] = busy
+        count = state.servers[slot]
+    return knee(round(count)) if count and count >= 1 else None
 
 
 def _turn(config: Config, state: State, scrape: Scrape) -> Findings:
@@ -155,6 +192,10 @@ def _turn(config: Config, state: State, scrape: Scrape) -> Findings:
 
 def _close(state: State, place: int, before: int, number: int) -> None:
     ring, peaks = state.rings[place], state.peaks[place]
+    if place == 0:
+        for slot, (total, count) in state.loads.items():
+            peaks[slot] = total / count
+        state.loads.clear()
     kept = ring.shape[0]
     values = np.array(peaks, np.float32)
     ring[before % kept] = np.where(values < 0, np.nan, values)
@@ -215,6 +256,8 @@ def _past(state: State, place: int, slot: int) -> Any:
     """Oldest first, as far back as it was measured."""
     ring, number = state.rings[place], state.numbers[place]
     values = np.roll(ring[:, slot], -(number % ring.shape[0])).astype(np.float64)
+    if state.limits[slot] > 0:  # of a limit that was moved, the past is told in shares of the new one
+        values *= state.units[slot] / state.limits[slot]
     known = np.flatnonzero(~np.isnan(values))
     return values[known[0] :] if known.size else values[:0]
 
@@ -309,15 +352,21 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min"
 
 
-def _layout(config: Config, state: State, scrape: Scrape) -> list[tuple[int, Reading]]:
+def _layout(config: Config, state: State, scrape: Scrape) -> Layout:
     known = state.layouts.get(scrape.series)
     if known is None:
         if len(state.layouts) >= LAYOUTS_MAX:
             state.layouts.clear()
         every = readings(scrape.series, scrape.resource, config.limits, config.workers)
         _grow(state, [one.of for one in every if one.of not in state.shares])
-        known = [(state.shares.index(one.of), one) for one in every if one.of in state.shares]
-        state.layouts[scrape.series] = known
+        places = {share: slot for slot, share in enumerate(state.shares)}
+        mine = [(places[one.of], one) for one in every if one.of in places]
+        pairs = [one for one in mine if one[1].limit is not None and not one[1].of.bound.is_load]
+        known = state.layouts[scrape.series] = Layout(
+            [(slot, one.share) for slot, one in mine if one.share is not None],
+            [(slot, one.used[0], one.limit) for slot, one in pairs if one.limit is not None],
+            [one for one in mine if one[1].share is None and one not in pairs],
+        )
     return known
 
 
@@ -327,7 +376,9 @@ def _grow(state: State, shares: list[Share]) -> None:
     state.rings = [np.pad(ring, ((0, 0), (0, len(new))), constant_values=np.nan) for ring in state.rings]
     state.peaks = [peaks + [-1.0] * len(new) for peaks in state.peaks]
     state.limits += [0.0] * len(new)
+    state.units += [0.0] * len(new)
     state.totals += [-1.0] * len(new)
+    state.servers += [0.0] * len(new)
     state.hot = [(state.hot[place] if state.hot else []) + [0] * len(new) for place in range(len(SCALES))]
 
 
@@ -356,8 +407,11 @@ def pack(state: State) -> Parts:
         "numbers": state.numbers,
         "peaks": state.peaks,
         "limits": state.limits,
+        "units": state.units,
         "totals": state.totals,
         "hot": state.hot,
+        "servers": state.servers,
+        "loads": [(slot, *load) for slot, load in state.loads.items()],
         "times": [state.first_ms, state.last_ms, state.start_ms],
         "episodes": state.episodes.dump(),
     }
@@ -374,8 +428,11 @@ def unpack(parts: Parts) -> State:
         numbers=more["numbers"],
         peaks=more["peaks"],
         limits=more["limits"],
+        units=more.get("units", list(more["limits"])),
         totals=more["totals"],
         hot=more["hot"],
+        servers=more.get("servers", [0.0] * len(more["shares"])),
+        loads={slot: (total, count) for slot, total, count in more.get("loads", ())},
         first_ms=more["times"][0],
         last_ms=more["times"][1],
         start_ms=more["times"][2],
@@ -398,4 +455,4 @@ ABOUT = About(
         "it did."
     ),
 )
-STEP = Step("capacity", Config, (Scrape,), unit, State, step, pack, unpack, about=ABOUT)
+STEP = Step("capacity", Config, (Scrape,), unit, State, step, pack, unpack, version=2, about=ABOUT)

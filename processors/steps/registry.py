@@ -16,6 +16,7 @@ from processors.steps import (
     fleet,
     journeys,
     locks,
+    saturation,
     service_map,
     watchdog,
 )
@@ -31,6 +32,7 @@ STEPS = by_name(
         journeys.STEP,
         burn_rate.STEP,
         capacity.STEP,
+        saturation.STEP,
         difference_in_differences.STEP,
         service_map.STEP,
         watchdog.STEP,

@@ -25,6 +25,12 @@ METRICS = (
         "postgresql.connection.max", Kind.GAUGE, "{connection}", "max_connections less those reserved for superusers."
     ),
     Metric(
+        "postgresql.connection.pool.max",
+        Kind.GAUGE,
+        "{connection}",
+        "Client backends of the Odoo process that has most, by application_name; its pool holds db_maxconn at most.",
+    ),
+    Metric(
         "postgresql.lock.waiting",
         Kind.GAUGE,
         "{connection}",

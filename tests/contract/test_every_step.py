@@ -67,6 +67,8 @@ TOPIC = {topic.name: index for index, topic in enumerate(INPUTS)}
 def scrape(rng: random.Random, tick: int, *, ill: bool) -> Scrape:
     points: dict[str, float | None] = {"redis.ping.duration": 0.9 if ill else 0.001 * rng.uniform(0.8, 1.2)}
     points['system.filesystem.utilization{system.filesystem.mountpoint="/data"}'] = 0.3 + 0.005 * min(tick, 120)
+    points['odoo.worker.busy{odoo.worker.type="http"}'] = 4.0 if 30 <= tick < 60 else 1.0
+    points['odoo.worker.waiting{odoo.worker.type="http"}'] = 30.0 if 30 <= tick < 60 else 0.0
     points['odoo.log.errors{tenant.id="acme"}'] = 4.0 * min(
         max(tick - 85, 0), 35
     )  # from the release until it is taken back
@@ -183,6 +185,7 @@ def plan(only: str | None = None) -> Plan:
     settings = {
         "absence": {"learn": 5},
         "capacity": {"minute_s": 2.0},
+        "saturation": {"memory_s": 10.0},
         "watchdog": {"every_ms": 60_000},
         "service_map": {"bin_ms": 2_000, "wait_ms": 1_000, "learn_bins": 60, "false_alarms_per_week": 100.0},
     }

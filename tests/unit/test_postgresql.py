@@ -85,7 +85,14 @@ def test_states_of_a_database_are_taken_together() -> None:
 
 
 def activity(state: str, **more: float) -> dict[str, Any]:
-    row = {"database": "a", "state": state, "backends": 1.0, "transaction_age_s": None, "odoo_pids": None}
+    row = {
+        "database": "a",
+        "state": state,
+        "backends": 1.0,
+        "transaction_age_s": None,
+        "odoo_pids": None,
+        "pool_max": None,
+    }
     return {**row, "idle_in_transaction_age_s": None, **more}
 
 

@@ -120,7 +120,12 @@ def of_activity(databases: Databases, rows: Iterable[Row]) -> Points:
         for row in rows:
             series = databases.series(metric, row["database"])
             points[series] = _together(metric, points.get(series) or 0.0, row[key] or 0.0)
-    return {**points, "postgresql.connection.used": 1 + sum(row["backends"] for row in rows)}
+    pools = [row["pool_max"] for row in rows if row["pool_max"] is not None]
+    return {
+        **points,
+        "postgresql.connection.used": 1 + sum(row["backends"] for row in rows),
+        "postgresql.connection.pool.max": max(pools, default=0.0),
+    }
 
 
 def without_activity(databases: Databases) -> Points:
@@ -128,7 +133,7 @@ def without_activity(databases: Databases) -> Points:
     points = databases.every([*OF_ACTIVITY, "postgresql.lock.wait.max"], None)
     for state in STATES:
         points |= {_connections(databases, database, state): None for database in databases.names}
-    return {**points, "postgresql.connection.used": None}
+    return {**points, "postgresql.connection.used": None, "postgresql.connection.pool.max": None}
 
 
 def of_waits(databases: Databases, rows: Iterable[Row]) -> Points:

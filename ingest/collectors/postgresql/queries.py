@@ -114,7 +114,9 @@ SELECT datname::text AS database, coalesce(state, 'unknown') AS state, count(*):
   max(extract(epoch FROM clock_timestamp() - state_change)) FILTER (WHERE state LIKE 'idle in transaction%')::float8
     AS idle_in_transaction_age_s,
   array_agg(substr(application_name, 6)) FILTER (WHERE state = 'active' AND application_name ~ '^odoo-[0-9]{1,9}$')
-    AS odoo_pids
+    AS odoo_pids,
+  (SELECT max(held) FROM (SELECT count(*)::float8 AS held FROM pg_stat_activity
+    WHERE application_name ~ '^odoo-[0-9]{1,9}$' GROUP BY application_name) AS pools) AS pool_max
 FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND datname IS NOT NULL AND pid <> pg_backend_pid()
 GROUP BY 1, 2

@@ -72,6 +72,7 @@ KINDS: dict[str, Kind] = {
     "capacity.io": Kind(0.7, Reach.MACHINE, Urgency.FINDING, "a saturated disk makes all of it wait"),
     "capacity.connections": Kind(0.8, Reach.NEEDING, Urgency.FINDING, "a forecast until none is left"),
     "capacity.workers": Kind(0.8, Reach.NEEDING, Urgency.FINDING, "queueing makes waits long before all are busy"),
+    "capacity.files": Kind(0.8, Reach.NEEDING, Urgency.FINDING, "without a free handle nothing is opened or accepted"),
     "capacity.wal": Kind(0.8, Reach.MACHINE, Urgency.FINDING, "a slot or an archiver that holds it fills the disk"),
     "capacity.transactions": Kind(0.8, Reach.NEEDING, Urgency.FINDING, "at the wraparound PostgreSQL takes no more writes"),
     "capacity.queue": Kind(0.6, Reach.NEEDING, Urgency.FINDING, "more comes than is done"),
@@ -96,7 +97,7 @@ CHANGES = frozenset({"release", "module_upgrade", "configuration", "scaling", "c
 FELT = (
     "odoo.latency", "odoo.errors", "queue.backlog", "queue.failures", "queue.stuck", "process.backlog",
     "process.stopped", "process.delayed", "integration.failures", "integration.silent", "mail", "slo.burn", "service.fault",
-    "anomaly",
+    "anomaly", "capacity.workers",
 )  # fmt: skip
 """What people, partners and business flows feel of whatever is the matter."""
 
@@ -124,6 +125,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     ),
     # Waiting for the disk: commits, forks and append-only files, swap, and with them all above.
     "storage": (
+        "capacity.connections",
         "postgresql.lock", "postgresql.replication", "postgresql.archiver", "postgresql.connections", "redis.latency",
         "redis.memory", "redis.persistence", "host.pressure", "odoo.cron", "odoo.workers", *FELT,
     ),
@@ -132,15 +134,15 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
         "odoo.cron", *FELT,
     ),
     "network": ("unreachable", "redis.latency", "postgresql.replication", "redis.replication", "odoo.workers", *FELT),
-    "host.cpu": ("host.pressure", "odoo.latency", "process.delayed", "slo.burn"),
+    "host.cpu": ("host.pressure", "odoo.latency", "capacity.workers", "process.delayed", "slo.burn"),
     "host.memory": ("host.pressure", "storage", "redis.latency", "redis.memory", "odoo.workers", *FELT),
     # What one takes, all others miss, on the server and on its host.
     "tenant.load": (
         "host.cpu", "host.pressure", "host.memory", "storage", "postgresql.lock", "postgresql.connections", "redis.latency",
-        "network", "capacity.io", "capacity.connections", "capacity.workers", *FELT,
+        "network", "capacity.io", "capacity.connections", *FELT,
     ),
     # Sessions pile up behind the lock: they look like load, hold workers and connections.
-    "postgresql.lock": ("tenant.load", "odoo.workers", "odoo.cron", "postgresql.connections", *FELT),
+    "postgresql.lock": ("tenant.load", "odoo.workers", "odoo.cron", "postgresql.connections", "capacity.connections", *FELT),
     "postgresql.connections": ("odoo.workers", "odoo.cron", *FELT),
     "service.fault": tuple(kind for kind in FELT if kind != "service.fault"),
     "redis.memory": ("redis.latency", "redis.persistence", "redis.replication", *FELT),
@@ -154,6 +156,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "capacity.io": ("storage", "host.pressure", "postgresql.replication", "redis.persistence", *FELT),
     "capacity.connections": ("postgresql.connections", "redis.connections", "odoo.workers", *FELT),
     "capacity.workers": ("odoo.latency", "odoo.errors", "queue.backlog", "queue.stuck", "process.delayed", "slo.burn"),
+    "capacity.files": ("unreachable", "odoo.workers", *FELT),
     "capacity.transactions": ("unreachable", "odoo.web", *FELT),
     "capacity.queue": ("queue.backlog", "process.delayed", "slo.burn"),
     "odoo.upgrade": _SHARED_ILL,
@@ -182,6 +185,7 @@ class Sign(NamedTuple):
 ABSENT: dict[str, tuple[Sign, ...]] = {
     "storage": (Sign("host.cpu", "host", True, "CPU of {} is green: they wait, they do not compute"),),
     "postgresql.lock": (Sign("host.cpu", "host", True, "CPU of {} is green: they wait, they do not compute"),),
+    "capacity.workers": (Sign("host.cpu", "host", True, "CPU of {} is green: they wait, they do not compute"),),
     "tenant.load": (Sign("host.cpu", "host", False, "CPU of {} is green"),),
     "host.pressure": (Sign("host.cpu", "host", False, "CPU of {} is green"),),
 }
