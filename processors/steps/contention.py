@@ -3,8 +3,8 @@
 What each tenant takes of a shared server (`processors.demands`) is compared with its own usual, times what has become of the
 other tenants' usual: when all rise together, in the morning or because the server is slow for everybody, nobody is the
 neighbour. One that has left its own usual by far and holds most of the excess is loud. A loud tenant is a finding when
-others fare worse in step with it, or when the shared resource is under pressure; where neither can be measured, when it
-takes several times its usual. A load that all bear is nobody's fault.
+others fare worse in step with it, or when the shared resource is under pressure; where neither can be measured, or what is
+shared has left its usual band, when it takes several times its usual. A load that all bear is nobody's fault.
 
 Sources: antagonist and victim by correlation in time as in CPI2 (Zhang et al. 2013), with the time that requests and jobs
 take in place of cycles per instruction; average active sessions as the measure of a database's load.
@@ -44,6 +44,8 @@ from schemas.calendar import MINUTE_MS
 from schemas.records import Evidence, Phase, Record, Scrape, Severity, Signal
 
 JOURNEYS = "process.delayed:"
+STRAINS = ("host.cpu:", "host.pressure:", "storage:", "postgresql.connections:")
+"""Causes that say that what is shared has left its usual band."""
 WHERE_MAX = 256
 
 
@@ -147,6 +149,7 @@ class State:
     outcomes: columns.Arrays = field(default_factory=lambda: _grid(len(OUTCOMES)))
     pressures: dict[str, tuple[float, int]] = field(default_factory=dict)
     delayed: dict[str, int] = field(default_factory=dict)  # since when a tenant's documents are stuck
+    strains: dict[str, str] = field(default_factory=dict)  # what of the shared is unusual, by signal
     victims: dict[str, list[str]] = field(default_factory=dict)  # those named, by cause
     episodes: Episodes = field(default_factory=Episodes)
     left_out: int = 0
@@ -179,7 +182,11 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
 
 
 def _stuck(state: State, signal: Signal) -> None:
-    if signal.tenant and signal.phase is Phase.RESOLVED:
+    if signal.cause.startswith(STRAINS):
+        state.strains.pop(signal.id, None)
+        if signal.phase is not Phase.RESOLVED:
+            state.strains[signal.id] = signal.summary
+    elif signal.tenant and signal.phase is Phase.RESOLVED:
         state.delayed.pop(signal.tenant, None)
     elif signal.tenant:
         state.delayed[signal.tenant] = signal.started_ms
@@ -460,7 +467,9 @@ def _tell(config: Config, state: State, name: str, pool: Pool, scrape: Scrape, j
         victims = _victims(config, state, pool, judged.times, felt, slot, key)
         presses = _pressed(state, scrape.time_ms)
         grown = pool.grid["now"][rows[0], slot] > config.times_alone * judged.expected[rows[0], slot]
-        # Where nobody else's requests or jobs were ever timed, a load that has multiplied must speak for itself.
+        # What is unusual of the shared is explained by a load that has multiplied.
+        presses += [Evidence(text=one, time_ms=scrape.time_ms) for one in state.strains.values()] if grown else []
+        # Where nobody else's requests or jobs were ever timed, such a load must speak for itself.
         untimed = not (np.delete(state.outcomes["seen"], slot, axis=1) >= config.learn).any()
         if key in state.episodes.open or victims or presses or (untimed and grown):
             state.victims[key] = [one.tenant for one in victims]
@@ -570,6 +579,7 @@ def pack(state: State) -> Parts:
         "tenants": state.tenants,
         "pressures": state.pressures,
         "delayed": state.delayed,
+        "strains": state.strains,
         "victims": state.victims,
         "episodes": state.episodes.dump(),
         "left_out": state.left_out,
@@ -589,6 +599,7 @@ def unpack(parts: Parts) -> State:
         outcomes=outcomes,
         pressures={name: (share, at_ms) for name, (share, at_ms) in more["pressures"].items()},
         delayed=more["delayed"],
+        strains=more.get("strains", {}),
         victims=more["victims"],
         episodes=Episodes.load(more["episodes"]),
         left_out=more["left_out"],
@@ -606,10 +617,10 @@ def unpack(parts: Parts) -> State:
 
 
 def unit(record: Record) -> str | None:
-    """The cell, for looks at what is shared and at how tenants fare, and for documents that are stuck."""
+    """The cell, for looks at what is shared and at how tenants fare, for what is unusual there, and for documents that are stuck."""
     if isinstance(record, Scrape):
         return "" if layout_of(record.series).is_watched else None
-    return "" if isinstance(record, Signal) and record.cause.startswith(JOURNEYS) else None
+    return "" if isinstance(record, Signal) and record.cause.startswith((JOURNEYS, *STRAINS)) else None
 
 
 ABOUT = About(

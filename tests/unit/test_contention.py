@@ -77,6 +77,23 @@ def test_it_is_one_when_what_is_shared_runs_out() -> None:
     assert cell.told[0].evidence[-1].text == "85% of the connections are used; pressed from 80% on"
 
 
+def test_a_load_that_has_multiplied_explains_what_is_unusual_of_the_shared() -> None:
+    cell = Cell()
+    cell.looks(CALM, (0.2, 2.0, 0.1), (0.1, 0.2, 0.1))
+    cell.fold(
+        Signal(
+            cell="eu1", time_ms=T0 + CALM * 2_000, id="cpu", phase=Phase.OPEN, detector="baseline", cause="host.cpu:host-eu1",
+            resource="host-eu1", started_ms=T0 + CALM * 2_000, severity=Severity.WARNING, score=0.7,
+            summary="system.cpu.utilization of host-eu1 is 0.6, usually 0.2",
+        )
+    )  # fmt: skip
+    cell.looks(LOUD, (0.2, 4.5, 0.1), (0.1, 0.2, 0.1))  # more, but not so many times as much
+    assert cell.told == []
+    cell.looks(LOUD, (6.0, 2.0, 0.1), (0.1, 0.2, 0.1))
+    assert cell.told[0].cause == "tenant.load:acme"
+    assert any("usually 0.2" in one.text for one in cell.told[0].evidence)
+
+
 def test_who_was_slow_before_is_no_victim() -> None:
     cell = Cell()
     cell.looks(CALM, (0.2, 0.3, 0.1), (0.1, 0.2, 0.1))
