@@ -306,7 +306,7 @@ def detect(
     out: Annotated[Path, typer.Option("--out", help="Folder that gets the same tree with scores.", show_default=False)],
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Score series from files with the pipeline's own baseline: anomaly_score, 0 to 1, one row an input row."""
+    """Score series from files with the pipeline's own step shapes: anomaly_score, 0 to 1, one row an input row."""
     from pilothouse import detect as detecting
     from pilothouse.csv_blocks import InputError
 

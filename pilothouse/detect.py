@@ -1,4 +1,4 @@
-"""`pilothouse detect`: CSV files of `timestamp,value` get an anomaly score a row, by the very step of the pipeline.
+"""`pilothouse detect`: CSV files of `timestamp,value` get an anomaly score a row, by the pipeline's step `shapes`.
 
 A file is one series, a row one scrape of it. The score is 1 - probability that the series' own past looks like this,
 told once an episode; rows between episodes have 0. What was not measured (an empty cell, NaN) has 0 and teaches
@@ -9,15 +9,15 @@ is counted; a file in which that is the rule is refused. Memory does not grow wi
 from __future__ import annotations
 
 import csv
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pilothouse.csv_blocks import Block, InputError, blocks
-from processors.steps import baseline
-from schemas.records import Scrape
+from processors.steps import shapes
 
 COLUMNS = ("timestamp", "value", "anomaly_score")
 STALE_MAX = 0.1  # share of rows that may be out of order
@@ -77,7 +77,8 @@ def _targets(source: Path, out: Path) -> list[tuple[Path, Path]]:
 
 def _score_file(path: Path, target: Path, progress: Progress) -> Scored:
     answer = Scored(str(path), str(target))
-    config, state = baseline.Config(cell="csv", shapes=True), baseline.State()
+    config, state = shapes.Config(cell="csv"), shapes.State()
+    state.slots.extend(["value"])
     partial = target.with_name(target.name + ".partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -100,19 +101,17 @@ def _score_file(path: Path, target: Path, progress: Progress) -> Scored:
     return answer
 
 
-def _score_block(config: baseline.Config, state: baseline.State, block: Block, answer: Scored) -> Iterator[list[str]]:
-    for cells, time_ms, value in zip(block.cells, block.times_ms.tolist(), block.columns[0].tolist(), strict=True):
-        score = 0.0
-        if time_ms <= state.last_ms:
-            answer.passed_over_rows += 1
-        else:
-            measured = None if math.isnan(value) else value
-            scrape = Scrape(
-                cell="csv", resource="csv", system="csv", time_ms=time_ms, series="value", values=(measured,)
-            )
-            seen, _ = baseline.look(config, state, scrape)
-            score = float(seen.score[0]) if seen.score is not None else 0.0
-            answer.unmeasured_rows += measured is None
-        answer.rows += 1
-        answer.remarkable_rows += score > REMARKABLE
-        yield [*cells, f"{score:.9g}"]
+def _score_block(config: shapes.Config, state: shapes.State, block: Block, answer: Scored) -> Iterator[list[str]]:
+    times_ms, values = block.times_ms, block.columns[0]
+    latest = np.maximum.accumulate(np.concatenate(([state.last_ms], times_ms)))
+    new = np.flatnonzero(times_ms > latest[:-1])
+    scores = np.zeros(len(values))
+    found = shapes.score(config.calendar(), state, times_ms[new], values[new, None], np.zeros(len(new), bool))
+    scores[new] = found[:, 0]
+    state.last_ms = int(latest[-1])
+    answer.rows += len(values)
+    answer.passed_over_rows += len(values) - len(new)
+    answer.unmeasured_rows += int(np.count_nonzero(np.isnan(values[new])))
+    answer.remarkable_rows += int(np.count_nonzero(scores > REMARKABLE))
+    for cells, score in zip(block.cells, scores.tolist(), strict=True):
+        yield [*cells, f"{score:.9g}" if score else "0"]

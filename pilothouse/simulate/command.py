@@ -22,7 +22,7 @@ from pilothouse.simulate.families import FAMILIES
 from pilothouse.simulate.running import Settings
 from pilothouse.simulate.scoring import Figures, Scored
 from pilothouse.simulate.stories import live
-from processors.steps.registry import STEPS
+from processors.steps.registry import ON_REQUEST, STEPS
 from schemas.records import Incident
 
 FALSE_A_WEEK = 1.0
@@ -76,11 +76,12 @@ def settings_of(path: Path | None) -> Settings:
         raise SimulateError(f"{path}: {error}") from error
     if not isinstance(data, dict) or not all(isinstance(one, dict) for one in data.values()):
         raise SimulateError(f"{path}: must be tunables by step, such as `baseline: {{limit: 6}}`")
+    known = {**STEPS, **ON_REQUEST}
     for step, values in data.items():
-        if step not in STEPS:
-            raise SimulateError(f"{path}: step {step!r} is unknown; known are {', '.join(STEPS)}")
+        if step not in known:
+            raise SimulateError(f"{path}: step {step!r} is unknown; known are {', '.join(known)}")
         try:
-            STEPS[step].config(cell="any", **values)
+            known[step].config(cell="any", **values)
         except ValidationError as error:
             first = error.errors()[0]
             raise SimulateError(f"{path}: {step}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error

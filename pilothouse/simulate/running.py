@@ -18,7 +18,7 @@ from pilothouse.simulate.documents import TOLD_MS
 from pilothouse.simulate.drawing import Drawn
 from pilothouse.simulate.drivers import Drivers, Span
 from processors.fold import Finding, PartitionFold, Plan
-from processors.steps.registry import STEPS
+from processors.steps.registry import chosen
 from schemas.codec import Envelope, Received
 from schemas.records import Heartbeat, Record
 from schemas.topics import INPUTS, topic_of
@@ -75,7 +75,8 @@ class Cell:
 
     def __init__(self, drawn: Drawn, settings: Settings | None = None, *, slowly: bool = False) -> None:
         self.drawn, self.at_ms = drawn, drawn.start_ms
-        self.plan = Plan.of(STEPS.values(), drawn.estate, _settings(settings or {}, SLOW_PACE if slowly else PACE))
+        tunables = _settings(settings or {}, SLOW_PACE if slowly else PACE)
+        self.plan = Plan.of(chosen(tunables), drawn.estate, tunables)
         self.fold = PartitionFold(self.plan)
         self.position, self.carry = Position(), Carry()
         self.points = self.records = 0
@@ -161,7 +162,7 @@ class Cell:
 def _settings(candidate: Settings, pace: Settings) -> Settings:
     """The candidate's on top of what the simulation changes: what must fit the time between looks."""
     names = {*pace, *candidate}
-    return {name: {**pace.get(name, {}), **candidate.get(name, {})} for name in names if name in STEPS}
+    return {name: {**pace.get(name, {}), **candidate.get(name, {})} for name in names}
 
 
 def _looks(

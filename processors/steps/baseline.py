@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +29,6 @@ from schemas.calendar import MINUTE_MS
 from schemas.metrics import Departure, Kind, Metric, describe
 from schemas.records import Evidence, Record, Scrape, Severity
 from schemas.series import Series, parse, split
-
-if TYPE_CHECKING:  # it is compiled, which costs time and memory where nobody asks for it
-    from processors.steps.shapes import Shapes
 
 LAYOUTS_MAX = 64
 GRAIN_CHANGE = 3.0
@@ -53,10 +50,6 @@ class Config(StepConfig):
         description="Weeks of health of a resource, all its series together, in which one alarm may be false.",
     )
     gap_factor: float = Field(8.0, gt=1, description="A hole of so many intervals is no measurement of a rate.")
-    shapes: bool = Field(
-        False,
-        description="Also score the shape of every series against all it has been; dear, for a few series without an opinion.",
-    )
 
 
 @dataclass
@@ -143,7 +136,6 @@ class State:
 
     slots: Slots = field(default_factory=Slots)
     profile: Profile = field(default_factory=Profile)
-    shapes: Shapes | None = None
     arrays: columns.Arrays = field(default_factory=lambda: {name: np.zeros(0, kind) for name, kind in _ARRAYS.items()})
     last_ms: int = -1
     interval_ms: float = 0.0
@@ -169,7 +161,6 @@ class Look(NamedTuple):
     expected: Floats
     scale: Floats
     distance: Floats
-    score: Floats | None
 
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
@@ -181,16 +172,11 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     scrape: Scrape = item.record
     if scrape.time_ms <= state.last_ms:
         return state, []
-    return state, look(config, state, scrape)[1]
-
-
-def look(config: Config, state: State, scrape: Scrape) -> tuple[Look, Findings]:
-    """What a scrape newer than all before shows, and what is found in it; the state has then learned from it."""
     seen = _compare_all(config, state, scrape)
     found = _judge(config, state, scrape, seen)
     state.last_ms = scrape.time_ms
     _learn(config, state, seen)
-    return seen, found
+    return state, found
 
 
 def _compare_all(config: Config, state: State, scrape: Scrape) -> Look:
@@ -200,18 +186,7 @@ def _compare_all(config: Config, state: State, scrape: Scrape) -> Look:
     hour, into = hour_of_week(config.calendar(), scrape.time_ms)
     season, _ = state.profile.expected(hour, into)
     expected, scale, distance = _compare(config, state, observed, measured, season, scrape.time_ms)
-    score = None
-    if config.shapes:
-        score = _shapes(state).score(observed, *state.profile.usual(hour), state.profile.long_run, measured)
-    return Look(observed, measured, expected, scale, distance, score)
-
-
-def _shapes(state: State) -> Shapes:
-    from processors.steps.shapes import Shapes
-
-    state.shapes = state.shapes or Shapes()
-    state.shapes.grow(len(state.slots.identities))
-    return state.shapes
+    return Look(observed, measured, expected, scale, distance)
 
 
 def _values(state: State, scrape: Scrape) -> Floats:
@@ -421,8 +396,7 @@ def pack(state: State) -> Parts:
         "episodes": state.episodes.dump(),
     }
     present = columns.pack({**state.arrays, **state.profile.present()}, more)
-    parts = {"present": present, "season": columns.pack(state.profile.season())}
-    return parts if state.shapes is None else {**parts, "shapes": columns.pack(state.shapes.arrays)}
+    return {"present": present, "season": columns.pack(state.profile.season())}
 
 
 def unpack(parts: Parts) -> State:
@@ -434,7 +408,6 @@ def unpack(parts: Parts) -> State:
     return State(
         slots=slots,
         profile=Profile(arrays={**arrays, **season}),
-        shapes=_unpack_shapes(parts["shapes"]) if "shapes" in parts else None,
         arrays={name: arrays[name] for name in _ARRAYS},
         last_ms=more["last_ms"],
         interval_ms=more["interval_ms"],
@@ -443,12 +416,6 @@ def unpack(parts: Parts) -> State:
         odd=more["odd"],
         episodes=Episodes.load(more["episodes"]),
     )
-
-
-def _unpack_shapes(data: bytes) -> Shapes:
-    from processors.steps.shapes import Shapes
-
-    return Shapes(arrays=columns.unpack(data)[0])
 
 
 def unit(record: Record) -> str | None:

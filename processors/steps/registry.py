@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from processors.step import by_name
+from collections.abc import Collection
+from typing import Any
+
+from processors.step import Step, by_name
 from processors.steps import (
     absence,
     baseline,
@@ -18,6 +21,7 @@ from processors.steps import (
     locks,
     saturation,
     service_map,
+    shapes,
     watchdog,
 )
 
@@ -40,5 +44,14 @@ STEPS = by_name(
     )
 )
 
+ON_REQUEST = by_name((shapes.STEP,))
+"""Steps that run where settings name them, right after the first."""
+
 FLEET = by_name((fleet.STEP,))
 """Steps of the fold over the incidents of all cells."""
+
+
+def chosen(named: Collection[str]) -> tuple[Step[Any, Any], ...]:
+    """All steps in their order, with those on request that are `named`."""
+    first, *others = STEPS.values()
+    return first, *(step for name, step in ON_REQUEST.items() if name in named), *others

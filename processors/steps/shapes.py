@@ -1,219 +1,187 @@
-"""Has this series been like this before? Three scorers that complement each other, and one score an episode.
+"""Has this series been like this before? For series of which nobody has an opinion; runs where it is asked for.
 
-- *pairs*: distance of the last two values from the nearest pair seen so far,
-- *contexts*: the same for a value beside its means over 4 and 16 measurements,
-- *level*: mean of the last 12 measurements against that of the last 150.
+Every value is held against all that its series has been, in three ways (see `novelty`, which has the methods and their
+sources), and the probability of so rare a shape is told once an episode. An episode ends when the shape is usual again.
+Of a cumulative series the rate a second is looked at. Findings are informative: they say that something has never been so,
+not that it is bad.
 
-Values are looked at after the season, which counts as far as it has predicted. What was seen is kept as prototypes: the
-nearest is drawn towards what came, something farther than `RADIUS` becomes a prototype in place of the one least used
-(adaptive resonance: Carpenter, Grossberg & Rosen 1991, Fuzzy ART).
-
-Every kind of distance has a histogram in thirds of an octave (as in Masson, Rim & Lee 2019, DDSketch), which makes it a
-probability: by rank inside what was seen, by a power law with the mean log excess as exponent (Hill 1975) beyond the
-98th percentile. No distribution and no unit is assumed. The geometric mean of the three times e is a probability too,
-however they depend on each other (Vovk & Wang 2020, Combining p-values via averaging).
-
-One episode, one score: a score is told when it exceeds all of the last stretch, a sixteenth of what was seen. Times are
-counted in measurements, so the grain of the series sets the scale. Cost about 2 µs a value, state 1.9 kB a series.
+`pilothouse detect` scores files by `score`, many scrapes at a time; one at a time gives the same. State is 2,000 bytes
+a series and its identity, the hours of the week included; cost about 0.6 µs a value.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from processors.columns import Arrays
-from processors.compiled import compiled
+from processors import columns
+from processors.episodes import Episodes
+from processors.step import About, Findings, Item, Parts, Step, StepConfig
+from processors.steps.baseline import Slots, unit
+from processors.steps.seasonal import hour_of_week
+from schemas.calendar import MINUTE_MS, Calendar
+from schemas.metrics import Kind, describe
+from schemas.records import Evidence, Scrape, Severity
 
 Floats = NDArray[np.float64]
-Flags = NDArray[np.bool_]
+Times = NDArray[np.int64]
 
-MEMORY = 2_000  # measurements over which location and scale are remembered
-SEASON_MIN, SEASON_MEMORY = 24, 3_000  # measurements before the season counts, and over which its errors are remembered
-SHORT, MIDDLE = 1 / 4, 1 / 16
-LEVEL, USUAL_LEVEL = 1 / 12, 1 / 150
-PAIRS, CONTEXTS = 64, 16
-RADIUS, DRAW = 0.1, 0.05
-FORGET = 0.9995  # of a prototype's use, each measurement
-BINS, BINS_AN_OCTAVE, LOWEST = 120, 3.0, -6.0
-COUNT_MAX = 16_000  # counts are halved there: what is rare is judged by the last many thousand measurements
-NOTHING = 0.1  # a distance below a tenth of the scale is none
-TAIL, TAIL_PRIOR = 0.02, 0.5  # share of measurements in the tail; mean log excess (octaves) of one imagined one
-UNIT_SEEN = 50  # measurements that fix the unit in which levels are counted
-PATIENCE = 0.1  # of a decade: how much stricter a history that is ten times as long is
-REST, REST_MAX = 0.06, 1_600.0
-
-_SINGLES = (
-    "location", "scale", "unit", "season_error", "plain_error", "season_seen", "level", "usual_level",
-    "last", "short", "middle", "peak", "peak_age", "next", "next_age",
-)  # fmt: skip
-_LOCATION, _SCALE, _UNIT, _SEASON_ERROR, _PLAIN_ERROR, _SEASON_SEEN, _LEVEL, _USUAL_LEVEL = range(8)
-_LAST, _SHORT, _MIDDLE, _PEAK, _PEAK_AGE, _NEXT, _NEXT_AGE = range(8, 15)
-_KINDS = 3
+QUARTER_MS = 15 * MINUTE_MS  # no hour of any time zone turns within one
+USUAL_AGAIN = 1.0  # decades: one value in ten is as rare
 
 
-class Shapes:
-    """Prototypes, means and tails of some series."""
+class Config(StepConfig):
+    """How rare is worth telling."""
 
-    def __init__(self, width: int = 0, arrays: Arrays | None = None) -> None:
-        self.arrays: Arrays = arrays or {
-            "singles": np.zeros((width, len(_SINGLES))),
-            "shapes_seen": np.zeros((width, 2), np.int64),  # measurements ever, and in the tails
-            "tails": np.zeros((width, _KINDS, BINS), np.uint16),
-            "pairs": np.zeros((width, PAIRS, 2), np.float32),
-            "pairs_use": np.zeros((width, PAIRS), np.float32),
-            "contexts": np.zeros((width, CONTEXTS, 3), np.float32),
-            "contexts_use": np.zeros((width, CONTEXTS), np.float32),
-        }
-
-    def grow(self, width: int) -> None:
-        """Make room for `width` series."""
-        more = width - len(self.arrays["singles"])
-        if more:
-            added = Shapes(more).arrays
-            self.arrays = {name: np.concatenate((array, added[name])) for name, array in self.arrays.items()}
-
-    def score(self, observed: Floats, season: Floats, known: Flags, usual: Floats, measured: Flags) -> Floats:
-        """1 - probability of every series' shape, 0 between episodes and where nothing was measured; learns.
-
-        `season` is what the hour usually brings where that is `known`, `usual` the long-run mean.
-        """
-        surprise = np.zeros(observed.size)
-        _score(surprise, observed, season, usual, known, measured, *self.arrays.values())
-        return np.maximum(1.0 - math.e * 10.0**-surprise, 0.0)
+    told: float = Field(0.99, gt=0, lt=1, description="Score (1 - probability of the shape) that is told.")
 
 
-@compiled
-def _score(
-    told: Floats, observed: Floats, season: Floats, usual: Floats, known: Flags, measured: Flags,
-    singles: Floats, seen: Any, tails: Any, pairs: Any, pairs_use: Any, contexts: Any, contexts_use: Any,
-) -> None:  # fmt: skip
-    distances = np.zeros(_KINDS)
-    for one in range(observed.size):
-        if not measured[one]:
-            continue
-        s, count = singles[one], seen[one, 0]
-        value = _after_season(s, observed[one], season[one], usual[one], known[one])
-        _distances(distances, s, count, value, pairs[one], pairs_use[one], contexts[one], contexts_use[one])
-        surprise = 0.0
-        for kind in range(_KINDS):
-            surprise += _tail(tails[one, kind], seen[one, 1], distances[kind]) / _KINDS
-        seen[one, 0] += 1
-        seen[one, 1] += 1
-        if seen[one, 1] >= COUNT_MAX:
-            seen[one, 1] //= 2
-            tails[one] = tails[one] // np.uint16(2)
-        surprise -= PATIENCE * math.log10(max(count, 300) / 300)
-        told[one] = _one_an_episode(s, count, max(surprise, 0.0))
+@dataclass
+class State:
+    """All series of one resource."""
+
+    slots: Slots = field(default_factory=Slots)
+    arrays: columns.Arrays = field(default_factory=dict)
+    last_ms: int = -1
+    start_ms: int = -1
+    episodes: Episodes = field(default_factory=Episodes)
+
+    def grow(self) -> None:
+        """Make room for series that have come."""
+        from processors.steps import novelty
+
+        width = len(self.slots.identities)
+        have = len(self.arrays["long"]) if self.arrays else 0
+        if width > have or not self.arrays:
+            added = {name: np.zeros((width - have, *shape), kind) for name, (kind, shape) in novelty.ARRAYS.items()}
+            self.arrays = {name: np.concatenate((self.arrays.get(name, new[:0]), new)) for name, new in added.items()}
 
 
-@compiled
-def _after_season(s: Any, observed: float, season: float, usual: float, known: bool) -> float:
-    """What is left when the season is taken off, as far as it has predicted better than the long-run mean."""
-    if not known:
-        return observed
-    weight = 0.0
-    if s[_SEASON_SEEN] >= SEASON_MIN and s[_PLAIN_ERROR] > 0:
-        weight = max(0.0, 1 - s[_SEASON_ERROR] / s[_PLAIN_ERROR]) ** 2
-    s[_SEASON_SEEN] += 1
-    rate = max(1 / s[_SEASON_SEEN], 1 / SEASON_MEMORY)
-    s[_SEASON_ERROR] += rate * (abs(observed - season) - s[_SEASON_ERROR])
-    s[_PLAIN_ERROR] += rate * (abs(observed - usual) - s[_PLAIN_ERROR])
-    return observed - weight * (season - usual)
+def score(calendar: Calendar, state: State, times_ms: Times, values: Floats, restarted: NDArray[np.bool_]) -> Floats:
+    """1 - probability of each value's shape by row and series, 0 between episodes and where nothing was measured; learns.
+
+    Rows are oldest first, each later than all before; a value is NaN where nothing was measured, and values of cumulative
+    series become rates a second. `restarted` says of each row whether cumulative series began anew.
+    """
+    from processors.steps import novelty  # compiled, which costs time and memory where nobody asks for it
+
+    state.grow()
+    told = np.zeros(values.shape)
+    hours = _hours(calendar, times_ms)
+    novelty.surprises(told, values, times_ms, hours, restarted, state.slots.is_sum, *state.arrays.values())
+    return np.maximum(1.0 - math.e * 10.0**-told, 0.0)
 
 
-@compiled
-def _distances(
-    distances: Floats, s: Any, count: int, value: float, pairs: Any, pairs_use: Any, contexts: Any, contexts_use: Any
-) -> None:
-    first = count == 0
-    if first:
-        s[_LOCATION] = s[_LEVEL] = s[_USUAL_LEVEL] = value
-    away = value - s[_LOCATION]
-    scaled = away / s[_SCALE] if s[_SCALE] > 0 else 0.0
-    rate = max(1 / (count + 1), 1 / MEMORY)
-    s[_LOCATION] += rate * away
-    s[_SCALE] += rate * (abs(away) - s[_SCALE])
-    if count <= UNIT_SEEN or s[_UNIT] == 0:
-        s[_UNIT] = s[_SCALE]
-    seen_as = math.copysign(math.log1p(abs(scaled)), scaled)  # no tail is so heavy that it hides the rest
-    if first:
-        s[_LAST] = s[_SHORT] = s[_MIDDLE] = seen_as
-    s[_SHORT] += max(SHORT, 1 / (count + 1)) * (seen_as - s[_SHORT])
-    s[_MIDDLE] += max(MIDDLE, 1 / (count + 1)) * (seen_as - s[_MIDDLE])
-    distances[0] = _novelty(pairs, pairs_use, (seen_as, s[_LAST]))
-    distances[1] = _novelty(contexts, contexts_use, (seen_as, s[_SHORT], s[_MIDDLE]))
-    s[_LAST] = seen_as
-    s[_LEVEL] += max(LEVEL, 1 / (count + 1)) * (value - s[_LEVEL])
-    distances[2] = abs(s[_LEVEL] - s[_USUAL_LEVEL]) / s[_UNIT] if s[_UNIT] > 0 else 0.0
-    s[_USUAL_LEVEL] += max(USUAL_LEVEL, 1 / (count + 1)) * (value - s[_USUAL_LEVEL])
+def _hours(calendar: Calendar, times_ms: Times) -> NDArray[np.int64]:
+    quarters, places = np.unique(times_ms // QUARTER_MS, return_inverse=True)
+    return np.array([hour_of_week(calendar, at * QUARTER_MS)[0] for at in quarters.tolist()], np.int64)[places]
 
 
-@compiled
-def _novelty(prototypes: Any, use: Any, vector: Any) -> float:
-    """Distance from the nearest prototype, which then learns."""
-    nearest, least, distance = -1, 0, math.inf
-    for place in range(len(use)):
-        if use[place] > 0:
-            apart = 0.0
-            for at in range(len(vector)):
-                apart += abs(prototypes[place, at] - vector[at])
-            if apart < distance:
-                nearest, distance = place, apart
-        if use[place] < use[least]:
-            least = place
-    distance /= len(vector)
-    is_new = distance > RADIUS
-    place = least if is_new else nearest
-    for at in range(len(vector)):
-        prototypes[place, at] += (1.0 if is_new else DRAW) * (vector[at] - prototypes[place, at])
-    use[place] = 1.0 if is_new else use[place] + 1.0
-    for any_place in range(len(use)):
-        use[any_place] *= FORGET
-    return 0.0 if nearest < 0 else distance
+def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
+    """Score one scrape and learn from it. A scrape not newer than the last is passed over."""
+    scrape: Scrape = item.record
+    if scrape.time_ms <= state.last_ms:
+        return state, []
+    places = state.slots.columns_of(scrape.series)
+    raw = np.array(scrape.values, dtype=np.float64)
+    values = raw if places is None else np.full(len(state.slots.identities), np.nan)
+    if places is not None:
+        values[places] = raw
+    started = scrape.start_time_ms if scrape.start_time_ms is not None else -1
+    scores = score(
+        config.calendar(), state, np.array([scrape.time_ms]), values[None, :], np.array([started != state.start_ms])
+    )[0]
+    before_ms, state.last_ms, state.start_ms = state.last_ms, scrape.time_ms, started
+    return state, _tell(config, state, scrape, before_ms, values, scores)
 
 
-@compiled
-def _tail(counts: Any, total: int, distance: float) -> float:
-    """-log10 of the probability of at least this distance, which is then counted."""
-    octaves = math.log2(max(distance, 1e-12))
-    at = (octaves - LOWEST) * BINS_AN_OCTAVE + 1
-    place = int(min(max(math.floor(at), 0), BINS - 1))
-    surprise = 0.0
-    if total > 10 and distance >= NOTHING:
-        above, log_excess, edge = 0.0, 0.0, BINS - 1
-        while edge > 0 and above + counts[edge] < TAIL * total:
-            above += counts[edge]
-            log_excess += counts[edge] * (edge - 0.5)
-            edge -= 1
-        beyond = octaves - (LOWEST + edge / BINS_AN_OCTAVE)
-        if beyond > 0:
-            mean_excess = ((log_excess - above * edge) / BINS_AN_OCTAVE + TAIL_PRIOR) / (above + 1)
-            surprise = -math.log10((above + 1) / (total + 1)) + beyond / mean_excess * math.log10(2.0)
-        else:
-            for higher in range(place + 1, edge + 1):
-                above += counts[higher]
-            above += counts[place] * (1 - min(max(at - place, 0.0), 1.0))
-            surprise = -math.log10((above + 1) / (total + 2))
-    counts[place] += 1
-    return surprise
+def _tell(config: Config, state: State, scrape: Scrape, before_ms: int, values: Floats, scores: Floats) -> Findings:
+    found: Findings = []
+    slots = state.slots
+    for slot in np.flatnonzero(scores > config.told).tolist():
+        series, value = slots.series[slot], float(values[slot])
+        metric = describe(series.name)
+        measured_in = metric.unit.strip("{}") + ("/s" if metric.kind is Kind.SUM else "")
+        said = f"{value:.4g} {measured_in.removeprefix('1')}".rstrip()
+        text = f"{series.name} of {series.tenant or scrape.resource} has not been like this before: now {said}"
+        fact = Evidence(
+            text=text,
+            series=slots.identities[slot],
+            unit=measured_in,
+            value=value,
+            time_ms=scrape.time_ms,
+            window_ms=scrape.time_ms - before_ms if metric.kind is Kind.SUM else None,
+        )
+        found += state.episodes.seen(
+            key=slots.identities[slot],
+            time_ms=scrape.time_ms,
+            cell=scrape.cell,
+            detector=STEP.name,
+            cause=f"{metric.cause or 'anomaly.' + series.name}:{series.tenant or scrape.resource}",
+            resource=scrape.resource,
+            tenant=series.tenant,
+            severity=Severity.INFO,
+            score=float(scores[slot]),
+            summary=text,
+            evidence=(fact,),
+        )
+    if state.episodes.open:
+        found += state.episodes.close_others(_unusual(state), scrape.time_ms)
+    return found
 
 
-@compiled
-def _one_an_episode(s: Any, count: int, surprise: float) -> float:
-    """The surprise where it exceeds all of the last stretch, else 0."""
-    s[_PEAK_AGE] += 1
-    s[_NEXT_AGE] += 1
-    if s[_PEAK_AGE] > min(REST * count, REST_MAX):
-        s[_PEAK], s[_PEAK_AGE] = s[_NEXT], s[_NEXT_AGE]
-        s[_NEXT] = s[_NEXT_AGE] = 0.0
-    if surprise > s[_PEAK]:
-        s[_PEAK] = surprise
-        s[_PEAK_AGE] = s[_NEXT] = s[_NEXT_AGE] = 0.0
-        return surprise
-    if surprise > s[_NEXT]:
-        s[_NEXT], s[_NEXT_AGE] = surprise, 0.0
-    return 0.0
+def _unusual(state: State) -> set[str]:
+    from processors.steps.novelty import present
+
+    surprise = present(state.arrays)
+    return {key for key in state.episodes.open if surprise[state.slots.index[key]] >= USUAL_AGAIN}
+
+
+def pack(state: State) -> Parts:
+    """The hours of the week by themselves, since they change once an hour; everything else together."""
+    week = {name: array for name, array in state.arrays.items() if name in ("mean", "weeks")}
+    rest = {name: array for name, array in state.arrays.items() if name not in week}
+    more: dict[str, Any] = {
+        "identities": state.slots.identities,
+        "last_ms": state.last_ms,
+        "start_ms": state.start_ms,
+        "episodes": state.episodes.dump(),
+    }
+    return {"present": columns.pack(rest, more), "week": columns.pack(week)}
+
+
+def unpack(parts: Parts) -> State:
+    """What `pack` gave."""
+    rest, more = columns.unpack(parts["present"])
+    slots = Slots()
+    slots.extend(more["identities"])
+    arrays = {**rest, **columns.unpack(parts["week"])[0]}
+    if arrays:
+        from processors.steps import novelty
+
+        arrays = {name: arrays[name] for name in novelty.ARRAYS}
+    return State(slots, arrays, more["last_ms"], more["start_ms"], Episodes.load(more["episodes"]))
+
+
+ABOUT = About(
+    finds="A shape that a series has never had: a value, a succession or a level that is rare in all it has been.",
+    method=(
+        "Each value is held against prototypes of pairs and of values beside their means, and the level against the usual "
+        "level, after what the hour of the week usually brings; the distances become probabilities by their own history, "
+        "and the most improbable of an episode is told."
+    ),
+    source=(
+        "prototypes by adaptive resonance (Carpenter, Grossberg & Rosen 1991), tails by Hill (1975), probabilities "
+        "averaged (Vovk & Wang 2020)"
+    ),
+    limits=(
+        "It says that something has never been so, not that it is bad; of a series without much past, little can be rare, and "
+        "what returns soon after it was told is not told again."
+    ),
+)
+STEP = Step("shapes", Config, (Scrape,), unit, State, step, pack, unpack, about=ABOUT)
