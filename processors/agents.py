@@ -33,7 +33,7 @@ from faust.types.tuples import Message as FaustMessage
 
 from processors.fold import PartitionFold, Plan
 from processors.lineage import Writer
-from processors.runner import Message, Pace, Runner
+from processors.runner import Message, Pace, Runner, Turn
 from processors.store import Store
 from schemas.topics import INPUTS
 
@@ -44,7 +44,6 @@ LEAVE_S = 5.0
 WATCH_EVERY_S = 5.0
 GC_THRESHOLD = (50_000, 20, 50)  # a decoded scrape is hundreds of objects that die young without any cycle
 BATCH_RECORDS, BATCHES_WAITING = 500, 8
-YIELD_EVERY = 32
 EXIT_ILL = 70  # EX_SOFTWARE of sysexits.h
 
 
@@ -125,8 +124,10 @@ class Worker:
     def __post_init__(self) -> None:
         self.store = Store(self.kafka, self.prefix)
         self.runners: dict[int, Runner] = {}
+        self.turn = Turn(time.monotonic)
         self.topics = {f"{self.prefix}{INPUTS[place].name}": place for place in self.plan.listens}
         self.hold = 0
+        self.paused: dict[int, frozenset[int]] = {}
         self._counted: Counter[str] = Counter()
 
     def counts(self) -> Counter[str]:
@@ -140,14 +141,15 @@ class Worker:
         """Hand the records of a batch to their partition, letting others run now and then."""
         runner = self.runners.get(batch.partition) or await self._take_over(batch.partition, consumer)
         topic = self.topics[batch.topic]
-        for number, record in enumerate(batch.records, 1):
+        for record in batch.records:
             if runner is None or self.runners.get(batch.partition) is not runner:
                 return  # Revoked meanwhile: the partition's next owner reads the rest again.
             await runner.on_message(
                 Message(topic, record.offset, record.key, record.value, record.headers, record.timestamp)
             )
-            if number % YIELD_EVERY == 0:
-                await asyncio.sleep(0)
+            await self.turn.give_way()
+        if runner:
+            self._balance(batch.partition, runner.fold.order.ahead(), consumer)
 
     def forget(self) -> None:
         """All partitions were revoked; those that come back are restored from their snapshots."""
@@ -156,6 +158,7 @@ class Worker:
         for runner in self.runners.values():
             runner.abandon()
         self.runners.clear()
+        self.paused.clear()
 
     async def _take_over(self, partition: int, consumer: Consumer) -> Runner | None:
         hold = self.hold
@@ -165,13 +168,27 @@ class Worker:
             return None
         fold = PartitionFold.restore(self.plan, restored.parts)
         writer = Writer(uuid.uuid4().hex, restored.keys)
+        consumer.resume_partitions({self._place(partition, topic) for topic in self.topics.values()})
 
         def acknowledge(topic: int, below: int) -> None:
-            consumer.acknowledge(TP(f"{self.prefix}{INPUTS[topic].name}", partition), below)
+            consumer.acknowledge(self._place(partition, topic), below)
 
-        self.runners[partition] = Runner(partition, fold, writer, self.store, acknowledge, time.monotonic, self.pace)
+        self.runners[partition] = Runner(
+            partition, fold, writer, self.store, acknowledge, time.monotonic, self.pace, self.turn
+        )
         log.info("took over partition %d at %s", partition, fold.order.cursor)
         return self.runners[partition]
+
+    def _balance(self, partition: int, ahead: frozenset[int], consumer: Consumer) -> None:
+        """Read nothing more of topics that are too far ahead of others, until these have caught up."""
+        before = self.paused.get(partition, frozenset())
+        if ahead != before:
+            self.paused[partition] = ahead
+            consumer.pause_partitions({self._place(partition, topic) for topic in ahead - before})
+            consumer.resume_partitions({self._place(partition, topic) for topic in before - ahead})
+
+    def _place(self, partition: int, topic: int) -> TP:
+        return TP(f"{self.prefix}{INPUTS[topic].name}", partition)
 
 
 def _counts(runner: Runner) -> Counter[str]:
@@ -290,8 +307,9 @@ async def _watch(app: Any, worker: Worker) -> None:
 
 
 async def _is_behind(app: Any, worker: Worker, probe: Any) -> bool:
-    """Whether a record waits that was not handed to its runner."""
-    places = [TopicPartition(one.topic, one.partition) for one in app.consumer.assignment()]
+    """Whether a record waits that was not handed to its runner, and that is not left waiting until others have caught up."""
+    assigned = [TopicPartition(one.topic, one.partition) for one in app.consumer.assignment()]
+    places = [one for one in assigned if worker.topics[one.topic] not in worker.paused.get(one.partition, ())]
     try:
         async with asyncio.timeout(5):
             begins, ends = await probe.beginning_offsets(places), await probe.end_offsets(places)

@@ -17,7 +17,7 @@ import orjson
 from pydantic import BaseModel
 
 from processors.evidence import dated
-from processors.order import Clock, Order, Place
+from processors.order import WAITING_MAX, Clock, Order, Place
 from processors.step import Findings, Item, Parts, Step, StepConfig
 from schemas.codec import Envelope, Received
 from schemas.estate import Estate
@@ -28,7 +28,7 @@ Settings = Mapping[str, Mapping[str, Any]]
 UnitKey = tuple[str, str]
 
 SOURCES_MAX = 10_000
-PIECE_ITEMS = 16
+PIECE_ITEMS = 4
 
 
 class Finding(NamedTuple):
@@ -51,6 +51,7 @@ class Plan:
     listens: tuple[int, ...] = tuple(range(len(INPUTS)))
     grace_ms: int = 2_000
     stray_ms: int = 10_000
+    waiting_max: int = WAITING_MAX
 
     @classmethod
     def of(
@@ -186,7 +187,7 @@ class PartitionFold:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.order = Order(plan.listens, plan.grace_ms, plan.stray_ms)
+        self.order = Order(plan.listens, plan.grace_ms, plan.stray_ms, plan.waiting_max)
         self.cells: dict[str, CellFold] = {}
         self.counts: Counter[str] = Counter()
         self.failures: list[Failure] = []
@@ -230,6 +231,10 @@ class PartitionFold:
 
     def snapshot(self) -> dict[tuple[str, ...], bytes]:
         """The whole state as named parts: ("head",) and (cell, step, unit, part)."""
+        return dict(self.parts())
+
+    def parts(self) -> Iterator[tuple[tuple[str, ...], bytes]]:
+        """The same, part by part; nothing may be folded before the last."""
         head = _Head(
             cursor=self.order.cursor,
             horizon_ms=self.order.horizon_ms,
@@ -239,12 +244,11 @@ class PartitionFold:
             in_ms=self._in_ms,
             versions={step.name: step.version for step in self.plan.steps},
         )
-        parts: dict[tuple[str, ...], bytes] = {("head",): head.model_dump_json().encode()}
+        yield ("head",), head.model_dump_json().encode()
         for cell in self.cells.values():
             for (step, unit), state in cell.units.items():
                 for name, data in self.plan.by_name[step].pack(state).items():
-                    parts[cell.name, step, unit, name] = data
-        return parts
+                    yield (cell.name, step, unit, name), data
 
     @classmethod
     def restore(cls, plan: Plan, parts: Mapping[tuple[str, ...], bytes]) -> PartitionFold:

@@ -7,6 +7,9 @@ heartbeat the others have passed by `stray_ms` is left out until it catches up.
 
 A record is late when its recorded time lies behind its own topic's clock, less the grace, at the place where it stands
 in the log. A late record takes the earliest place that is still open, which again depends on the log alone.
+However far one topic is read ahead of another, no more than `waiting_max` records are held, and what was fetched already:
+`ahead` then names the topics of which nothing more is to be read until those that hold them up have caught up. Where these have
+nothing more to read, because nobody beats for them, the partition stands still and the log keeps what comes.
 Source of the idea: MillWheel's low watermarks (Akidau et al. 2013).
 """
 
@@ -20,6 +23,7 @@ from pydantic import BaseModel, Field
 from schemas.codec import Received
 from schemas.records import Heartbeat
 
+WAITING_MAX = 10_000
 FORGET_MS = 3_600_000  # a publisher that has been away for longer is forgotten
 
 
@@ -60,11 +64,12 @@ class Clock(BaseModel):
 class Order:
     """Holds the records of one partition until their place is certain."""
 
-    def __init__(self, topics: tuple[int, ...], grace_ms: int, stray_ms: int) -> None:
+    def __init__(self, topics: tuple[int, ...], grace_ms: int, stray_ms: int, waiting_max: int = WAITING_MAX) -> None:
         self.topics, self.grace_ms, self.stray_ms = topics, grace_ms, stray_ms
         self.clocks = [Clock() for _ in range(max(topics) + 1)]
         self.cursor = START
         self.late = 0
+        self.waiting_max, self._is_full = waiting_max, False
         self._held: set[int] = set()
         self._held_at_ms = -1
         self._waiting: list[tuple[int, int, int, Received]] = []
@@ -113,6 +118,15 @@ class Order:
         self.cursor = Place(at_ms, topic, offset)
         self.clocks[topic].late.pop(offset, None)
         return self.cursor, received
+
+    def ahead(self) -> frozenset[int]:
+        """Topics of which nothing more is to be read for now: none until too many records wait, or once half are gone."""
+        self._is_full = len(self._waiting) > (self.waiting_max // 2 if self._is_full else self.waiting_max)
+        if not self._is_full:
+            return frozenset()
+        slowest = min(self.clocks[topic].time_ms for topic in self.topics)
+        wanted = self._held or {topic for topic in self.topics if self.clocks[topic].time_ms == slowest}
+        return frozenset(self.topics) - wanted
 
     def floor(self) -> list[int]:
         """By topic, the first offset that is not folded yet: everything before it may be acknowledged."""

@@ -53,6 +53,20 @@ class Pace:
     send_timeout_s: float = 30.0
 
 
+class Turn:
+    """One task's turn in the event loop: when it has lasted `length_s`, others run before it goes on."""
+
+    def __init__(self, clock: Callable[[], float], length_s: float = 0.005) -> None:
+        self._clock, self._length_s = clock, length_s
+        self._since_s = clock()
+
+    async def give_way(self) -> None:
+        """Called between two pieces of work, each of which is short."""
+        if self._clock() - self._since_s >= self._length_s:
+            await asyncio.sleep(0)
+            self._since_s = self._clock()
+
+
 class Runner:
     """Runs one partition. `on_message` is called for one message after the other.
 
@@ -68,6 +82,7 @@ class Runner:
         acknowledge: Callable[[int, int], object],
         clock: Callable[[], float],
         pace: Pace | None = None,
+        turn: Turn | None = None,
     ) -> None:
         self.partition, self.fold, self.processed = partition, fold, 0
         self._writer, self._bus, self._acknowledge = writer, bus, acknowledge
@@ -77,7 +92,8 @@ class Runner:
         self._waiting, self._since_s = 0, 0.0
         self._sent: list[asyncio.Future[object]] = []
         self._flush: asyncio.Task[None] | None = None
-        self._turn = asyncio.Lock()
+        self._alone, self._turn = asyncio.Lock(), turn or Turn(clock)
+        self._is_abandoned = False
 
     def next_offset(self, topic: int) -> int | None:
         """The offset that comes next; None before the first message of a topic."""
@@ -85,18 +101,17 @@ class Runner:
 
     async def on_message(self, message: Message) -> None:
         """Fold one message and send what it makes certain."""
-        async with self._turn:
+        async with self._alone:
             self._guard(message.topic, message.offset)
             decoded = decode(message.headers, message.value, message.timestamp_ms)
             if isinstance(decoded, Rejected):
                 await self._reject(message, decoded)
             readable = None if isinstance(decoded, Rejected) else decoded
             self._remember()
-            for number, found in enumerate(self.fold.pieces(message.topic, message.offset, readable)):
-                if number:
-                    await asyncio.sleep(0)
+            for found in self.fold.pieces(message.topic, message.offset, readable):
                 for finding in found:
                     await self._tell(finding)
+                await self._turn.give_way()
             if self.fold.failures:
                 await self._bury()
             if self._due():
@@ -104,7 +119,7 @@ class Runner:
 
     async def finish(self) -> None:
         """Snapshot what is folded, once the message in hand is told in full, and wait until it stands."""
-        async with self._turn:
+        async with self._alone:
             await self.flush()
         await self.settle()
 
@@ -112,9 +127,15 @@ class Runner:
         """Begin a snapshot of what is folded now; waits for the one before it. Raises when that one failed."""
         await self.settle()
         self._since_s, self._waiting = self._clock(), 0
-        floor, parts, sent = self.fold.order.floor(), self.fold.snapshot(), self._sent
+        floor, sent = self.fold.order.floor(), self._sent
         folded = (*self.fold.order.cursor, sum(floor))
         self._sent = []
+        parts: dict[tuple[str, ...], bytes] = {}
+        for name, data in self.fold.parts():
+            parts[name] = data
+            await self._turn.give_way()
+        if self._is_abandoned:
+            return
         self._flush = asyncio.create_task(self._write(floor, parts, folded, sent))
 
     async def settle(self) -> None:
@@ -125,6 +146,7 @@ class Runner:
 
     def abandon(self) -> None:
         """The partition is someone else's now: stop without acknowledging anything more."""
+        self._is_abandoned = True
         if self._flush:
             self._flush.cancel()
 

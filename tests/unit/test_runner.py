@@ -79,9 +79,14 @@ class House:
             Writer("w"),
             self.bus,
             self.acknowledged.__setitem__,
-            lambda: self.now_s,
+            self.clock,
             Pace(snapshot_after_s=5.0),
         )
+
+    def clock(self) -> float:
+        """Whatever is done between two looks takes a millisecond."""
+        self.now_s += 0.001
+        return self.now_s
 
     async def read(self, offset: int, name: str | None, at_ms: int) -> None:
         """An event called `name`, or a heartbeat."""
@@ -169,6 +174,23 @@ async def test_others_run_while_a_heartbeat_makes_many_records_certain() -> None
     assert 0 < len(house.bus.sent) < 100
     await reading
     assert len(house.bus.sent) == 100
+
+
+async def test_a_partition_that_is_lost_while_its_state_is_packed_writes_no_snapshot() -> None:
+    house = House(PartitionFold(Plan.of([ECHO])))
+    for cell in range(10):  # ten units of state, each a piece of work
+        event = OperationsEvent(cell=f"cell-{cell}", time_ms=1_000, resource="r", system="s", name="a")
+        wire = encode(event, Envelope("p", cell + 1, 1_000))
+        await house.runner.on_message(Message(TOPIC, cell, wire.key, wire.value, wire.headers, wire.timestamp_ms))
+    await house.read(10, None, 9_000)
+    flushing = asyncio.create_task(house.runner.flush())
+    await asyncio.sleep(0)
+    assert not flushing.done()
+    house.runner.abandon()
+    await flushing
+    await house.bus.deliver()
+    assert house.bus.state == []
+    assert house.acknowledged == {}
 
 
 async def test_a_worker_that_leaves_has_told_everything_that_its_last_snapshot_covers() -> None:

@@ -1,0 +1,50 @@
+"""What waits for the clocks of a partition's topics stays bounded, however far one is read ahead of another."""
+
+from __future__ import annotations
+
+from processors.order import Clock, Order, Place
+from schemas.codec import Envelope, Received
+from schemas.records import Heartbeat, OperationsEvent
+
+SLOW, FAST, OTHER = 0, 1, 2
+
+
+def received(at_ms: int) -> Received:
+    record = OperationsEvent(cell="eu1", time_ms=at_ms, resource="r", system="s", name="a")
+    return Received(Envelope("p", at_ms, at_ms), record)
+
+
+def beat(order: Order, topic: int, at_ms: int) -> None:
+    offset = order.clocks[topic].next_offset or 0
+    order.beat(topic, offset, Heartbeat(publisher="p", time_ms=at_ms))
+
+
+def read_ahead(order: Order, count: int) -> None:
+    for offset in range(count):
+        order.add(FAST, offset, received(1_000 + offset))
+
+
+def test_topics_that_are_ahead_are_left_until_half_of_what_waits_is_gone() -> None:
+    order = Order((SLOW, FAST, OTHER), grace_ms=0, stray_ms=10_000, waiting_max=100)
+    read_ahead(order, 100)
+    beat(order, FAST, 5_000)
+    beat(order, OTHER, 5_000)
+    assert order.ahead() == frozenset()
+    order.add(OTHER, 1, received(5_001))
+    assert order.ahead() == {FAST, OTHER}, "the slow topic holds the others up, so it alone is read"
+    beat(order, SLOW, 4_000)
+    for _ in range(50):
+        order.pop()
+    assert order.ahead() == {FAST, OTHER}
+    order.pop()
+    assert order.ahead() == frozenset()
+
+
+def test_after_a_restart_the_topics_that_are_read_again_are_waited_for() -> None:
+    order = Order((SLOW, FAST), grace_ms=0, stray_ms=10_000, waiting_max=10)
+    clocks = [Clock(next_offset=50, time_ms=9_000), Clock(next_offset=1, time_ms=500)]
+    order.resume(Place(-1, -1, -1), clocks, 400)
+    read_ahead(order, 11)
+    assert order.ahead() == {FAST}, (
+        "the clock of the slow topic is known, but what stood before it is not read again yet"
+    )
