@@ -31,6 +31,9 @@ OWN = 0.5
 AHEAD_MS = 30 * 86_400_000
 """What comes true may be seen so long before it is foreseen."""
 
+GUILTY = (Verdict.REGRESSED, Verdict.NOT_RECOVERED, Verdict.RECOVERED)
+"""A change stays guilty of what began under it, also when it has been mended."""
+
 
 def explains(config: Config, cause: Node, effect: Node) -> float:
     """How well a candidate explains a signal, 0 to 1, priors left aside."""
@@ -119,7 +122,7 @@ def strength(config: Config, cause: Node, effect: Node) -> float:
 
 def prior(config: Config, node: Node) -> float:
     """How readily a node is believed to be a root, by its kind and by what was judged of it."""
-    if node.verdict is Verdict.REGRESSED:
+    if node.verdict in GUILTY:
         return node.known.prior * config.regressed
     return node.known.prior * (config.fine if node.verdict is Verdict.FINE else 1.0)
 
@@ -170,7 +173,7 @@ def _in_time(config: Config, cause: Node, effect: Node) -> float:
         )
         return math.exp(lead_ms / scale) if lead_ms >= -most else 0.0
     left = math.exp(-after_ms / config.aftermath_ms) if after_ms > 0 else 1.0
-    if cause.is_change and cause.verdict is not Verdict.REGRESSED:
+    if cause.is_change and cause.verdict not in GUILTY:
         return left * math.exp(-lead_ms / config.change_fades_ms) if lead_ms <= config.change_ms else 0.0
     return left / (1.0 + lead_ms / config.fades_ms)
 

@@ -263,7 +263,8 @@ def _node(cause: str, kept: list[Kept], deed: Deed | None) -> Node | None:
         deed=deed,
         onset_ms=min(onsets),
         began_ms=min([max(one.signal.started_ms, one.signal.expected_ms or 0) for one in kept] + done),
-        ended_ms=over_ms if deed is None else None if live else deed.undone_ms,
+        # What a change has brought about goes on for a while after it was taken back.
+        ended_ms=over_ms if deed is None or kept else deed.undone_ms,
         over_ms=over_ms,
         first_ms=min((one.first_ms for one in live), default=0),
         due_ms=min(due) if due and len(due) == len(told) else None,

@@ -127,7 +127,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "storage": (
         "capacity.connections",
         "postgresql.lock", "postgresql.replication", "postgresql.archiver", "postgresql.connections", "redis.latency",
-        "redis.memory", "redis.persistence", "host.pressure", "odoo.cron", "odoo.workers", *FELT,
+        "redis.memory", "redis.persistence", "host.pressure", "host.cpu", "odoo.cron", "odoo.workers", *FELT,
     ),
     "storage.full": (
         "unreachable", "postgresql.archiver", "postgresql.replication", "redis.persistence", "storage", "odoo.workers",
