@@ -41,6 +41,15 @@ class Since:
         """Nothing yet."""
         return cls(np.zeros(width), np.zeros(width), np.zeros(width))
 
+    def grown(self, more: int) -> Since:
+        """With room for more slots."""
+        return Since(*(np.pad(column, (0, more)) for column in vars(self).values()))
+
+    def forget(self, slots: Mask | NDArray[np.intp]) -> None:
+        """As if nothing had come of these."""
+        for column in vars(self).values():
+            column[slots] = 0.0
+
 
 class Margin(NamedTuple):
     """Smallest relative effects that matter, of a level and of a count."""
@@ -61,7 +70,7 @@ class Question(NamedTuple):
 
 
 class Contrast(NamedTuple):
-    """One row a treated series, then one a metric over all of them (`slot` -1).
+    """One row a treated series, then one a `pool` over all of them (`slot` -1).
 
     `shift` is the effect as a log ratio, bad if positive; `low` and `high` enclose it but for alpha. `observed` and `expected` are in
     the metric's unit (of a count: a second).
@@ -69,6 +78,7 @@ class Contrast(NamedTuple):
 
     slot: NDArray[np.intp]
     metric: list[str]
+    pool: list[str]
     group: list[str]
     is_count: Mask
     sign: Floats
@@ -82,6 +92,8 @@ class Contrast(NamedTuple):
     fine: Mask
     worse: Mask
     controls: tuple[str, ...]
+    questions: int
+    """Rows that are not another once more: a pool of one is its only member."""
 
 
 class _Rows(NamedTuple):
@@ -97,6 +109,7 @@ class _Rows(NamedTuple):
     foreseen: Floats
     clumps: Floats
     least: Floats
+    matters: Floats
     sign: Floats
     is_count: Mask
     hits: Floats
@@ -141,21 +154,38 @@ def contrast(
         foreseen=foreseen,
         clumps=ledger.clumps(past),
         least=ledger.least,
+        matters=ledger.matters(past),
         sign=ledger.sign,
         is_count=ledger.is_count,
         hits=since.hits,
         reference=then + season + shock.size,
     )
     own = _Rows._make(column[treated] for column in rows)
-    metrics = [ledger.slots[slot].series.name for slot in treated]
-    pooled, names = _pool(own, metrics)
+    members = [ledger.slots[slot].pool for slot in treated]
+    pooled, names = _pool(own, members)
     joined = _Rows._make(np.concatenate(pair) for pair in zip(own, pooled, strict=True))
-    place = {ledger.slots[slot].series.name: ledger.slots[slot].outcome.group for slot in treated}
-    slots = np.concatenate((treated, np.full(len(names), -1))).astype(np.intp)
-    beside = _names(ledger, known & ask.controls, treated)
-    return _judge(
-        joined, slots, [*metrics, *names], [place[name] for name in (*metrics, *names)], margin, ask.alpha, beside
+    one_of = {ledger.slots[slot].pool: ledger.slots[slot] for slot in treated}
+    several = sum(members.count(name) > 1 for name in names)
+    about = _About(
+        slot=np.concatenate((treated, np.full(len(names), -1))).astype(np.intp),
+        metric=[one_of[name].series.name for name in (*members, *names)],
+        pool=[*members, *names],
+        group=[one_of[name].outcome.group for name in (*members, *names)],
+        controls=_names(ledger, known & ask.controls, treated),
+        questions=len(members) + several,
     )
+    return _judge(joined, about, margin, ask.alpha)
+
+
+class _About(NamedTuple):
+    """What each row is of, and what it stands beside."""
+
+    slot: NDArray[np.intp]
+    metric: list[str]
+    pool: list[str]
+    group: list[str]
+    controls: tuple[str, ...]
+    questions: int
 
 
 def _moved(ledger: Ledger, since: Since, mean: Floats, usual: Floats) -> Floats:
@@ -194,10 +224,10 @@ def _shock(ledger: Ledger, moved: Floats, variance: Floats, controls: Mask, stre
     return _Shock(share * seen, (1.0 - share) * spread, np.where(has, apart, 0.0))
 
 
-def _pool(rows: _Rows, metrics: list[str]) -> tuple[_Rows, list[str]]:
-    """One row a metric: counts added up, levels weighted by their precision."""
-    names = list(dict.fromkeys(metrics))
-    member = np.array([names.index(name) for name in metrics])
+def _pool(rows: _Rows, pools: list[str]) -> tuple[_Rows, list[str]]:
+    """One row a pool: counts added up, levels weighted by their precision."""
+    names = list(dict.fromkeys(pools))
+    member = np.array([names.index(name) for name in pools])
     width = len(names)
 
     def total(values: Floats) -> Floats:
@@ -223,6 +253,7 @@ def _pool(rows: _Rows, metrics: list[str]) -> tuple[_Rows, list[str]]:
         foreseen=foreseen,
         clumps=total(rows.clumps) / number,
         least=total(rows.least) / number,
+        matters=total(rows.matters) / number,
         sign=total(rows.sign) / number,
         is_count=count,
         hits=total(rows.hits),
@@ -230,20 +261,13 @@ def _pool(rows: _Rows, metrics: list[str]) -> tuple[_Rows, list[str]]:
     ), names
 
 
-def _judge(
-    rows: _Rows,
-    slots: NDArray[np.intp],
-    metrics: list[str],
-    groups: list[str],
-    margin: Margin,
-    alpha: float,
-    beside: tuple[str, ...],
-) -> Contrast:
+def _judge(rows: _Rows, about: _About, margin: Margin, alpha: float) -> Contrast:
     count = rows.is_count
     matters = np.where(count, margin.of_count, margin.of_level)
     limit = np.log1p(matters)
     events, foreseen = rows.events / rows.clumps, rows.foreseen / rows.clumps
-    believed = 2.0 * foreseen + rows.least * rows.weight / rows.clumps
+    more = 2.0 * foreseen + rows.least * rows.weight / rows.clumps
+    believed = np.where(rows.sign > 0, more, 0.25 * foreseen)
     doubt = rows.doubt
     by_shift = always_valid.shift(rows.shift, rows.variance, rows.freedom, DOUBLING)
     by_count = always_valid.count(np.where(count, events, 0.0), np.where(count, foreseen, 1.0), 1.0 / doubt, np.where(count, believed, 1.0))  # fmt: skip
@@ -263,9 +287,7 @@ def _judge(
         rows.hits >= 3,
     )
     return Contrast(
-        slot=slots,
-        metric=metrics,
-        group=groups,
+        **about._asdict(),
         is_count=count,
         sign=rows.sign,
         shift=shift,
@@ -276,8 +298,7 @@ def _judge(
         expected=expected,
         weight=rows.weight,
         fine=(shift + half <= limit) | by_rate | (~count & (half <= limit) & (excess <= 0)),
-        worse=enough & (shift >= limit) & (excess >= rows.least),
-        controls=beside,
+        worse=enough & (shift >= limit) & (excess >= rows.matters),
     )
 
 

@@ -10,6 +10,9 @@ looking early and at many series does not inflate errors. Verdicts:
 - inconclusive: neither, with the time at which it is likely to be known; told like fine. Missing evidence is inconclusive.
 - recovered, not_recovered: after a regression, by a roll-back or by itself; recovered resolves the signal.
 
+Trouble of another origin that reaches the same tenants (see `rivals`) takes what it reaches out of the evidence, also when it
+is told after the verdict but began before it: then the change is acquitted.
+
 Sources: canary judgement as in Kayenta (Netflix & Google 2018), with the statistics of `contrast` and `always_valid`.
 """
 
@@ -25,13 +28,18 @@ from pydantic import Field
 from processors.episodes import signal_id
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
 from processors.steps.contrast import BATCHES_MIN, Contrast, Margin, Question, Since, contrast, groups_of
+from processors.steps.correlator.tables import kind_of
 from processors.steps.outcomes import Ledger, speaks
+from processors.steps.rivals import KINDS, Rival, Rivals, reached
 from processors.steps.trials import Head, Trial, follows, imagine, returns, takes_back
 from processors.steps.verdicts import advice, evidence, row_text, sufferers, summary
 from schemas.calendar import MINUTE_MS
 from schemas.records import Change, ChangeStatus, Phase, Record, Scrape, Severity, Signal, Verdict
 
 TRIALS_MAX = 16
+WARM_MS = 180_000  # caches are cold so long after a restart, and slow things down, though not to a half
+LIKELY_FINE = math.log(1.25)  # what is left of a level, when at best guess it no longer matters
+AGAIN_HITS = 2  # looks that are still bad before what is lately so is asked anew
 AHEAD_S = (60, 120, 300, 600, 900, 1_800, 3_600)
 
 
@@ -39,12 +47,15 @@ class Config(StepConfig):
     """When a change is believed to have done harm."""
 
     alpha: float = Field(
-        0.005, gt=0, lt=1, description="Harmless changes called regressed, at most, however often looked at."
+        0.01, gt=0, lt=1, description="Harmless changes called regressed, at most, however often looked at."
     )
     margin: float = Field(0.25, gt=0, description="Smallest relative effect on a level, such as latency, that matters.")
     margin_count: float = Field(0.5, gt=0, description="And on a count, such as failures or shipments.")
     fine_after_ms: int = Field(
         300_000, gt=0, description="A change is called fine so long after it at the earliest, ms."
+    )
+    confirm_ms: int = Field(
+        60_000, ge=0, description="Where nobody stands beside, slowness alone waits so long for another cause, ms."
     )
     horizon_ms: int = Field(3_600_000, gt=0, description="What is not known after so long stays inconclusive, ms.")
     give_up_ms: int = Field(21_600_000, gt=0, description="A regression that lasts so long is the new usual, ms.")
@@ -59,11 +70,15 @@ class State:
 
     ledger: Ledger = field(default_factory=Ledger)
     trials: list[Trial] = field(default_factory=list)
+    rivals: Rivals = field(default_factory=Rivals)
 
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     """Take in a scrape, or put a change on trial."""
     state.ledger.turn(item.at_ms, config.calendar())
+    if isinstance(item.record, Signal):
+        state.rivals.take(item.record, config.declared, item.at_ms)
+        return state, []
     if isinstance(item.record, Change):
         return state, _change(config, state, item.record, item.at_ms)
     scrape: Scrape = item.record
@@ -99,8 +114,9 @@ def _change(config: Config, state: State, change: Change, at_ms: int) -> Finding
         return [told for one in taken_back for told in _mended(config, state, one, change, at_ms)]
     if known:
         if known.head.stage == "change" and not known.head.guilty and known.head.change.status is not change.status:
-            known.head.change, known.head.since_ms = change, at_ms
-            known.since = Since.none(len(state.ledger.slots))
+            known.head.change = change
+            known.grow(len(state.ledger.slots))
+            known.anew(at_ms)
         return []
     found: Findings = []
     for other in list(state.trials):
@@ -110,7 +126,8 @@ def _change(config: Config, state: State, change: Change, at_ms: int) -> Finding
         return found  # a return is judged as the mending of what it takes back
     started_ms = min(change.time_ms, at_ms)
     head = Head(change=change, started_ms=started_ms, since_ms=at_ms, due_ms=at_ms + config.look_every_ms)
-    trial = Trial(head, state.ledger.past(started_ms), Since.none(len(state.ledger.slots)))
+    width = len(state.ledger.slots)
+    trial = Trial(head, state.ledger.past(started_ms), Since.none(width), Since.none(width))
     state.trials.append(trial)
     while len(state.trials) > TRIALS_MAX:
         found += _end(
@@ -128,27 +145,58 @@ def _mended(config: Config, state: State, trial: Trial, change: Change, at_ms: i
         text = "rolled back" if back else f"followed by {change.revision}"
         return _end(config, state, trial, Verdict.INCONCLUSIVE, f"{text} before there was enough evidence", at_ms)
     trial.head.stage, trial.head.mended_by = "mended", change.change_id + change.status
-    trial.head.since_ms, trial.since = at_ms, Since.none(len(state.ledger.slots))
+    trial.grow(len(state.ledger.slots))
+    trial.anew(at_ms)
     return []
 
 
 def _judge(config: Config, state: State, trial: Trial, at_ms: int) -> Findings:
+    head, age_ms = trial.head, at_ms - trial.head.since_ms
     trial.grow(len(state.ledger.slots))
-    if trial.head.guilty:
+    rivals = state.rivals.against(head.change, at_ms)
+    excused = reached(rivals, state.ledger.slots)
+    acquitted = _acquit(config, state, trial, rivals, at_ms) if head.guilty else []
+    trial.since.forget(excused)
+    trial.lately.forget(excused)
+    if head.guilty:
         return _judge_again(config, state, trial, at_ms)
+    if not head.is_warm and age_ms >= WARM_MS:
+        head.is_warm = True
+        trial.since.forget(~state.ledger.is_count)
     seen = _contrast(config, state, trial, at_ms)
-    if seen is not None and (guilty := _regressed(config, seen)).size:
+    if seen is not None and (guilty := _regressed(config, seen, cold=not head.is_warm)).size:
+        if _may_be_shared(seen, guilty):
+            head.suspected_ms = head.suspected_ms or at_ms
+            if at_ms - head.suspected_ms < config.confirm_ms:
+                return acquitted
+        head.guilty_ms = at_ms
+        trial.lately.forget(np.ones(len(state.ledger.slots), bool))
         trial.head.guilty = [int(seen.slot[row]) for row in guilty if seen.slot[row] >= 0] or _members(
             state, seen, guilty
         )
         trial.head.harm = _harm(seen, guilty)
         return _tell(config, state, trial, Verdict.REGRESSED, seen, "", at_ms)
-    age_ms = at_ms - trial.head.since_ms
     if seen is not None and age_ms >= config.fine_after_ms and not _missing(config, state, trial, seen):
         return _end(config, state, trial, Verdict.FINE, "", at_ms, seen)
     if age_ms >= config.horizon_ms:
         return _end(config, state, trial, Verdict.INCONCLUSIVE, _why_not(config, state, trial, seen), at_ms, seen)
-    return []
+    return acquitted
+
+
+def _may_be_shared(seen: Contrast, rows: Any) -> bool:
+    """Whether it is slowness that whatever all share may have brought about, as far as nobody stands beside."""
+    return not seen.controls and all(seen.group[row] == "latency" for row in rows)
+
+
+def _acquit(config: Config, state: State, trial: Trial, rivals: list[Rival], at_ms: int) -> Findings:
+    """Take a verdict back when other trouble, that had begun before it, reaches all that it rests on."""
+    head = trial.head
+    before = [one for one in rivals if one.started_ms <= head.guilty_ms]
+    if head.stage == "mended" or not before or not reached(before, state.ledger.slots)[head.guilty].all():
+        return []
+    head.guilty, head.harm, head.guilty_ms, head.suspected_ms = [], {}, 0, 0
+    why = f"{', '.join(one.cause for one in before)} explains what was seen as well"
+    return _tell(config, state, trial, Verdict.INCONCLUSIVE, None, why, at_ms)
 
 
 def _judge_again(config: Config, state: State, trial: Trial, at_ms: int) -> Findings:
@@ -167,43 +215,57 @@ def _judge_again(config: Config, state: State, trial: Trial, at_ms: int) -> Find
         )
     if seen is None:
         return []
-    if _over(trial, seen):
-        return _end(config, state, trial, Verdict.RECOVERED, "", at_ms, seen)
+    lately = _contrast(config, state, trial, at_ms, only=set(head.guilty), since=trial.lately)
+    for view in (seen, lately):
+        if view is not None and _over(trial, view):
+            return _end(config, state, trial, Verdict.RECOVERED, "", at_ms, view)
+    if lately is not None:
+        trial.lately.forget(_still_bad(trial, lately))
     if not _regressed(config, seen).size or at_ms - head.since_ms < config.tell_every_ms:
         return []
-    trial.since, head.since_ms = Since.none(len(state.ledger.slots)), at_ms
+    head.since_ms = at_ms
+    trial.since.forget(np.ones(len(state.ledger.slots), bool))
     verdict = Verdict.NOT_RECOVERED if head.stage == "mended" else Verdict.REGRESSED
     return _tell(config, state, trial, verdict, seen, "", at_ms)
 
 
-def _regressed(config: Config, seen: Contrast) -> np.ndarray[Any, np.dtype[np.intp]]:
+def _regressed(config: Config, seen: Contrast, *, cold: bool = False) -> np.ndarray[Any, np.dtype[np.intp]]:
     """Rows that are worse, most evident first. The mean of e-values decides, so each row answers for all of them."""
-    threshold = math.log(len(seen.metric) / config.alpha)
-    rows = np.flatnonzero(seen.worse & (seen.log_e >= threshold))
+    threshold = math.log(seen.questions / config.alpha)
+    large = seen.is_count | (seen.shift >= math.log(2.0)) if cold else True
+    rows = np.flatnonzero(seen.worse & (seen.log_e >= threshold) & large)
     return rows[np.argsort(-seen.log_e[rows], kind="stable")]
 
 
 def _members(state: State, seen: Contrast, rows: Any) -> list[int]:
-    """Slots behind rows that speak of a metric as a whole."""
-    names = {seen.metric[row] for row in rows}
-    return [int(slot) for slot in seen.slot if slot >= 0 and state.ledger.slots[slot].series.name in names]
+    """Slots behind rows that speak of a pool as a whole."""
+    names = {seen.pool[row] for row in rows}
+    return [int(slot) for slot in seen.slot if slot >= 0 and state.ledger.slots[slot].pool in names]
 
 
 def _harm(seen: Contrast, rows: Any) -> dict[str, float]:
     excess = np.where(seen.is_count, (seen.observed - seen.expected) * seen.sign, seen.shift)
     harm: dict[str, float] = {}
     for row in rows:
-        harm[seen.metric[row]] = max(harm.get(seen.metric[row], 0.0), float(excess[row]))
+        harm[seen.pool[row]] = max(harm.get(seen.pool[row], 0.0), float(excess[row]))
     return harm
 
 
+def _still_bad(trial: Trial, seen: Contrast) -> np.ndarray[Any, np.dtype[np.intp]]:
+    """Slots of levels at which more than half of the harm is seen."""
+    half = 0.5 * np.array([trial.head.harm.get(pool, 0.0) for pool in seen.pool])
+    bad = (seen.slot >= 0) & ~seen.is_count & (seen.weight >= AGAIN_HITS) & (seen.shift > half)
+    return seen.slot[bad]
+
+
 def _over(trial: Trial, seen: Contrast) -> bool:
-    """Whether nothing that matters is left, or nine tenths of the harm are gone."""
-    harm = np.array([trial.head.harm.get(metric, 0.0) for metric in seen.metric])
+    """Whether nothing that matters is left, nine tenths of the harm are gone, or surely half and likely all that matters."""
+    harm = np.array([trial.head.harm.get(pool, 0.0) for pool in seen.pool])
     events = np.where(seen.is_count, seen.observed * seen.weight, 0.0)
     most = (events + 3.0 + 2.0 * np.sqrt(events)) / np.maximum(seen.weight, 1e-9)
     rare = seen.is_count & (seen.sign > 0) & (most <= seen.expected + 0.1 * harm)
-    gone = seen.fine | (~seen.is_count & (seen.high <= 0.1 * harm)) | rare
+    likely = (seen.shift <= LIKELY_FINE) & (seen.high <= 0.5 * harm)
+    gone = seen.fine | (~seen.is_count & ((seen.high <= 0.1 * harm) | likely)) | rare
     pooled = seen.slot < 0
     return bool(gone[pooled].all() and not (seen.worse & (seen.log_e > 0))[~pooled].any())
 
@@ -225,10 +287,12 @@ def _missing(config: Config, state: State, trial: Trial, seen: Contrast) -> list
 def _treated(config: Config, state: State, change: Change) -> Any:
     """Slots of whoever got the change; what nobody has alone got it too."""
     got = set(change.tenants)
+    is_partial = bool(got) and not got >= set(config.tenants())
     return np.array(
         [
             (not got or slot.tenant is None or slot.tenant in got)
             and (not slot.outcome.kinds or change.kind in slot.outcome.kinds)
+            and not (is_partial and slot.is_borrowed)
             for slot in state.ledger.slots
         ],
         bool,
@@ -334,7 +398,9 @@ def _tell(
             why,
             bool(head.mended_by),
         ),
-        evidence=evidence(state.ledger, seen, rows, also, head.started_ms, at_ms, why),
+        evidence=evidence(
+            state.ledger, seen, rows, also, state.rivals.against(change, at_ms), head.started_ms, at_ms, why
+        ),
         tenants=tenants if harmful else (),
         advice=advice(change, bool(head.mended_by)) if harmful else None,
         verdict=verdict,
@@ -351,9 +417,11 @@ def _severity(seen: Contrast | None, rows: Any) -> Severity:
 
 
 def unit(record: Record) -> str | None:
-    """The cell, for changes and scrapes that can tell of one."""
+    """The cell, for changes, scrapes that can tell of one, and signals of other trouble."""
     if isinstance(record, Change):
         return ""
+    if isinstance(record, Signal):
+        return "" if kind_of(record.cause) in KINDS else None
     return "" if isinstance(record, Scrape) and _tells(record.series) else None
 
 
@@ -372,7 +440,7 @@ def _tells(layout: str) -> bool:
 
 def pack(state: State) -> Parts:
     """The ledger's parts, and one a trial."""
-    parts = state.ledger.pack()
+    parts = state.ledger.pack() | {"rivals": state.rivals.model_dump_json().encode()}
     return parts | {f"trial.{trial.head.change.change_id}": trial.pack() for trial in state.trials}
 
 
@@ -380,7 +448,7 @@ def unpack(parts: Parts) -> State:
     """What `pack` gave."""
     trials = [Trial.unpack(data) for name, data in parts.items() if name.startswith("trial.")]
     trials.sort(key=lambda one: one.head.started_ms)
-    return State(Ledger.unpack(parts), trials)
+    return State(Ledger.unpack(parts), trials, Rivals.model_validate_json(parts.get("rivals", b"{}")))
 
 
 ABOUT = About(
@@ -398,13 +466,13 @@ ABOUT = About(
     ),
     limits=(
         "A change that all tenants got at once is compared with the past alone; what was not measured before the "
-        "change is inconclusive."
+        "change, or is reached by other trouble, is inconclusive."
     ),
 )
 STEP = Step(
     "difference_in_differences",
     Config,
-    (Scrape, Change),
+    (Scrape, Change, Signal),
     unit,
     State,
     step,

@@ -4,7 +4,9 @@ Every series that can tell of a change has a slot. Its values go into batches of
 hold anything are kept: their mean is the past, their scatter the long-run variance, whatever the autocorrelation (batch
 means; Glynn & Whitt 1991, Flegal & Jones 2010). How far one ten minutes lies from the next while nothing is changed is
 kept too, by itself and beside the same series of other tenants: a placebo in time for slow drift. Levels are looked at as
-log(value + least), counts as rates, so that effects are ratios. Bound: `SLOTS_MAX` series a cell, about 2 KiB each.
+log(value + least), counts as rates, so that effects are ratios. What is rarer than two dozen minutes can show is known by
+a day's memory, which speaks as long as the last minutes agree with it (robust meta-analytic priors, Schmidli et al.
+2014). Bound: `SLOTS_MAX` series a cell, about 2 KiB each.
 """
 
 from __future__ import annotations
@@ -29,6 +31,9 @@ LAYOUTS_MAX = 1_000
 GAP_MS = 1_200_000  # longer between two looks is not measured
 PAST_MS = 6 * 3_600_000  # older batches say nothing about the time before a change
 DRIFT_PRIOR, DRIFT_WINDOWS = 0.05**2, 3.0  # a twentieth in ten minutes, believed as much as half an hour of looking
+DRIFT_LEAST = 0.02**2  # nobody is as steady as that
+MEMORY_BATCHES, MEMORY_EVENTS = 1_440.0, 2.0  # a day of minutes, which weighs no more than two events
+MATTERS_SHARE = 0.02  # failures of so much of what is done matter, however little is done
 CLUMPS_PRIOR, CLUMPS_BATCHES = 2.0, 6.0  # failures come in pairs until a few batches say otherwise
 
 Floats = NDArray[np.float64]
@@ -75,7 +80,13 @@ OUTCOMES: dict[str, Outcome] = {
 """Which direction is bad stands in the catalogue."""
 
 GROUPS = ("latency", "errors", "jobs", "flow")
-ENDS = frozenset({None, "done", "sale", "posted", "purchase"})
+ENDS = frozenset({None, "done", "sale", "posted", "purchase", "assigned"})
+FAILS_OF = {
+    "odoo.http.errors": "odoo.http.requests",
+    "odoo.log.errors": "odoo.http.requests",
+    "odoo.queue_job.failed": "odoo.queue_job.done",
+}
+"""What fails, to what of it is done."""
 SERVED = frozenset({None, "2xx"})
 
 
@@ -87,6 +98,19 @@ class Slot(NamedTuple):
     outcome: Outcome
     tenant: str | None
     kin: str
+
+    @property
+    def pool(self) -> str:
+        """What is added up over all that got a change: a metric, of documents by the state that they reach."""
+        names = ("erp.document.type", "erp.document.state")
+        return identity(
+            self.series.name, {one: self.series.attributes[one] for one in names if one in self.series.attributes}
+        )
+
+    @property
+    def is_borrowed(self) -> bool:
+        """Whether it is of a server that all share: what some got alone does not show there."""
+        return self.tenant is None and self.series.name.startswith(("redis.", "postgresql."))
 
     @property
     def name(self) -> str:
@@ -112,7 +136,7 @@ class Past(NamedTuple):
     batches: Floats
 
 
-_SLOT_ARRAYS = ("last", "last_ms", "amount", "weight", "window_sum", "window_weight", "before", "before_noise", "drift", "apart", "windows", "filled")  # fmt: skip
+_SLOT_ARRAYS = ("last", "last_ms", "amount", "weight", "window_sum", "window_weight", "before", "before_noise", "drift", "apart", "windows", "filled", "memory_sum", "memory_weight")  # fmt: skip
 _RING_ARRAYS = ("value", "size", "end_ms")
 
 
@@ -135,6 +159,8 @@ class Ledger:
     settle_ms: Floats = field(default_factory=lambda: np.zeros(0))
     sign: Floats = field(default_factory=lambda: np.zeros(0))
     kin: Places = field(default_factory=lambda: np.zeros(0, np.intp))
+    serves: Places = field(default_factory=lambda: np.zeros(0, np.intp))
+    fails_of: Places = field(default_factory=lambda: np.zeros(0, np.intp))
 
     def __post_init__(self) -> None:
         self._describe()
@@ -188,7 +214,19 @@ class Ledger:
         weight, batches = size.sum(0), (size > 0).sum(0).astype(np.float64)
         mean = np.divide((size * value).sum(0), weight, out=np.zeros_like(weight), where=weight > 0)
         scatter = (size * (value - mean) ** 2).sum(0) / np.maximum(batches - 1.0, 1.0)
-        return Past(mean, weight, scatter, batches)
+        more_events, more_weight = self._remembered(mean * weight, weight)
+        joined = np.divide(mean * weight + more_events, weight + more_weight, out=mean.copy(), where=more_weight > 0)
+        return Past(joined, weight + more_weight, scatter, batches)
+
+    def _remembered(self, events: Floats, weight: Floats) -> tuple[Floats, Floats]:
+        """Of counts, events and time that a day's memory adds; nothing where the last minutes contradict it."""
+        total, time = self.arrays["memory_sum"], self.arrays["memory_weight"]
+        foreseen = np.divide(total * weight, time, out=np.zeros_like(total), where=time > 0)
+        agrees = events <= foreseen + 3.0 * np.sqrt(foreseen + foreseen**2 / MEMORY_EVENTS) + 1.0
+        believed = np.where(
+            self.is_count & (weight > 0) & agrees, MEMORY_EVENTS / np.maximum(total, MEMORY_EVENTS), 0.0
+        )
+        return total * believed, time * believed
 
     def expected(self, calendar: Calendar, time_ms: int) -> Floats:
         """What the week's profile expects at an instant, in logs; NaN where it does not know."""
@@ -199,7 +237,13 @@ class Ledger:
     def drift(self, *, apart: bool) -> Floats:
         """Variance of ten minutes against the ten before, of the logs; `apart`: beside the same series of others."""
         seen = self.arrays["apart" if apart else "drift"]
-        return (seen + DRIFT_PRIOR * DRIFT_WINDOWS) / (self.arrays["windows"] + DRIFT_WINDOWS)
+        return np.maximum((seen + DRIFT_PRIOR * DRIFT_WINDOWS) / (self.arrays["windows"] + DRIFT_WINDOWS), DRIFT_LEAST)
+
+    def matters(self, past: Past) -> Floats:
+        """The smallest excess that matters: `least`, and of failures a share of what is done if that is less."""
+        # Place 0 gathers what serves nothing that fails.
+        done = np.bincount(self.serves + 1, weights=past.mean, minlength=self.fails_of.size + 2)[self.fails_of + 1]
+        return np.where(self.fails_of >= 0, np.minimum(self.least, np.maximum(MATTERS_SHARE * done, 1e-6)), self.least)
 
     def _close_batch(self, end_ms: int) -> None:
         arrays, ring = self.arrays, self.ring
@@ -209,6 +253,10 @@ class Ledger:
         ring["value"][row, full], ring["size"][row, full] = mean, arrays["weight"][full]
         ring["end_ms"][row, full] = end_ms
         arrays["filled"][full] += 1
+        for name in ("memory_sum", "memory_weight"):
+            arrays[name][full] *= 1.0 - 1.0 / MEMORY_BATCHES
+        arrays["memory_sum"][full] += np.where(self.is_count, arrays["amount"], 0.0)[full]
+        arrays["memory_weight"][full] += np.where(self.is_count, arrays["weight"], 0.0)[full]
         arrays["window_sum"] += arrays["amount"]
         arrays["window_weight"] += arrays["weight"]
         whole = np.zeros(len(self.slots))
@@ -226,30 +274,37 @@ class Ledger:
         both = full & (arrays["before_noise"] >= 0)
         moved = np.where(both, now - arrays["before"], 0.0)
         noises = np.where(both, noise + arrays["before_noise"], 0.0)
-        common, alone = self._among_kin(moved, both)
-        self._learn("drift", moved, noises, both)
-        self._learn("apart", np.where(alone, moved, moved - common), noises, both)
-        arrays["windows"] += both
+        common, of_common, alone = self._among_kin(moved, noises, both)
+        # What is thin, as at night, says little of how steady a series is (weights of DerSimonian & Laird 1986).
+        sure = np.where(both, (DRIFT_PRIOR / (DRIFT_PRIOR + noises)) ** 2, 0.0)
+        self._learn("drift", moved, noises, sure)
+        self._learn("apart", np.where(alone, moved, moved - common), noises + of_common, sure)
+        arrays["windows"] += sure
         for name in ("drift", "apart", "windows"):  # a day and a half of memory
             arrays[name] *= np.where(both & (arrays["windows"] > 200), 0.995, 1.0)
         arrays["before"] = np.where(full, now, arrays["before"])
         arrays["before_noise"] = np.where(full, noise, -1.0)
         arrays["window_sum"][:], arrays["window_weight"][:] = 0, 0
 
-    def _learn(self, name: str, moved: Floats, noises: Floats, both: NDArray[np.bool_]) -> None:
-        square = np.maximum(moved * moved - noises, 0.0)
-        ceiling = 9.0 * self.drift(apart=name == "apart")  # one incident does not make everything possible
-        self.arrays[name] += np.where(both, np.minimum(square, ceiling), 0.0)
+    def _learn(self, name: str, moved: Floats, noises: Floats, sure: Floats) -> None:
+        """Method of moments: what moves less than its noise counts as well, or noise would be taken for drift."""
+        ceiling = 9.0 * (self.drift(apart=name == "apart") + noises)  # one incident does not make everything possible
+        self.arrays[name] += sure * (np.minimum(moved * moved, ceiling) - noises)
 
-    def _among_kin(self, moved: Floats, both: NDArray[np.bool_]) -> tuple[Floats, NDArray[np.bool_]]:
-        """By slot the mean move of the same series of others, and whether there are none."""
+    def _among_kin(
+        self, moved: Floats, noises: Floats, both: NDArray[np.bool_]
+    ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """By slot the mean move of the same series of others, the noise of that, and whether there are none."""
         width = int(self.kin.max()) + 1 if self.kin.size else 0
-        number = np.bincount(self.kin, weights=both, minlength=width)[self.kin]
-        total = np.bincount(self.kin, weights=np.where(both, moved, 0.0), minlength=width)[self.kin]
-        others = number - both
-        return np.divide(
-            total - np.where(both, moved, 0.0), others, out=np.zeros_like(moved), where=others > 0
-        ), others <= 0
+
+        def of_others(values: Floats) -> Floats:
+            mine = np.where(both, values, 0.0)
+            total: Floats = np.bincount(self.kin, weights=mine, minlength=width).astype(np.float64)
+            return total[self.kin] - mine
+
+        number = of_others(np.ones_like(moved))
+        several = np.maximum(number, 1.0)
+        return of_others(moved) / several, of_others(noises) / several**2, number <= 0
 
     def logs(self, mean: Floats, weight: Floats) -> Floats:
         """Means as logs; of counts half an event is added, so that none has a log too."""
@@ -305,6 +360,11 @@ class Ledger:
         self.sign = np.array([-1.0 if metric.bad is Departure.DOWN else 1.0 for metric in metrics])
         self.least = np.array([slot.outcome.least for slot in self.slots])
         self.settle_ms = np.array([slot.outcome.settle_s * 1000 for slot in self.slots])
+        served = {(slot.series.name, slot.tenant) for slot in self.slots if slot.series.name in FAILS_OF.values()}
+        places = {key: place for place, key in enumerate(sorted(served, key=str))}
+        self.serves = np.array([places.get((slot.series.name, slot.tenant), -1) for slot in self.slots], np.intp)
+        wanted = [(FAILS_OF.get(slot.series.name, ""), slot.tenant) for slot in self.slots]
+        self.fails_of = np.array([places.get(key, -1) for key in wanted], np.intp)
         kinds = {name: place for place, name in enumerate(dict.fromkeys(slot.kin for slot in self.slots))}
         self.kin = np.array([kinds[slot.kin] for slot in self.slots], np.intp)
 
@@ -325,7 +385,7 @@ class Ledger:
         season, _ = columns.unpack(parts["season"])
         return cls(
             keys=[(resource, text, tenant) for resource, text, tenant in more["keys"]],
-            arrays={name: present[name] for name in _SLOT_ARRAYS},
+            arrays={name: present.get(name, np.zeros(len(more["keys"]))) for name in _SLOT_ARRAYS},
             ring=ring,
             profile=Profile(arrays={**present, **season}),
             starts_ms=more["starts_ms"],

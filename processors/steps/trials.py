@@ -21,29 +21,33 @@ class Head(BaseModel):
     started_ms: int
     since_ms: int
     due_ms: int
+    is_warm: bool = Field(default=False, description="Whether the time of cold caches is over.")
+    suspected_ms: int = Field(
+        default=0, description="When a slowness that all share was first seen, log time; 0: never."
+    )
+    guilty_ms: int = Field(default=0, description="When it was found guilty, log time; 0: it was not.")
     stage: Literal["change", "mended"] = "change"
     mended_by: str = ""
     told: Signal | None = None
     guilty: list[int] = Field(default_factory=list, description="Slots that regressed.")
-    harm: dict[str, float] = Field(
-        default_factory=dict, description="By metric: a log ratio, of counts events a second."
-    )
+    harm: dict[str, float] = Field(default_factory=dict, description="By pool: a log ratio, of counts events a second.")
 
 
 @dataclass
 class Trial:
-    """A change, what was before it and what came after."""
+    """A change, what was before it and what came after: since the last answer, and since it was last seen to be bad."""
 
     head: Head
     past: Past
     since: Since
+    lately: Since
 
     def grow(self, width: int) -> None:
         """Series that came later have no past."""
         more = width - self.past.mean.size
         if more > 0:
             self.past = Past(*(np.pad(column, (0, more)) for column in self.past))
-            self.since = Since(*(np.pad(column, (0, more)) for column in vars(self.since).values()))
+            self.since, self.lately = self.since.grown(more), self.lately.grown(more)
 
     def add(self, ledger: Ledger, look: Look) -> None:
         """Count what lies wholly after the change and after the restart that it brings."""
@@ -51,22 +55,32 @@ class Trial:
         from_ms = self.head.since_ms + ledger.settle_ms[look.slots]
         begun = np.where(ledger.is_count[look.slots], look.since_ms, ledger.arrays["last_ms"][look.slots])
         late = begun >= from_ms
-        slots, since = look.slots[late], self.since
-        since.amount[slots] += look.amounts[late]
-        since.weight[slots] += look.weights[late]
-        since.hits[slots] += (look.amounts[late] > 0) | ~ledger.is_count[slots]
+        slots = look.slots[late]
+        for since in (self.since, self.lately):
+            since.amount[slots] += look.amounts[late]
+            since.weight[slots] += look.weights[late]
+            since.hits[slots] += (look.amounts[late] > 0) | ~ledger.is_count[slots]
+
+    def anew(self, at_ms: int) -> None:
+        """What came so far has been answered."""
+        self.head.since_ms = at_ms
+        width = self.past.mean.size
+        self.since, self.lately = Since.none(width), Since.none(width)
 
     def pack(self) -> bytes:
         """As bytes."""
         past = {f"past.{name}": column for name, column in self.past._asdict().items()}
-        return columns.pack({**past, **vars(self.since)}, self.head.model_dump(mode="json"))
+        lately = {f"lately.{name}": column for name, column in vars(self.lately).items()}
+        return columns.pack({**past, **vars(self.since), **lately}, self.head.model_dump(mode="json"))
 
     @classmethod
     def unpack(cls, data: bytes) -> Trial:
         """What `pack` gave."""
         arrays, head = columns.unpack(data)
         past = Past(*(arrays[f"past.{name}"] for name in Past._fields))
-        return cls(Head.model_validate(head), past, Since(arrays["amount"], arrays["weight"], arrays["hits"]))
+        since = Since(arrays["amount"], arrays["weight"], arrays["hits"])
+        lately = Since(*(arrays.get(f"lately.{name}", np.zeros(past.mean.size)) for name in vars(since)))
+        return cls(Head.model_validate(head), past, since, lately)
 
 
 def follows(before: Change, after: Change) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 
 from processors.steps.contrast import Contrast
 from processors.steps.outcomes import Ledger
+from processors.steps.rivals import Rival
 from schemas.metrics import describe
 from schemas.records import Change, Evidence, Verdict
 
@@ -34,7 +35,14 @@ def summary(change: Change, verdict: Verdict, worst: str, why: str, mended: bool
 
 
 def evidence(
-    ledger: Ledger, seen: Contrast | None, rows: Any, also: Iterable[Change], since_ms: int, at_ms: int, why: str
+    ledger: Ledger,
+    seen: Contrast | None,
+    rows: Any,
+    also: Iterable[Change],
+    rivals: Iterable[Rival],
+    since_ms: int,
+    at_ms: int,
+    why: str,
 ) -> tuple[Evidence, ...]:
     """The rows that decided, or those that came nearest to it; who stood beside; what else was changed at that time."""
     window_ms = max(0, at_ms - since_ms)
@@ -53,13 +61,20 @@ def evidence(
         Evidence(text=f"at about that time also {one.kind} of {one.service} to {one.revision}", time_ms=one.time_ms)
         for one in list(also)[:3]
     ]
+    found += [
+        Evidence(
+            text=f"{one.cause} has another origin; what it reaches counts neither for nor against the change",
+            time_ms=one.started_ms,
+        )
+        for one in list(rivals)[:3]
+    ]
     return tuple(found)
 
 
 def row_text(ledger: Ledger, seen: Contrast, row: int) -> str:
     """One comparison in words: observed, expected, the ratio with its interval, the always-valid p-value."""
     slot = int(seen.slot[row])
-    what = ledger.slots[slot].name if slot >= 0 else f"{seen.metric[row]} of all that got it"
+    what = ledger.slots[slot].name if slot >= 0 else f"{seen.pool[row]} of all that got it"
     unit = _unit(seen, row)
     text = f"{what} is {seen.observed[row]:.3g} {unit} where {max(seen.expected[row], 0.0):.3g} was to be expected"
     if math.isfinite(seen.high[row]):
