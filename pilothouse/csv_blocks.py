@@ -139,7 +139,7 @@ def _check_order(path: Path, times_ms: NDArray[np.int64], last_ms: int | None, l
         earlier = last_ms if place == 0 else int(times_ms[place - 1])
         same = earlier == int(times_ms[place])
         raise InputError(
-            f"{path} line {line + place}: timestamp {int(times_ms[place]) / 1000:g} "
-            f"{'stands twice' if same else f'comes after {(earlier or 0) / 1000:g}'}; "
+            f"{path} line {line + place}: timestamp {int(times_ms[place]) / 1000:.15g} "
+            f"{'stands twice' if same else f'comes after {(earlier or 0) / 1000:.15g}'}; "
             f"{'leave one of the rows out' if same else 'sort the file by timestamp'}"
         )

@@ -17,6 +17,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from pilothouse.csv_blocks import ROWS, Block, InputError, blocks
 from processors import budgets
@@ -76,9 +77,9 @@ class Answer:
         """For people."""
         lines = [f"{self.slo.title}: {self.rows} rows, {self.unmeasured_rows} of them not measured"]
         for one in self.as_json()["objectives"]:
-            left = "unknown" if one["budget_left"] is None else f"{one['budget_left']:.1%}"
-            lines.append(f"{one['name']}: {one['target']:.6g} over {self.slo.period.duration}, budget left {left}")
-            if (gone := one["time_to_exhaustion_s"]) is not None:
+            period = self.slo.period.duration
+            lines.append(f"{one['name']}: {one['target']:.6g} over {period}, {_left(one['budget_left'])}")
+            if gone := one["time_to_exhaustion_s"]:
                 lines.append(f"  at the pace of the last hour it is gone in {gone / 3600:.1f} h")
             for severity in SEVERITIES:
                 lines += [f"  {severity} from {first} to {last}" for first, last in one[severity]]
@@ -145,15 +146,29 @@ def _choose(path: Path, name: str | None) -> Slo:
         content = [one for one in yaml.safe_load_all(path.read_text(encoding="utf-8")) if one is not None]
         found = slos(openslo.DOCUMENTS.validate_python(content))
     except ValidationError as error:
-        faults = (f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False))
-        raise SloError(f"{path}: {'; '.join(faults)}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
+        raise SloError(f"{path}: {'; '.join(dict.fromkeys(map(_fault, error.errors(include_url=False))))}") from None
+    except OSError as error:
+        raise SloError(f"{path} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
         raise SloError(f"{path} cannot be used: {error}") from None
-    known = ", ".join(one.name for one in found) or "none"
+    if not found:
+        raise SloError(f"{path} holds no SLO; it needs a document with apiVersion: openslo/v1 and kind: SLO")
+    known = ", ".join(one.name for one in found)
     chosen = [one for one in found if name in (None, one.name)]
     if len(chosen) != 1:
         raise SloError(f"{path} declares the SLOs {known}; name one of them with --name")
     return chosen[0]
+
+
+def _fault(one: ErrorDetails) -> str:
+    """Which document and field, what stands there, and what would be right where the mistake is a common one."""
+    place, _, *fields = (*one["loc"], 0, "")[: max(len(one["loc"]), 2)]
+    where, field = f"document {int(place) + 1}", ".".join(map(str, fields))
+    if not field:
+        return f"{where} is no OpenSLO document; it begins with apiVersion: openslo/v1 and kind: SLO"
+    shown = f", not {one['input']!r}" if isinstance(one["input"], str | int | float) else ""
+    hint = "; a target is a share such as 0.999" if fields[-1] == "target" else ""
+    return f"{where}: {field}: {one['msg']}{shown}{hint}"
 
 
 def _terms(path: Path, slo: Slo, target: Target, step_ms: int, offset_ms: int) -> Terms:
@@ -278,6 +293,12 @@ def _duration(length_ms: int) -> str:
         if length_ms % size == 0:
             return f"{length_ms // size}{unit}"
     return f"{length_ms // 1000}s"
+
+
+def _left(share: float | None) -> str:
+    if share is None:
+        return "how much budget is left is not known"
+    return f"{share:.1%} of the budget is left" if share > 0 else f"the budget is spent {1 - share:.1f} times over"
 
 
 def _union(several: list[list[list[int]]]) -> list[list[int]]:

@@ -28,7 +28,7 @@ from typing import Any, Self
 import asyncpg
 import psutil
 
-from pilothouse.demo import certificate, schema
+from pilothouse.demo import certificate, levels, schema
 from pilothouse.demo.company import (
     CARRIERS,
     CELL_OF,
@@ -113,7 +113,11 @@ class DemoEstate:
     @property
     def estate(self) -> Estate:
         """What is to be watched."""
-        return Estate(cells=tuple(odoo.watched() for odoo in self.odoos.values()), calendars=calendars(self.plan))
+        return Estate(
+            cells=tuple(odoo.watched() for odoo in self.odoos.values()),
+            calendars=calendars(self.plan),
+            openslo=levels.documents(),
+        )
 
     @property
     def environ(self) -> dict[str, str]:

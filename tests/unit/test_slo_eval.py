@@ -277,7 +277,7 @@ def test_several_objectives_are_judged_side_by_side(tmp_path: Path) -> None:
     [
         ({"budgetingMethod": "Sometimes"}, "'Occurrences', 'Timeslices' or 'RatioTimeslices'"),
         ({"budgetingMethod": "Timeslices"}, "needs timeSliceWindow and timeSliceTarget"),
-        ({"objectives": [{"target": 1.5}]}, "less than 1"),
+        ({"objectives": [{"target": 1.5}]}, "less than 1, not 1.5; a target is a share such as 0.999"),
         ({"objectives": [{"target": 0.9, "targetPercent": 90}]}, "exactly one of target"),
         ({"timeWindow": [{"duration": "30 days", "isRolling": True}]}, "such as 30d"),
         ({"timeWindow": [{"duration": "30d"}]}, "isRolling: true or has a calendar"),
@@ -306,3 +306,12 @@ def test_no_events_are_no_verdict() -> None:
     assert np.isnan(ratio(group_counts(0, 0, 0)[:, None])[0])
     assert ratio(group_counts(1, 4, 0)[:, None])[0] == 0.25
     assert group_counts(1, 4, 0)[1] == EVENT * 4
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "hello\n", "---\nkind: SLO\n"])
+def test_a_file_without_an_slo_says_what_it_needs(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "slo.yaml"
+    path.write_text(text, encoding="utf-8")
+    result = run("--slo", path, "--input", tmp_path / "none.csv")
+    assert result.exit_code == 2
+    assert "openslo/v1" in result.stderr or "apiVersion: Field required" in result.stderr
