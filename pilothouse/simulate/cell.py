@@ -19,7 +19,7 @@ from pilothouse.simulate.drawing import CRONS, Character, Drawn
 from pilothouse.simulate.drivers import Drivers, Knob
 from pilothouse.simulate.load import day_factor, expected_load
 from pilothouse.simulate.noise import Floats
-from pilothouse.simulate.queues import Jobs, runs_of_cron, waiting_factor
+from pilothouse.simulate.queues import Jobs, look_at_pool, runs_of_cron, waiting_factor, waits_of_pool
 from schemas.calendar import DAY_MS
 
 WANDER_S = 2_700.0
@@ -51,10 +51,23 @@ class World:
         self.slow = waiting_factor(self.use, drawn.capacity) * (1 + 0.35 * (drivers.factor(Knob.DISK) - 1))
         self.redis_s = drawn.ping_s * noise.scatter(self.random, self.span.size, 0.4) + drivers.extra(Knob.REDIS_DELAY)
         self.tenants = [self._tenant(one, loads[one.name], wanted[one.name]) for one in drawn.tenants]
+        self.workers = sum(one.workers for one in drawn.tenants)
+        self.web_load: Floats = np.sum([one.requests_per_s * one.request_s for one in self.tenants], axis=0)
+        self._wait_for_workers()
 
-    def sheets(self) -> list[Sheet]:
-        """A sheet for each resource."""
-        return [Sheet(board, self.drawn.cell, self.start_ms) for board in self._boards()]
+    def sheets(self, besides: frozenset[str] = frozenset()) -> list[Sheet]:
+        """A sheet for each resource; `besides` are systems that only some stories look at."""
+        boards = [*self._boards(), *([self._web_workers()] if "odoo_workers" in besides else [])]
+        return [Sheet(board, self.drawn.cell, self.start_ms) for board in boards]
+
+    def _wait_for_workers(self) -> None:
+        """Workers that somebody outside holds make all wait for the others; without them the waits are in `app_s`."""
+        held = self.drivers.extra(Knob.HELD)
+        if held.any():
+            more = waits_of_pool(self.web_load + held, self.workers) - waits_of_pool(self.web_load, self.workers)
+            for tenant in self.tenants:
+                tenant.request_s = tenant.request_s * (1 + more)
+            self.web_load = self.web_load + held
 
     def _slow_process(self, name: str, spread: float, memory_s: float) -> Floats:
         values = noise.wander(self.random, self.span.dt_s, spread, memory_s, self.carry.slow.get(name))
@@ -222,6 +235,17 @@ class World:
             mine.count("odoo.log.retries", 0.0002 + 0.05 * drivers.extra(Knob.LOCKED, one.name))
             mine.of(odoo__log__level="INFO").count("odoo.log.records", 0.2 + tenant.requests_per_s, one.clumps)
         board.count("odoo.worker.killed", 0.0)
+        return board
+
+    def _web_workers(self) -> Board:
+        """Drawn by themselves, so that looking at them changes nothing else."""
+        random = np.random.default_rng([self.drawn.seed, self._seed, 31])
+        board = Board(f"workers-{self.drawn.cell}", "odoo_workers", self.span, random, self.carry)
+        http = board.of(odoo__worker__type="http")
+        busy, waiting = look_at_pool(random, self.web_load, self.workers, 8 * self.workers)
+        http.gauge("odoo.worker.count", float(self.workers))
+        http.gauge("odoo.worker.busy", busy)
+        http.gauge("odoo.worker.waiting", waiting)
         return board
 
     def _health(self) -> Board:

@@ -41,6 +41,7 @@ class Knob(StrEnum):
     DISK_BYTES = "disk bytes"  # bytes on disk besides
     WAL_BYTES = "wal bytes"  # of them, write-ahead log that is held back
     CONNECTIONS = "connections"  # besides
+    HELD = "held"  # web workers that wait for somebody outside, besides
     CPU = "cpu"  # share of the CPUs besides
     MEMORY = "memory"  # share of the memory besides
     WEB = "web"  # factor: 0 while the web does not answer

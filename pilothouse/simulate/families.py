@@ -190,7 +190,9 @@ def silence(draw: Draw) -> Story:
 
 
 def capacity(draw: Draw) -> Story:
-    """Something fills up within days, against what only swings, steps up once, or grows slowly."""
+    """Something fills up within days or a pool of workers now, against what only swings, steps up once, grows slowly, is busy."""
+    if draw.random.random() < 0.15:
+        return _pool(draw)
     drawn, begins = draw.drawn, draw.lived.at(BARE).at_ms
     onset = begins + int(draw.random.uniform(2, 12) * HOUR_MS)
     days = draw.between(1.0, 3.5)
@@ -220,6 +222,17 @@ def capacity(draw: Draw) -> Story:
         )
     systems = frozenset({"host", "postgresql", "redis"})
     return Story(BARE, length, (one,), coarse_ms=length, systems=systems)
+
+
+def _pool(draw: Draw) -> Story:
+    """Workers are held by somebody outside: more than there are, or so many that hardly anybody waits."""
+    moment = draw.moment()
+    when = draw.when(moment)
+    if draw.random.random() < 0.5:
+        held = faults.workers_held(draw.drawn, when, draw.between(1.0, 1.5))
+    else:
+        held = _silent(faults.workers_held(draw.drawn, when, draw.between(0.5, 0.75)), "workers busy")
+    return Story(moment, LENGTH_MS, (held,), besides=frozenset({"odoo_workers"}))
 
 
 FAMILIES: dict[str, Callable[[Draw], Story]] = {

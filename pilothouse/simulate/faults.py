@@ -177,6 +177,18 @@ def filling(drawn: Drawn, when: When, knob: Knob, kind: str, causes: tuple[str, 
     return Happening(_truth(kind, when, causes, bystanders=drawn.names), turn)
 
 
+def workers_held(drawn: Drawn, when: When, use: float, *, kind: str = "workers saturated") -> Happening:
+    """Requests wait for somebody outside and hold their workers, until so much of the pool is used; the CPUs are idle."""
+    usual = sum(one.requests_per_s * (one.app_s + one.query_s) for one in drawn.tenants)
+    workers = sum(one.workers for one in drawn.tenants)
+
+    def turn(drivers: Drivers) -> None:
+        drivers.add(Knob.HELD, "", _course(drivers, when) * max(use * workers - usual, 0.0))
+
+    causes = (f"capacity.workers:workers-{drawn.cell}",)
+    return Happening(_truth(kind, when, causes, strength=use, bystanders=drawn.names), turn)
+
+
 def partners_tenants(drawn: Drawn, partner: str) -> tuple[str, ...]:
     """Tenants that deal with a partner."""
     return tuple(one.name for one in drawn.tenants if partner in one.partners)

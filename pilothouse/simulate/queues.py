@@ -22,6 +22,25 @@ def waiting_factor(use: Floats, servers: int) -> Floats:
     return factor
 
 
+def waits_of_pool(load: Floats, servers: int) -> Floats:
+    """Mean wait of a pool in mean times of service (the same approximation)."""
+    use = np.minimum(load / servers, USE_MAX)
+    waits: Floats = use ** (np.sqrt(2 * (servers + 1)) - 1) / (servers * (1 - use))
+    return waits
+
+
+def look_at_pool(random: np.random.Generator, load: Floats, servers: int, backlog: int) -> tuple[Floats, Floats]:
+    """Busy servers and who waits at instants: when all are busy, who waits is geometric up to the backlog, as in M/M/c/K."""
+    kept = np.minimum(load / servers, USE_MAX)
+    queue = load * waits_of_pool(load, servers)
+    all_busy = random.random(load.size) < np.where(load < servers, np.clip(queue * (1 - kept) / kept, 0.0, 1.0), 1.0)
+    use = np.where(np.abs(load / servers - 1) < 1e-6, 1 + 1e-6, load / servers)
+    drawn = np.log1p(-random.random(load.size) * (1 - use ** (backlog + 1.0))) / np.log(use)
+    waiting = np.clip(np.floor(drawn), 0.0, backlog)
+    busy = np.minimum(random.poisson(load), servers - 1)
+    return np.where(all_busy, servers, busy), np.where(all_busy, waiting, 0.0)
+
+
 @dataclass(frozen=True)
 class Jobs:
     """A queue over a span, by look: what came, what was done, what waits afterwards."""

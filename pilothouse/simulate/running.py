@@ -82,6 +82,7 @@ class Cell:
         self.points = self.records = 0
         self.log: list[tuple[int, Record]] | None = None
         self.systems: frozenset[str] = frozenset()  # the only ones looked at; empty for all
+        self.besides: frozenset[str] = frozenset()  # looked at besides, which no history knows
 
     @classmethod
     def at(
@@ -106,7 +107,7 @@ class Cell:
     ) -> list[list[Timed]]:
         """What is recorded over a span, by look."""
         world = World(self.drawn, drivers, self.carry, seed, self.drawn.start_ms)
-        sheets = [one for one in world.sheets() if not self.systems or one.system in self.systems]
+        sheets = [one for one in world.sheets(self.besides) if not self.systems or one.system in self.systems]
         random = np.random.default_rng([self.drawn.seed, seed, 13])
         looks = _looks(world, sheets, more, random, documents=documents)
         return [sorted(one, key=lambda pair: pair[0]) for one in looks]

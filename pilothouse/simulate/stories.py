@@ -23,7 +23,7 @@ class Story:
     """What happens after a moment. `declares` are changes of calendars by tenant, known before it begins.
 
     Looks come every minute; up to `coarse_ms` after the moment (for what takes hours or days) every quarter of an hour.
-    `systems` narrows what is looked at, for stories of days that only one system tells.
+    `systems` narrows what is looked at, for stories of days that only one system tells; `besides` are looked at from then on.
     """
 
     moment: str
@@ -32,6 +32,7 @@ class Story:
     declares: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     coarse_ms: int = 0
     systems: frozenset[str] = frozenset()
+    besides: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -53,7 +54,7 @@ def live(lived: Lived, family: str, run: int, seed: int, story: Story, *, keep_l
     log: list[tuple[int, Record]] = []
     for number, span in enumerate(_spans(moment.at_ms, story)):
         cell = Cell.at(moment, lived.settings, drawn, slowly=span.dt_s[0] * 1000 >= COARSE_MS)
-        cell.systems, cell.log = story.systems, log if keep_log else None
+        cell.systems, cell.besides, cell.log = story.systems, story.besides, log if keep_log else None
         drivers = Drivers(span)
         for one in story.happenings:
             one.turn(drivers)

@@ -217,9 +217,19 @@ def _judge(config: Config, state: State, place: int, scrape: Scrape) -> Findings
         hot[slot] = min(hot[slot] + 1, 3 * config.confirm) if outlook else max(hot[slot] - 1, 0)
         if outlook and hot[slot] >= config.confirm:
             found += _tell(config, state, place, slot, outlook, scrape)
-        elif not any(grain[slot] for grain in state.hot):
+        elif not any(grain[slot] for grain in state.hot) and _is_refuted(state, slot, of, scrape.time_ms):
             found += state.episodes.close(of.key, scrape.time_ms)
     return found
+
+
+def _is_refuted(state: State, slot: int, of: Share, time_ms: int) -> bool:
+    """A forecast that was told ends when its time has come in vain, or when there is a quarter more room than it saw."""
+    told = state.episodes.open.get(of.key)
+    if told is None or told.signal.expected_ms is None or time_ms >= told.signal.expected_ms:
+        return True
+    share, present = told.signal.evidence[0].value or 0.0, _past(state, 0, slot)
+    known = present[~np.isnan(present)]
+    return not known.size or 1.0 - float(known[-1]) > 1.25 * (1.0 - share)
 
 
 def _outlook(config: Config, state: State, place: int, slot: int, bound: Bound) -> Outlook | None:

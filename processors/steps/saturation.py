@@ -34,7 +34,9 @@ class Config(StepConfig):
     memory_s: float = Field(120.0, gt=0, description="Queue and service are averaged over so long (to 1/e), s.")
     wait: float = Field(1.0, gt=0, description="Mean wait in mean times of service from which a pool is saturated.")
     calm: float = Field(0.5, gt=0, description="And up to which it is no longer.")
-    looks: int = Field(3, ge=1, description="Looks in a row, each with such a queue, that open an episode.")
+    looks: int = Field(
+        3, ge=1, description="Looks in a row, each with such a queue, that open an episode; without one, that end it."
+    )
     quiet_ms: int = Field(2_000_000, gt=0, description="An episode ends when nobody has looked for so long, ms.")
 
 
@@ -81,6 +83,7 @@ class Pool(BaseModel):
     busy: float = 0.0
     last_ms: int = -1
     hot: int = 0
+    calm: int = 0
 
 
 class State(BaseModel):
@@ -133,7 +136,10 @@ def _look(config: Config, state: State, scrape: Scrape, place: Place) -> Finding
     # One that waits at all: where nobody is served, any queue is longer than the service.
     is_hot = pool.waiting >= max(edge * pool.busy, edge)
     # A long queue once is a burst; the looks in a row each show one.
-    pool.hot = min(pool.hot + 1, config.looks) if is_hot and waiting >= max(config.wait * busy, config.wait) else 0
+    pool.hot = min(pool.hot + 1, config.looks) if is_hot and waiting >= config.wait * max(busy, 1.0) else 0
+    pool.calm = pool.calm + 1 if waiting <= config.calm * busy else 0
+    if pool.calm >= config.looks:  # what has waited is served: the mean of the past says nothing any more
+        pool.waiting, is_hot = waiting, False
     if not is_hot:
         return Episodes(state.open).close(place.key, scrape.time_ms)
     return _tell(config, state, scrape, place, pool) if is_open or pool.hot >= config.looks else []
