@@ -146,6 +146,9 @@ def _forget(config: Config, state: State, at_ms: int) -> None:
             del state.closed[cause]
     if len(state.looked_at) > 2 * len(state.nodes) + 100:
         state.looked_at.clear()
+    most = 2 * len(state.nodes) + 100
+    if len(state.rows) > most or any(len(row) > most for row in state.rows.values()):
+        state.rows.clear()
 
 
 def _forget_change(state: State, cause: str) -> None:

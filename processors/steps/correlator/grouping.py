@@ -17,7 +17,7 @@ from itertools import islice
 
 from processors.steps.correlator.config import Config
 from processors.steps.correlator.state import Node, State
-from processors.steps.correlator.tables import COMES_TRUE, EXPLAINED_BY, EXPLAINS_SET, Reach, Urgency
+from processors.steps.correlator.tables import CHANGES, COMES_TRUE, EXPLAINED_BY, EXPLAINS_SET, Reach, Urgency, known
 from processors.steps.correlator.topology import Needing
 from schemas.records import Verdict
 
@@ -27,6 +27,9 @@ MANY = 24
 """From so many moved candidates on it is cheaper to look at their effects than at each pair."""
 OWN = 0.5
 """A change must be believed so much of what the signal is as a root of its own: an old release explains little."""
+
+NEAR = 1.2
+"""What names a tenant that feels the effect is believed so many times as much."""
 
 AHEAD_MS = 30 * 86_400_000
 """What comes true may be seen so long before it is foreseen."""
@@ -43,6 +46,18 @@ def explains(config: Config, cause: Node, effect: Node) -> float:
     if not share or not _may_reach(config, cause, effect):
         return 0.0
     return share * _in_time(config, cause, effect)
+
+
+def row(config: Config, state: State, cause: Node, effects: Iterable[Node]) -> list[float]:
+    """How well a candidate explains each of several signals; remembered as long as neither changes its shape."""
+    known = state.rows.setdefault(cause.form, {})
+    found = []
+    for effect in effects:
+        much = known.get(effect.form)
+        if much is None:
+            much = known[effect.form] = explains(config, cause, effect)
+        found.append(much)
+    return found
 
 
 def refresh(config: Config, state: State) -> None:
@@ -116,7 +131,7 @@ def strength(config: Config, cause: Node, effect: Node) -> float:
     explained = explains(config, cause, effect)
     if not explained:
         return 0.0
-    near = 1.0 if effect.felt.isdisjoint(cause.tenants) else 1.2
+    near = 1.0 if effect.felt.isdisjoint(cause.tenants) else NEAR
     return explained * prior(config, cause) * near
 
 
@@ -204,6 +219,8 @@ def _link(config: Config, state: State, cause: str) -> None:
     held_strength = _offered(config, held, node) if held else 0.0
     best, most = "", 0.0
     for kind in EXPLAINED_BY.get(node.kind, ()) if node.is_member else ():
+        if NEAR * known(kind).prior * (config.regressed if kind in CHANGES else 1.0) < most:
+            continue  # none of this kind can be believed more
         ahead_ms = AHEAD_MS if node.kind in COMES_TRUE.get(kind, ()) else config.notice_max_ms
         for nearest in state.index.causes(kind, node, ahead_ms):
             for found, candidate in islice(_accepted(config, nearest, node), RIVALS):

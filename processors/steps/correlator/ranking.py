@@ -11,11 +11,11 @@ Kish (1965), Survey Sampling, for the design effect of correlated observations.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from processors.steps.correlator.config import Config
-from processors.steps.correlator.grouping import explains, prior
+from processors.steps.correlator.grouping import explains, prior, row
 from processors.steps.correlator.state import Node, State, change_text
 from processors.steps.correlator.tables import ABSENT, EXPLAINS_SET
 from schemas.records import Cause, Evidence, Verdict
@@ -65,7 +65,10 @@ def rank(config: Config, state: State, members: Sequence[Node]) -> Ranked:
     """Weigh what may be the root of a story."""
     candidates = _candidates(config, state, members)
     views = _views(config, state, candidates, members)
-    logs = {view.root.cause: _log_weight(config, view) for view in views}
+    kinds: dict[str, list[int]] = {}
+    for place, one in enumerate(members):
+        kinds.setdefault(one.kind, []).append(place)
+    logs = {view.root.cause: _log_weight(config, view, kinds) for view in views}
     ordered = sorted(views, key=lambda view: (-logs[view.root.cause], view.root.cause))[:CAUSES]
     top = logs[ordered[0].root.cause]
     weights = [math.exp(logs[view.root.cause] - top) for view in ordered]
@@ -97,34 +100,38 @@ def _candidates(config: Config, state: State, members: Sequence[Node]) -> list[N
     order = sorted(members, key=lambda one: (-followers.get(one.cause, 0), -prior(config, one), one.cause))
     found = order[:CANDIDATES]
     changes = (node for node in (state.nodes[cause] for cause in state.deeds) if not node.is_member)
-    return found + [one for one in changes if any(explains(config, one, other) for other in members)]
+    return found + [one for one in changes if any(row(config, state, one, members))]
 
 
 def _views(config: Config, state: State, candidates: Sequence[Node], members: Sequence[Node]) -> list[View]:
     """What each explains: directly, or through what a signal is linked to."""
     parents = [state.nodes.get(state.parents.get(one.cause, "")) for one in members]
-    links = [explains(config, parent, one) if parent else 0.0 for parent, one in zip(parents, members, strict=True)]
+    place = {one.cause: number for number, one in enumerate(members)}
+    through = [
+        (number, place[parent.cause], row(config, state, parent, (one,))[0], parent)
+        for number, (one, parent) in enumerate(zip(members, parents, strict=True))
+        if parent and parent.cause in place
+    ]
     views = []
     for root in candidates:
-        directly = {one.cause: explains(config, root, one) for one in members}
-        through = (
-            link * directly.get(parent.cause, 0.0) if parent and parent is not root else 0.0
-            for parent, link in zip(parents, links, strict=True)
-        )
-        views.append(View(root, members, [max(pair) for pair in zip(directly.values(), through, strict=True)]))
+        directly = row(config, state, root, members)
+        explained = directly.copy()
+        for number, above, link, parent in through:
+            if link * directly[above] > explained[number] and parent is not root:
+                explained[number] = link * directly[above]
+        views.append(View(root, members, explained))
     return views
 
 
-def _log_weight(config: Config, view: View) -> float:
-    """Logarithm of prior times likelihood."""
-    root = view.root
+def _log_weight(config: Config, view: View, kinds: Mapping[str, Sequence[int]]) -> float:
+    """Logarithm of prior times likelihood. `kinds` are the places of the members of each kind."""
+    root, members, leak, direct = view.root, view.members, config.leak, config.direct
     vigour = 0.5 + root.score / 2 if root.is_member else 1.0
-    kinds: dict[str, list[float]] = {}
-    for other, much in zip(view.members, view.explained, strict=True):
-        if other is not root:
-            weight = (0.3 + 0.7 * other.score) * math.log(max(config.leak, config.direct * much))
-            kinds.setdefault(other.kind, []).append(weight)
-    likelihood = math.fsum(math.fsum(logs) / (1.0 + (len(logs) - 1) * config.kinship) for logs in kinds.values())
+    logs = [math.log(direct * much if direct * much > leak else leak) for much in view.explained]
+    likelihood = 0.0
+    for places in kinds.values():
+        weights = [(0.3 + 0.7 * members[one].score) * logs[one] for one in places if members[one] is not root]
+        likelihood += math.fsum(weights) / (1.0 + max(len(weights) - 1, 0) * config.kinship)
     return math.log(prior(config, root) * vigour) + likelihood
 
 

@@ -93,6 +93,8 @@ class Node:
     is_limited: bool
     """Whether it reaches only the tenants that it names."""
     revision: int = 0
+    form: int = 0
+    """The revision that gave it its shape."""
     reached: tuple[Needing, ...] | None = None
     """What it can reach by the estate's map, once it is looked up; None: anything of the cell."""
     is_mapped: bool = False
@@ -109,6 +111,7 @@ class Node:
             self.onset_ms,
             self.began_ms,
             self.ended_ms,
+            self.over_ms,
             self.tenants,
             self.felt,
             self.resources,
@@ -154,6 +157,8 @@ class State:
     index: Index = field(default_factory=lambda: Index())
     looked_at: dict[str, Any] = field(default_factory=dict)
     """What each group was made of at the last look."""
+    rows: dict[int, dict[int, float]] = field(default_factory=dict)
+    """By form of a cause and of an effect, how well it explains it; made anew where it was let go of."""
     revisions: int = 0
 
     def renew(self, cause: str) -> None:
@@ -165,6 +170,7 @@ class State:
         if after:
             self.revisions += 1
             after.revision = self.revisions
+            after.form = before.form if before and before.shape() == after.shape() else self.revisions
             self.nodes[cause] = after
             self.index.add(after)
         if (before and before.shape()) != (after and after.shape()):

@@ -216,10 +216,11 @@ def known(kind: str) -> Kind:
 
 def _reversed(table: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     effects = sorted({effect for found in table.values() for effect in found})
-    return {effect: tuple(cause for cause, found in table.items() if effect in found) for effect in effects}
+    order = sorted(table, key=lambda cause: (-known(cause).prior, cause))
+    return {effect: tuple(cause for cause in order if effect in table[cause]) for effect in effects}
 
 
 EXPLAINED_BY = _reversed(EXPLAINS)
-"""Kind of effect to the kinds that can bring it about."""
+"""Kind of effect to the kinds that can bring it about, the most readily believed first."""
 
 EXPLAINS_SET = {cause: frozenset(found) for cause, found in EXPLAINS.items()}
