@@ -90,6 +90,15 @@ def scrape(rng: random.Random, tick: int, *, ill: bool) -> Scrape:
 def events(rng: random.Random, tick: int) -> Iterator[Record]:
     time_ms = T0 + tick * 2_000
     yield scrape(rng, tick, ill=60 <= tick < 70)
+    if tick % 10 == 0:
+        left_s = 3 * 86_400.0 - tick if tick < 130 else 90 * 86_400.0
+        yield Scrape.of(
+            {"tls.certificate.validity.remaining": left_s},
+            cell="eu1",
+            resource="tls-eu1",
+            system="tls",
+            time_ms=time_ms,
+        )
     if tick in (85, 120):
         yield Change(
             cell="eu1", time_ms=time_ms, change_id="c1", kind="release", status="succeeded" if tick == 85 else "rolled_back",

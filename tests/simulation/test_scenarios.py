@@ -9,7 +9,7 @@ from pilothouse.simulate.scenarios import SCENARIOS, Scene, play
 AT_STAKE = {"S2", "S4"}  # those that hold documents up for longer than documents usually take
 STAYS = {"S14", "S4"}  # a disk goes on filling; what workers left behind takes longer to clear than the story goes on
 LATER = {
-    "S3": "the days before it expires are not told, and what fails then is not joined to it",
+    "S3": "documents of one tenant are told as stuck when looked at every quarter of an hour",
 }
 
 

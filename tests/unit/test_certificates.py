@@ -1,0 +1,39 @@
+"""A certificate is told days before it ends, until a new one is seen."""
+
+from __future__ import annotations
+
+from processors.step import Item
+from processors.steps import certificates
+from schemas.records import Phase, Scrape, Severity, Signal
+
+T0 = 1_795_262_400_000
+DAY_S = 86_400.0
+
+
+def told(*left_days: float | None) -> list[Signal]:
+    config, state, found = certificates.STEP.config(cell="eu1"), certificates.STEP.fresh(), []
+    for number, days in enumerate(left_days):
+        value = None if days is None else days * DAY_S
+        at_ms = T0 + number * 86_400_000
+        points = {certificates.REMAINING: value, "tls.handshake.success": 1.0}
+        scrape = Scrape.of(points, cell="eu1", resource="tls-eu1", system="tls", time_ms=at_ms)
+        state, signals = certificates.STEP.step(config, state, Item(at_ms, scrape))
+        state = certificates.STEP.unpack(certificates.STEP.pack(state))
+        found += signals
+    return [one for one in found if isinstance(one, Signal)]
+
+
+def test_it_is_told_with_the_time_at_which_it_ends_and_graver_when_near() -> None:
+    found = told(16, 15, 13.5, None, 1.5, -0.5)
+    assert [one.severity for one in found] == [Severity.WARNING, Severity.CRITICAL, Severity.CRITICAL]
+    assert {one.cause for one in found} == {"certificate:tls-eu1"}
+    assert found[0].expected_ms == T0 + round((2 + 13.5) * 86_400_000)
+    assert "ended 0.5 days ago" in found[-1].summary
+
+
+def test_a_renewal_ends_it() -> None:
+    assert [one.phase for one in told(10, 89)] == [Phase.OPEN, Phase.RESOLVED]
+
+
+def test_one_that_is_renewed_in_time_is_never_told() -> None:
+    assert told(60, 45, 30, 89) == []
