@@ -15,6 +15,8 @@ from pilothouse.settings import Settings
 
 NAMES = ("pipeline", "sink", "latency", "correlator", "rootcause")
 SERVERLESS = frozenset({"rootcause"})
+LABELLED = "detect"
+"""Needs a folder of labelled data, and no servers."""
 
 
 async def run(settings: Settings, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -27,6 +29,17 @@ async def run(settings: Settings, names: list[str]) -> dict[str, dict[str, Any]]
     with _scratch(settings.data_dir) as scratch:
         async with Stack(settings.model_copy(update={"data_dir": scratch}), postgres=[STORE]) as stack:
             return {name: await _measure(name, stack.settings) for name in names}
+
+
+def labelled(data: Path, out: Path | None) -> dict[str, Any]:
+    """Judge by labelled data; the answers are also written to `out`, a file a data set. Raises ValueError if there are none."""
+    benchmark = importlib.import_module(f"benchmarks.{LABELLED}")
+    found: dict[str, Any] = benchmark.measure(data)
+    if not found:
+        raise ValueError(f"--data {data} holds none of nab/, petshop/ and slo/")
+    if out is not None:
+        benchmark.write(found, out)
+    return found
 
 
 async def _measure(name: str, settings: Settings) -> dict[str, Any]:

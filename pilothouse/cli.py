@@ -404,20 +404,47 @@ def demo(
 @app.command(epilog="Example: pilothouse bench pipeline -o json")
 def bench(
     name: Annotated[
-        str, typer.Argument(help="pipeline, sink, latency, correlator, rootcause or all.", show_default=False)
+        str, typer.Argument(help="pipeline, sink, latency, correlator, rootcause or all; detect.", show_default=False)
     ],
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Of detect: folder with nab/, petshop/ and slo/, labelled.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Of detect: folder that gets a file a data set, as the docs page reads."),
+    ] = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Measure side by side with peers and limits, on servers of its own."""
     from pilothouse import bench as benches
 
+    if name == benches.LABELLED:
+        _bench_labelled(data, out, output)
+        return
     if name not in (*benches.NAMES, "all"):
-        _complain(f"bench {name!r} is unknown; known are {', '.join(benches.NAMES)} and all")
+        _complain(f"bench {name!r} is unknown; known are {', '.join(benches.NAMES)}, all and {benches.LABELLED}")
         raise typer.Exit(MISUSE)
     with _said():
         answers = asyncio.run(benches.run(_settings(), list(benches.NAMES) if name == "all" else [name]))
     answer: Any = answers if name == "all" else answers[name]
     _print(answer, output, "\n".join(f"{key:32} {value}" for key, value in _flat(answer)))
+
+
+def _bench_labelled(data: Path | None, out: Path | None, output: Output) -> None:
+    from pilothouse import bench as benches
+    from pilothouse.csv_blocks import InputError
+
+    if data is None or not data.is_dir() or (out is not None and not out.is_dir()):
+        _complain(
+            f"bench {benches.LABELLED} needs --data DIR, a folder with nab/, petshop/ or slo/; --out is a folder too"
+        )
+        raise typer.Exit(MISUSE)
+    try:
+        answer = benches.labelled(data, out)
+    except (InputError, OSError, ValueError) as error:
+        _complain(str(error))
+        raise typer.Exit(MISUSE) from None
+    _print(answer, output, "\n".join(f"{key:52} {value}" for key, value in _flat(answer)))
 
 
 @app.command(epilog="Example: pilothouse simulate calendar --runs 200 --seed 1 -o json")
