@@ -17,6 +17,7 @@ from typing import Any
 
 from pilothouse.simulate.plot import lines
 from pilothouse.simulate.scoring import DEFINITIONS
+from processors.steps.registry import FLEET, STEPS
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED, PAGE, PLOT = Path("docs/measured"), Path("docs/detection.md"), Path("docs/detection-cost.svg")
@@ -47,9 +48,14 @@ QUESTIONS = {
     "silence": "Crons, workers, queues, partners and warehouse stop while the web is green; nights, holidays and ordinary days are silent.",
     "capacity": "Disk, write-ahead log, Redis and connections that fill up are told before they are full; swings, one step, and slow growth are not.",
 }
+COLUMNS = (
+    "The columns: runs; happenings that had to be found, those found, false and duplicate alerts; precision and recall; seconds from "
+    "the onset to the alert, the median and the 90th percentile; and as shares of the found: true cause ranked first, "
+    "tenants right, closed in time. A dash: nothing to divide by."
+)
 OTHERS = {
-    "nab": ("Anomalies in single series", "The Numenta Anomaly Benchmark (Lavin & Ahmad 2015), one configuration for all files."),
-    "petshop": ("Root causes in a service map", "PetShop (Hardt et al. 2023): is the faulty service ranked first, and is silence kept without a fault?"),
+    "nab": ("Anomalies in single series", "The Numenta Anomaly Benchmark (Lavin & Ahmad 2015, https://github.com/numenta/NAB): 58 files, one configuration for all of them, the threshold chosen by NAB's own optimiser as for every detector on its board."),
+    "petshop": ("Root causes in a service map", "PetShop (Hardt et al. 2023, https://github.com/amazon-science/petshop-root-cause-analysis): is the faulty service ranked first, and is silence kept without a fault? Each case is read by `pilothouse rca`; the target's answer is never read."),
     "slo": ("SLO alerts", "OpenSLO files over recorded and random series, against what a real Prometheus says at every step."),
 }  # fmt: skip
 
@@ -70,14 +76,20 @@ def page(found: Mapping[str, Any]) -> str:
     parts = [
         "# How well does it detect?",
         "Written by `python -m pilothouse.simulate.page` from the results in [measured/](measured/); `make check` compares.",
-        "Everything below can be had again: each table names its command, and the same seed draws the same runs on any "
-        "machine. The figures are of simulated companies, whose noise, load and faults are made by rules (see "
-        "`pilothouse/simulate/`); they say how the steps behave, not how often your servers fail.",
+        "In short: what is found, how soon, how often it cries wolf, and whether it names the right cause and the right "
+        "tenants. First come drawn companies with known faults, then weeks in which nothing is wrong, then the scenarios "
+        "by name, then public data. What each detector looks at, and what it cannot see, stands "
+        "[below](#what-each-detector-sees-and-what-it-does-not).",
+        "The companies are simulated: noise, load and faults are made by rules (`pilothouse/simulate/`), which never look at how "
+        "anything is detected. So the figures say how the steps behave, not how often your servers fail, and a kind of fault "
+        "that nobody drew is not in them. Few runs of a kind make a figure rough: of 5 runs, one is a fifth.",
+        *_again(found.get("simulate")),
         *_families(found.get("simulate")),
         *_healthy(found.get("healthy")),
         *_scenarios(found.get("scenarios")),
         *(part for name in OTHERS for part in _other(name, found.get(name))),
         *_growth(found.get("growth")),
+        *_detectors(),
         "## Look and tune yourself",
         "```\npilothouse simulate silence --runs 200 --seed 7 --out runs/          records, findings and labels as JSON lines\n"
         "pilothouse simulate silence --runs 200 --seed 7 -c candidate.yaml     the same runs with other tunables\n```",
@@ -86,6 +98,43 @@ def page(found: Mapping[str, Any]) -> str:
         "them, and what was told. What is drawn never looks at how anything is detected.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _again(result: Mapping[str, Any] | None) -> Iterable[str]:
+    command = result["command"] if result else "pilothouse simulate all --runs 1000 --seed 1 -o json"
+    yield "## Have every figure again"
+    yield (
+        "Each section names its command, and the day and machine of the run. Nothing is drawn from the clock: the same code and "
+        "seed draw the same runs and give the same figures, on however many processes, but for what another processor rounds "
+        "otherwise; what is measured in CPU time is this machine's."
+    )
+    yield (
+        "```\n"
+        "git checkout $(git log -1 --format=%h docs/measured/simulate.json)     the code of that day, when the figures were kept\n"
+        "make setup && source .venv/bin/activate\n"
+        f"{command} > mine.json       the command that the section names\n"
+        "diff <(jq .families docs/measured/simulate.json) <(jq .families mine.json)\n"
+        "```"
+    )
+    yield (
+        "Another seed draws other companies and other faults; figures that hold for one seed alone would be luck. A single run is "
+        "looked at with `--out runs/`: its file holds the label, every record and what was told, and "
+        "`pilothouse explain ID --in runs/FILE` says why."
+    )
+
+
+def _detectors() -> Iterable[str]:
+    yield "## What each detector sees, and what it does not"
+    yield (
+        "Each is one file under `processors/steps/`, named like this list, where the method's tunables stand with their units. "
+        "`pilothouse explain` says the same beside every finding."
+    )
+    for step in (*STEPS.values(), *FLEET.values()):
+        if step.about:
+            yield (
+                f"**{step.name}** — {step.about.finds} {step.about.method} *Source:* {step.about.source}. "
+                f"*Limits:* {step.about.limits}"
+            )
 
 
 def _families(result: Mapping[str, Any] | None) -> Iterable[str]:
@@ -97,6 +146,7 @@ def _families(result: Mapping[str, Any] | None) -> Iterable[str]:
     yield "What counts:"
     yield "\n".join(f"- {line}" for line in _sentences(DEFINITIONS))
     names = list(result["families"])
+    yield COLUMNS
     yield _table(("family", *HEAD), [(name, *_row(result["families"][name]["figures"])) for name in names])
     yield f"Looks are a minute apart; what depends on that is set accordingly: `{json.dumps(result['pace'])}`."
     if result.get("settings"):
