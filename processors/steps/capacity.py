@@ -299,6 +299,7 @@ def _tell(config: Config, state: State, place: int, slot: int, outlook: Outlook,
     of, scale = state.shares[slot], SCALES[place]
     bound, where = of.bound, of.tenant or scrape.resource
     median_s, low_s, high_s = (steps * scale.length for steps in (outlook.median, outlook.low, outlook.high))
+    least_s, most_s = (steps * scale.length for steps in outlook.widest)
     what = of.key.partition(" ")[2] or bound.used
     values = _past(state, place, slot)
     share = round(float(values[~np.isnan(values)][-1]), 4)
@@ -310,7 +311,7 @@ def _tell(config: Config, state: State, place: int, slot: int, outlook: Outlook,
     lead_s = config.leads_s.get(bound.kind, bound.lead_s)
     note = (
         f"it is exhausted in {duration(median_s)} and told from {duration(lead_s)} before, which its owner needs; "
-        f"judged by its highest values of each {scale.name}{again}"
+        f"95 %: {duration(least_s)} to {duration(most_s)}; judged by its highest values of each {scale.name}{again}"
     )
     critical_s = min(bound.critical_s, lead_s / 4)
     return state.episodes.seen(

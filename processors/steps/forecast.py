@@ -13,6 +13,7 @@ Sources: local linear trend and its filter, Durbin & Koopman, Time Series Analys
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +42,7 @@ class Shifts(NamedTuple):
 class Outlook(NamedTuple):
     """Steps until the bound is reached: a tenth, half and nine tenths of the paths are there; inf where they are not.
 
-    `slope` is the present growth a step, recurring shifts included.
+    `slope` is the present growth a step, recurring shifts included; `widest` has 95 % of the paths.
     """
 
     low: float
@@ -49,6 +50,7 @@ class Outlook(NamedTuple):
     high: float
     slope: float
     shifts: int
+    widest: tuple[float, float] = (0.0, math.inf)
 
 
 class _Filtered(NamedTuple):
@@ -98,9 +100,10 @@ def time_to(found: Course, bound: float, ahead: int) -> Outlook:
     paths = _paths(at_end, ahead, np.random.default_rng(20_260_101))
     paths += found.season[np.arange(ahead) % found.season.size]
     drift = _shift_paths(paths, found.shifts, found.flat.size, np.random.default_rng(20_260_102))
-    low, median, high = np.quantile(_first(paths, bound), (0.1, 0.5, 0.9), method="closest_observation")
+    shares = (0.025, 0.1, 0.5, 0.9, 0.975)
+    least, low, median, high, most = np.quantile(_first(paths, bound), shares, method="closest_observation").tolist()
     slope = float(at_end.weight @ at_end.slope) + drift
-    return Outlook(float(low), float(median), float(high), slope, int(found.shifts.size))
+    return Outlook(low, median, high, slope, int(found.shifts.size), (least, most))
 
 
 def _first(paths: Floats, bound: float) -> Floats:
