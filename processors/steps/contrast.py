@@ -25,6 +25,7 @@ from schemas.calendar import MINUTE_MS, Calendar
 Mask = NDArray[np.bool_]
 DOUBLING = math.log(2.0)  # effects that are looked for are of the order of a doubling
 BATCHES_MIN = 2
+HARMLESS_TIMES = 5.0  # an effect is fine up to so many times what matters once it is evident
 SMALL = math.log(1.25)  # the interval is narrowest for effects of the order of what matters
 
 
@@ -275,7 +276,9 @@ def _judge(rows: _Rows, about: _About, margin: Margin, alpha: float) -> Contrast
     shift = rows.shift * rows.sign
     rate = np.where(count, rows.foreseen / np.where(count, rows.weight, 1.0), 0.0)
     worst = _worst_excess(rows, np.where(count, events, 0.0), np.where(count, believed, 1.0), rate, alpha)
-    by_rate = count & (worst <= np.maximum(rows.least, matters * rate))
+    # Of what is seldom done, a tenth that fails is as long not excluded as it takes to see several.
+    harmless = np.minimum(rows.least, HARMLESS_TIMES * rows.matters)
+    by_rate = count & (worst <= np.maximum(harmless, matters * rate))
     observed = np.where(
         count, rows.events / np.maximum(rows.weight, 1e-9), np.exp(rows.reference + rows.shift) - rows.least
     )
@@ -283,7 +286,7 @@ def _judge(rows: _Rows, about: _About, margin: Margin, alpha: float) -> Contrast
     excess = (observed - expected) * rows.sign
     enough = np.where(
         count,
-        np.where(rows.sign > 0, (rows.hits >= 3) & (rows.events - rows.foreseen >= 3), rows.foreseen >= 10),
+        np.where(rows.sign > 0, (rows.hits >= 3) & (rows.events - rows.foreseen >= 2.5), rows.foreseen >= 10),
         rows.hits >= 3,
     )
     return Contrast(

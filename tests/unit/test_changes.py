@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from processors.steps import always_valid
 from processors.steps.difference_in_differences import STEP, State
-from schemas.records import Phase, Severity, Signal, Verdict
+from schemas.records import Phase, Record, Severity, Signal, Verdict
 from tests.support.changes import T0, Draw, judged
 
 
@@ -72,6 +72,48 @@ def test_a_roll_back_that_helps_is_confirmed() -> None:
     assert told[-1].phase is Phase.RESOLVED
     assert seconds(draw, told[-1]) <= 1_200
     assert len({one.id for one in told}) == 1
+
+
+def _with_redis(draw: Draw, told_s: float, over_s: float | None = None) -> list[Record]:
+    """The drawn cell, and a slow Redis that its detector tells so long after the change."""
+    rival = Signal(
+        cell="eu1", time_ms=T0, id="rival", phase=Phase.OPEN, detector="baseline", cause="redis.latency:valkey-eu1",
+        resource="valkey-eu1", started_ms=T0 + round((draw.before_s + 20) * 1000), severity=Severity.WARNING, score=0.9,
+        summary="redis is slow",
+    )  # fmt: skip
+    added = [rival.model_copy(update={"time_ms": T0 + round((draw.before_s + told_s) * 1000)})]
+    if over_s is not None:
+        over_ms = T0 + round((draw.before_s + over_s) * 1000)
+        added.append(rival.model_copy(update={"time_ms": over_ms, "phase": Phase.RESOLVED}))
+    return sorted([*draw.records(), *added], key=lambda one: one.time_ms)
+
+
+def test_what_a_slow_redis_explains_is_not_the_changes_fault() -> None:
+    draw = Draw(seed=8, everywhere=True, latency=1.8, after_s=900)
+    assert Verdict.REGRESSED in verdicts(judged(draw))
+    assert Verdict.REGRESSED not in verdicts(judged(draw, records=_with_redis(draw, 40)))
+
+
+def test_a_change_is_acquitted_when_other_trouble_that_began_before_the_verdict_is_told_after_it() -> None:
+    draw = Draw(seed=8, everywhere=True, latency=1.8, after_s=900)
+    guilty_s = next(seconds(draw, one) for one in judged(draw) if one.verdict is Verdict.REGRESSED)
+    told = judged(draw, records=_with_redis(draw, guilty_s + 5))
+    assert verdicts(told) == [Verdict.INCONCLUSIVE, Verdict.REGRESSED]
+    assert told[-1].verdict is Verdict.INCONCLUSIVE
+    assert told[-1].phase is Phase.RESOLVED
+    assert "redis.latency:valkey-eu1" in told[-1].summary
+
+
+def test_a_change_that_does_harm_is_found_once_other_trouble_is_over() -> None:
+    draw = Draw(seed=8, everywhere=True, latency=1.8, after_s=1_500)
+    told = judged(draw, records=_with_redis(draw, 40, over_s=300))
+    guilty = next(one for one in told if one.verdict is Verdict.REGRESSED)
+    assert 560 <= seconds(draw, guilty) <= 1_200  # the aftermath lasts as long as the trouble
+
+
+def test_few_failures_of_jobs_that_hardly_ever_fail_are_known() -> None:
+    draw = Draw(seed=3, jobs_s=0.1, failed_s=0.03, changed=1, before_s=10_800, after_s=1_800)
+    assert Verdict.REGRESSED in verdicts(judged(draw))
 
 
 def test_a_roll_back_that_does_not_help_is_said() -> None:
