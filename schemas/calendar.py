@@ -16,6 +16,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validato
 
 DAY_MS = 86_400_000
 MINUTE_MS = 60_000
+LINGERS_MS = 3_600_000
 
 
 class Day(StrEnum):
@@ -72,6 +73,11 @@ class Window(BaseModel):
     def covers(self, time_ms: int) -> bool:
         """Whether the instant lies in the window, its end excluded."""
         return _ms(self.starts) <= time_ms < _ms(self.ends)
+
+    def lingers(self, time_ms: int) -> bool:
+        """Whether the instant lies in the window or in what it leaves behind: as long again, at most an hour."""
+        starts, ends = _ms(self.starts), _ms(self.ends)
+        return starts <= time_ms < ends + min(ends - starts, LINGERS_MS)
 
 
 class Campaign(Window):

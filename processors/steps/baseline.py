@@ -1,10 +1,14 @@
 """Is a number unusual for this series, this hour and this phase of the business calendar?
 
 Every series of a scrape is compared with its seasonal profile plus a slowly followed offset; the distance is measured in
-its own scale, which joins the noise at the present grain, the day-to-day spread of the season and, for counts, the
-Poisson noise that any count has over so short a time. What lies beyond the limit in the direction that the catalogue
-calls bad, by more than the departure that can matter, twice in a row, opens an episode; the series of one cause make
-one signal. Learning is winsorized, so an incident does not become the new normal.
+its own scale: what it usually strays at this time of day, as much more as it has been livelier of late (see `spreads`) and, for
+counts, the Poisson noise that any count has over so short a time. What lies beyond the limit in the direction that the
+catalogue calls bad, by more than the departure that can matter, twice in a row, opens an episode; the series of one
+cause make one signal. Learning is winsorized, so an incident does not become the new normal.
+
+A time of day that was never seen may bring several times the level so far, and after nothing anything: a series without
+a past has no usual morning. While a declared window closes a business nothing is judged, nor right after it, when what
+was held up is made good.
 
 Sources: seasonal profile, see `seasonal`; exponentially weighted mean and variance after West (1979); winsorized
 updating after Gelper, Fried & Croux (2010), Robust forecasting with exponential and Holt-Winters smoothing.
@@ -12,7 +16,6 @@ updating after Gelper, Fried & Croux (2010), Robust forecasting with exponential
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,16 +27,18 @@ from processors import columns
 from processors.episodes import Episodes
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
 from processors.steps import alarms
-from processors.steps.seasonal import Floats, Profile, hour_of_week
-from schemas.calendar import MINUTE_MS
-from schemas.metrics import Departure, Kind, Metric, describe
+from processors.steps.hours import Now
+from processors.steps.seasonal import Floats, Profile
+from processors.steps.slots import Slots
+from processors.steps.spreads import Spreads
+from schemas.metrics import Kind, describe
 from schemas.records import Evidence, Record, Scrape, Severity
-from schemas.series import Series, parse, split
+from schemas.series import Series
 
-LAYOUTS_MAX = 64
 GRAIN_CHANGE = 3.0
 GRAIN_RUN = 3
 WEEK_MS = 604_800_000
+UNSEEN = 3.0  # levels: what a time of day that was never seen may bring, as one scale
 
 
 class Config(StepConfig):
@@ -52,77 +57,13 @@ class Config(StepConfig):
     gap_factor: float = Field(8.0, gt=1, description="A hole of so many intervals is no measurement of a rate.")
 
 
-@dataclass
-class Slots:
-    """What is known of each series, in slots that never move; a layout maps its columns to them."""
-
-    identities: list[str] = field(default_factory=list)
-    index: dict[str, int] = field(default_factory=dict)
-    series: list[Series] = field(default_factory=list)
-    is_sum: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    is_count: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    up: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    down: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    has_opinion: bool = False
-    floor: Floats = field(default_factory=lambda: np.zeros(0))
-    limited: list[tuple[int, int, float]] = field(default_factory=list)  # slot, slot of its limit (-1: fixed), limit
-    tenants: list[str | None] = field(default_factory=list)
-    tenant_of: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, np.intp))
-    layouts: dict[str, NDArray[np.intp] | None] = field(default_factory=dict)
-    load: tuple[int, Floats | None] = (-1, None)  # by minute: calendars say nothing finer
-
-    def columns_of(self, layout: str) -> NDArray[np.intp] | None:
-        """Slots of a layout's columns, new series appended; None when they are all slots in order."""
-        if layout not in self.layouts:
-            if len(self.layouts) >= LAYOUTS_MAX:
-                self.layouts.clear()
-            self.layouts[layout] = self._learn(split(layout))
-        return self.layouts[layout]
-
-    def _learn(self, identities: list[str]) -> NDArray[np.intp] | None:
-        new = [one for one in identities if one not in self.index]
-        if new:
-            self.extend(new)
-            self.layouts = {known: self._places(split(known)) for known in self.layouts}
-        return self._places(identities)
-
-    def _places(self, identities: list[str]) -> NDArray[np.intp] | None:
-        return None if identities == self.identities else np.array([self.index[one] for one in identities], np.intp)
-
-    def extend(self, identities: Iterable[str]) -> None:
-        """Give slots to new series."""
-        for identity in identities:
-            self.index[identity] = len(self.identities)
-            self.identities.append(identity)
-            self.series.append(parse(identity))
-        self._describe()
-
-    def _describe(self) -> None:
-        metrics = [describe(series.name) for series in self.series]
-        self.is_sum = np.array([metric.kind is Kind.SUM for metric in metrics], bool)
-        self.is_count = np.array([metric.kind is Kind.SUM and metric.unit.startswith("{") for metric in metrics], bool)
-        self.up = np.array([metric.bad in (Departure.UP, Departure.BOTH) for metric in metrics], bool)
-        self.down = np.array([metric.bad in (Departure.DOWN, Departure.BOTH) for metric in metrics], bool)
-        self.has_opinion = any(metric.bad is not Departure.NONE for metric in metrics)
-        self.floor = np.array([metric.floor for metric in metrics], float)
-        self.limited = [one for slot, metric in enumerate(metrics) if (one := self._limit(slot, metric))]
-        owners = [series.tenant for series in self.series]
-        self.load = (-1, None)
-        self.tenants = list(dict.fromkeys(owners))
-        self.tenant_of = np.array([self.tenants.index(owner) for owner in owners], np.intp)
-
-    def _limit(self, slot: int, metric: Metric) -> tuple[int, int, float] | None:
-        if isinstance(metric.limit, str):
-            place = self.index.get(metric.limit + self.identities[slot].removeprefix(metric.name), -1)
-            return (slot, place, np.nan) if place >= 0 else None
-        return None if metric.limit is None else (slot, -1, metric.limit)
-
-
 _ARRAYS: dict[str, Any] = {
     "last": np.float64,  # last raw value, for rates
     "last_ms": np.float64,  # when it was measured; -1 never
     "offset": np.float64,  # how far the present lies from the profile
-    "noise": np.float64,  # variance of one scrape around its prediction
+    "noise": np.float64,  # variance of one scrape around its prediction, of late
+    "usual_noise": np.float64,  # and what it usually is at such times of day
+    "quarter": np.int16,  # of the week, in which the series was last seen; -1 never
     "seen": np.uint32,  # scrapes at the present grain
     "hot": np.int8,  # scrapes in a row beyond the limit
     "alarmed": np.int8,  # beyond the limit and believed, until it is calm again
@@ -136,11 +77,11 @@ class State:
 
     slots: Slots = field(default_factory=Slots)
     profile: Profile = field(default_factory=Profile)
+    spreads: Spreads = field(default_factory=Spreads)
     arrays: columns.Arrays = field(default_factory=lambda: {name: np.zeros(0, kind) for name, kind in _ARRAYS.items()})
     last_ms: int = -1
     interval_ms: float = 0.0
     start_ms: int = -1
-    hour: int = -1
     odd: int = 0  # intervals in a row that do not fit the grain
     episodes: Episodes = field(default_factory=Episodes)
 
@@ -149,8 +90,9 @@ class State:
         more = len(self.slots.identities) - self.arrays["last"].size
         if more > 0:
             self.arrays = {name: np.pad(array, (0, more)) for name, array in self.arrays.items()}
-            self.arrays["last_ms"][-more:] = -1
+            self.arrays["last_ms"][-more:] = self.arrays["quarter"][-more:] = -1
             self.profile.grow(len(self.slots.identities))
+            self.spreads.grow(len(self.slots.identities))
 
 
 class Look(NamedTuple):
@@ -158,7 +100,9 @@ class Look(NamedTuple):
 
     observed: Floats
     measured: NDArray[np.bool_]
+    fresh: NDArray[np.bool_] | None  # never seen at this time of day, neither before nor long enough now; None: none is
     expected: Floats
+    usual_noise: Floats
     scale: Floats
     distance: Floats
 
@@ -181,12 +125,19 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
 
 def _compare_all(config: Config, state: State, scrape: Scrape) -> Look:
     values = _values(state, scrape)
-    _turn_the_hour(config, state, scrape.time_ms)
+    now = _now(config, state, scrape.time_ms)
     observed, measured = _rates(config, state, values, scrape)
-    hour, into = hour_of_week(config.calendar(), scrape.time_ms)
-    season, _ = state.profile.expected(hour, into)
-    expected, scale, distance = _compare(config, state, observed, measured, season, scrape.time_ms)
-    return Look(observed, measured, expected, scale, distance)
+    season, known = _season(state, now)
+    expected = season + state.arrays["offset"]
+    usual_noise = state.spreads.variance(state.profile, now)
+    error = observed - expected
+    fresh = None if known.all() else ~known & (state.profile.count < config.warm_up)
+    scale = _scale(state, error, expected, usual_noise, fresh, state.spreads.leap(state.profile, now))
+    load = state.slots.weeks(config).load(scrape.time_ms)
+    if load is not None:
+        error = _within(error, expected, load)
+    distance = np.where(measured, error / scale, 0.0)
+    return Look(observed, measured, fresh, expected, usual_noise, scale, distance)
 
 
 def _values(state: State, scrape: Scrape) -> Floats:
@@ -200,14 +151,41 @@ def _values(state: State, scrape: Scrape) -> Floats:
     return values
 
 
-def _turn_the_hour(config: Config, state: State, time_ms: int) -> None:
-    hour, into = hour_of_week(config.calendar(), time_ms)
-    if state.hour >= 0 and hour != state.hour:
-        before, _ = state.profile.expected(hour, into)
-        state.profile.close(state.hour)
-        # What the profile has now learned of the present, the offset need not hold as well.
-        state.arrays["offset"] -= state.profile.expected(hour, into)[0] - before
-    state.hour = hour
+def _now(config: Config, state: State, time_ms: int) -> Now:
+    """Where the series stand in their weeks; quarters and hours that are over have been learned from."""
+    arrays = state.arrays
+    weeks = state.slots.weeks(config)
+    state.profile.kinds = weeks.kinds
+    now = weeks.at(time_ms)
+    over = (arrays["quarter"] != now.quarter) & (arrays["quarter"] >= 0)
+    if over.any():
+        _close(state, now, over)
+    np.copyto(arrays["quarter"], now.quarter)
+    return now
+
+
+def _close(state: State, now: Now, over: NDArray[np.bool_]) -> None:
+    """Quarters and hours are over for some series: what was in them is learned."""
+    arrays, profile, spreads = state.arrays, state.profile, state.spreads
+    quarter, hour = arrays["quarter"], arrays["quarter"] // 4
+    hour_over = over & (hour != now.hour)
+    season, known = _season(state, now)
+    was_known = profile.days(hour) > 0
+    spreads.close_quarter(profile, quarter, over)
+    if hour_over.any():
+        spreads.close_hour(profile, hour, hour_over)
+        profile.close(hour, hour_over)
+    # What the season has now learned of the present, the offset need not hold as well; what it held while nothing was
+    # known of the time of day says nothing of one that is known.
+    learned = _season(state, now)[0] - season
+    arrays["offset"] -= np.where(over, learned, 0.0)
+    arrays["offset"][hour_over & known & ~was_known] = 0.0
+
+
+def _season(state: State, now: Now) -> tuple[Floats, NDArray[np.bool_]]:
+    """What the time of day usually brings, by series, and where that is known."""
+    season, known = state.profile.expected(now.hour, now.into)
+    return season + state.spreads.bend(state.profile, now.quarter), known
 
 
 def _rates(config: Config, state: State, values: Floats, scrape: Scrape) -> tuple[Floats, NDArray[np.bool_]]:
@@ -243,36 +221,23 @@ def _follow_grain(state: State, time_ms: int) -> None:
         state.interval_ms, state.odd = interval, 0
 
 
-def _compare(
-    config: Config, state: State, observed: Floats, measured: NDArray[np.bool_], season: Floats, time_ms: int
-) -> tuple[Floats, Floats, Floats]:
-    """Expected value, scale and signed distance in scales; a distance of 0 where nothing was measured."""
-    expected = season + state.arrays["offset"]
-    variance = state.arrays["noise"] + state.profile.spread
+def _scale(
+    state: State, error: Floats, expected: Floats, usual_noise: Floats, fresh: NDArray[np.bool_] | None, leap: Floats
+) -> Floats:
+    """How far from its expectation each series strays while it is healthy, now."""
+    noise, of_late = state.arrays["noise"], state.arrays["usual_noise"]
+    livelier = np.maximum(np.divide(noise, of_late, out=np.ones(noise.size), where=of_late > 0), 1.0)
+    # What lies between one quarter of an hour and the next may come in either.
+    variance = np.where(usual_noise > 0, usual_noise * livelier + leap * leap / 4, noise)
+    if fresh is not None:
+        pooled = state.spreads.pooled
+        wide = (UNSEEN * (np.abs(state.profile.long_run) + np.sqrt(pooled))) ** 2
+        held = (pooled == 0) & (error < 0)  # a level that never stirred may rise in the morning, not fall
+        np.maximum(variance, wide, out=variance, where=fresh & ~held)
     poisson = np.maximum(expected, 0.0) * (1000.0 / max(state.interval_ms, 1.0))
-    variance = np.where(state.slots.is_count, np.maximum(variance, poisson), variance)
-    scale = np.sqrt(variance) + 1e-9 + np.abs(expected) * 1e-3
-    error = observed - expected
-    load = _load(config, state, time_ms)
-    if load is not None:
-        error = _within(error, expected, load)
-    return expected, scale, np.where(measured, error / scale, 0.0)
-
-
-def _load(config: Config, state: State, time_ms: int) -> Floats | None:
-    """Expected load by series, where the calendar expects another than the usual; None on an ordinary day."""
-    minute = time_ms // MINUTE_MS
-    if state.slots.load[0] != minute:
-        state.slots.load = (minute, _load_at(config, state, time_ms))
-    return state.slots.load[1]
-
-
-def _load_at(config: Config, state: State, time_ms: int) -> Floats | None:
-    moments = [config.calendar(tenant).at(time_ms) for tenant in state.slots.tenants]
-    loads = [np.nan if moment.maintenance or moment.is_holiday else moment.load for moment in moments]
-    if all(load == 1.0 for load in loads):
-        return None
-    return np.array(loads)[state.slots.tenant_of]
+    np.maximum(variance, poisson, out=variance, where=state.slots.is_count)
+    scale: Floats = np.sqrt(variance) + 1e-9 + np.abs(expected) * 1e-3
+    return scale
 
 
 def _within(error: Floats, expected: Floats, load: Floats) -> Floats:
@@ -288,6 +253,8 @@ def _judge(config: Config, state: State, scrape: Scrape, seen: Look) -> Findings
     observed, expected, distance = seen.observed, seen.expected, seen.distance
     error = observed - expected
     judged = seen.measured & (slots.up | slots.down) & (arrays["seen"] >= config.warm_up) & (state.odd == 0)
+    if seen.fresh is not None:
+        judged &= ~seen.fresh | _has_level(state)
     excess = judged & (np.abs(distance) > alarms.EDGE) & (np.abs(error) >= slots.floor)
     excess &= np.where(distance > 0, slots.up, slots.down)
     _spare(slots, observed, error, excess)
@@ -366,11 +333,13 @@ def _round(value: float) -> str:
 def _learn(config: Config, state: State, look: Look) -> None:
     arrays = state.arrays
     observed, measured, expected, scale = look.observed, look.measured, look.expected, look.scale
-    load = _load(config, state, state.last_ms)
+    load = state.slots.weeks(config).load(state.last_ms)
     if load is not None:
         measured = measured & (load == 1.0)  # a campaign or a holiday teaches nothing about ordinary days
     error = observed - expected
     young = arrays["seen"] < config.warm_up
+    if look.fresh is not None:  # nothing is known of this time of day: what comes is followed
+        young |= look.fresh & ~_has_level(state)
     # A departure teaches as much as three scales: an incident pulls the usual a little, a lasting change in the end.
     error = np.where(young, error, np.clip(error, -3 * scale, 3 * scale))
     seen = arrays["seen"] + measured
@@ -378,10 +347,22 @@ def _learn(config: Config, state: State, look: Look) -> None:
     first = measured & (state.profile.long_run == 0) & (state.profile.count == 0) & (arrays["seen"] == 0)
     follow = 1.0 - np.exp(-state.interval_ms / 1000 / config.follow_s) if state.interval_ms else 0.5
     rate = np.where(young & (arrays["seen"] < 5), np.maximum(weight, follow), follow)
+    if look.fresh is not None:
+        rate = np.where(look.fresh, np.maximum(1.0 / (state.profile.count + 1.0), follow), rate)
     arrays["offset"] += np.where(measured, np.where(first, 1.0, rate) * error, 0.0)
-    arrays["noise"] += weight * (np.where(first, 0.0, error * error) - arrays["noise"])
+    square = np.where(first, 0.0, error * error)
+    usual_noise = np.where(look.usual_noise > 0, look.usual_noise, square)
+    arrays["noise"] += weight * (square - arrays["noise"])
+    arrays["usual_noise"] += weight * (usual_noise - arrays["usual_noise"])
     np.copyto(arrays["seen"], seen.astype(np.uint32))
+    state.spreads.add(np.where(first, 0.0, error), measured)
     state.profile.add(np.where(young, observed, expected + error), measured)
+
+
+def _has_level(state: State) -> NDArray[np.bool_]:
+    """Series that keep clear of zero, so that multiples of their level mean something."""
+    level = state.profile.long_run
+    return level * level > state.spreads.pooled
 
 
 def pack(state: State) -> Parts:
@@ -391,12 +372,12 @@ def pack(state: State) -> Parts:
         "last_ms": state.last_ms,
         "interval_ms": state.interval_ms,
         "start_ms": state.start_ms,
-        "hour": state.hour,
         "odd": state.odd,
         "episodes": state.episodes.dump(),
     }
-    present = columns.pack({**state.arrays, **state.profile.present()}, more)
-    return {"present": present, "season": columns.pack(state.profile.season())}
+    present = {**state.arrays, **state.profile.present(), **state.spreads.present}
+    season = {**state.profile.season(), **state.spreads.season}
+    return {"present": columns.pack(present, more), "season": columns.pack(season)}
 
 
 def unpack(parts: Parts) -> State:
@@ -408,14 +389,21 @@ def unpack(parts: Parts) -> State:
     return State(
         slots=slots,
         profile=Profile(arrays={**arrays, **season}),
-        arrays={name: arrays[name] for name in _ARRAYS},
+        spreads=Spreads.of({**arrays, **season}),
+        arrays=_known(arrays),
         last_ms=more["last_ms"],
         interval_ms=more["interval_ms"],
         start_ms=more["start_ms"],
-        hour=more["hour"],
         odd=more["odd"],
         episodes=Episodes.load(more["episodes"]),
     )
+
+
+def _known(arrays: columns.Arrays) -> columns.Arrays:
+    """The arrays of a state; what version 1 did not have yet begins anew."""
+    width = arrays["last"].size
+    begun: columns.Arrays = {"quarter": np.full(width, -1, np.int16), "usual_noise": np.zeros(width)}
+    return {name: arrays[name] if name in arrays else begun[name] for name in _ARRAYS}
 
 
 def unit(record: Record) -> str | None:
@@ -427,16 +415,16 @@ ABOUT = About(
     finds="A number that is unusual for its series, this hour of the week and this phase of the business calendar.",
     method=(
         "Each value is compared with the seasonal profile of its series plus a slowly followed offset, in scales "
-        "of its own noise; an alarm needs looks beyond the limit in a row, in the direction that the catalogue "
+        "of what it strays at this time of day; an alarm needs looks beyond the limit in a row, in the direction that the catalogue "
         "calls bad, and more evidence than the stated rate of false alarms allows, over all series of a resource."
     ),
     source=(
         "exponentially weighted mean and variance (West 1979), winsorized updating (Gelper, Fried & Croux 2010), "
-        "e-values and e-detectors (Vovk & Wang 2021; Shin, Ramdas & Rinaldo 2024)"
+        "intraday volatility (Andersen & Bollerslev 1997), e-values and e-detectors (Vovk & Wang 2021; Shin, Ramdas & Rinaldo 2024)"
     ),
     limits=(
-        "It knows nothing of a series in its first looks and little of a season before it was seen twice; what "
-        "rises more slowly than its offset follows is left to capacity."
+        "At a time of day that a series has not lived through it tells only what is many times its level; what rises "
+        "more slowly than its offset follows is left to capacity."
     ),
 )
-STEP = Step("baseline", Config, (Scrape,), unit, State, step, pack, unpack, about=ABOUT)
+STEP = Step("baseline", Config, (Scrape,), unit, State, step, pack, unpack, about=ABOUT, version=2)

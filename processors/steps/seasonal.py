@@ -2,8 +2,9 @@
 
 A profile holds one mean an hour of the week (168) and series, learned from hourly means with an exponential weight, and
 read by linear interpolation between the middles of the hours. An hour of the week that is young is drawn towards the
-same hour of the other days, and one that was never seen on any day is answered by the series' long-run mean. Source: the seasonal-naive and Holt-Winters family (Hyndman & Athanasopoulos, Forecasting: Principles and
-Practice, 3rd ed., 8.3), with the season kept as a table so that holes and holidays do no harm.
+same hour of the other days of its kind (working days are alike, and days of rest are), and one that was never seen on any of
+them is answered by the series' long-run mean. Source: the seasonal-naive and Holt-Winters family (Hyndman & Athanasopoulos,
+Forecasting: Principles and Practice, 3rd ed., 8.3), with the season kept as a table so that holes and holidays do no harm.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ WEEKS_YOUNG = 3  # an hour of the week seen less often than this leans on the sa
 WEIGHT_MIN = 0.15  # weight of a new week once the profile knows several: about six weeks of memory
 
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+Hour = int | NDArray[np.int16]
+"""An hour of the week: one for all series, or each its own."""
 
 
 class Profile:
@@ -30,8 +34,9 @@ class Profile:
         self.sum = arrays["sum"] if arrays else np.zeros(width)
         self.count = arrays["count"] if arrays else np.zeros(width, np.uint32)
         self.long_run = arrays["long_run"] if arrays else np.zeros(width)
-        self.spread = arrays["spread"] if arrays else np.zeros(width)
-        self._read: dict[int, tuple[Floats, NDArray[np.bool_]]] = {}  # by hour, until an hour is folded in
+        self.kinds: NDArray[np.int8] | None = None  # (7, width): days of the same number are alike; None: all are
+        self._read: dict[bytes, tuple[Floats, NDArray[np.intp]]] = {}  # by hour, until an hour is folded in
+        self._lines: dict[bytes, tuple[Floats, Floats, Flags]] = {}
 
     def season(self) -> Arrays:
         """The arrays that change once an hour."""
@@ -39,56 +44,90 @@ class Profile:
 
     def present(self) -> Arrays:
         """The arrays that change with every scrape."""
-        return {"sum": self.sum, "count": self.count, "long_run": self.long_run, "spread": self.spread}
+        return {"sum": self.sum, "count": self.count, "long_run": self.long_run}
 
     def grow(self, width: int) -> None:
         """Make room for `width` series."""
         more = width - self.sum.size
-        self._read.clear()
+        self._forget()
         self.mean = np.pad(self.mean, ((0, 0), (0, more)))
         self.weeks = np.pad(self.weeks, ((0, 0), (0, more)))
         self.sum, self.count = np.pad(self.sum, (0, more)), np.pad(self.count, (0, more))
-        self.long_run, self.spread = np.pad(self.long_run, (0, more)), np.pad(self.spread, (0, more))
+        self.long_run = np.pad(self.long_run, (0, more))
 
-    def expected(self, hour: int, into: float) -> tuple[Floats, NDArray[np.bool_]]:
+    def _forget(self) -> None:
+        self._read.clear()
+        self._lines.clear()
+
+    def expected(self, hour: Hour, into: Floats | float) -> tuple[Floats, Flags]:
         """Usual value by series `into` (0 to 1) the hour of the week, and where the profile knows it."""
-        other = (hour + (1 if into >= 0.5 else -1)) % HOURS
-        near, known = self.usual(hour)
-        far, also = self.usual(other)
-        near = np.where(known, near, self.long_run)
-        return near + np.where(also, far - near, 0.0) * abs(into - 0.5), known
+        near, slope, known = self._line(hour, into)
+        return near + slope * np.abs(np.subtract(into, 0.5)), known
 
-    def usual(self, hour: int) -> tuple[Floats, NDArray[np.bool_]]:
-        """Mean of an hour of the week by series, and where it or the same hour of another day is known."""
-        if hour not in self._read:
-            weeks = self.weeks[hour].astype(np.float64)
-            days = self.weeks[hour % 24 :: 24] > 0
-            of_days = np.count_nonzero(days, axis=0)
-            day = np.sum(self.mean[hour % 24 :: 24] * days, axis=0, dtype=np.float64) / np.maximum(of_days, 1)
-            young = (weeks * self.mean[hour] + day) / (weeks + 1.0)
-            self._read[hour] = np.where(weeks >= WEEKS_YOUNG, self.mean[hour], young), of_days > 0
-        return self._read[hour]
+    def _line(self, hour: Hour, into: Floats | float) -> tuple[Floats, Floats, Flags]:
+        """The usual in the middle of the hour and what it grows by towards that of the hour beside it."""
+        key = reading(hour, into)
+        if key not in self._lines:
+            near, days = self._usual(hour)
+            far, also = self._usual(beside(hour, into))
+            near = np.where(days > 0, near, self.long_run)
+            self._lines[key] = near, np.where(also > 0, far - near, 0.0), days > 0
+        return self._lines[key]
 
-    def add(self, values: Floats, measured: NDArray[np.bool_]) -> None:
+    def usual(self, hour: Hour) -> tuple[Floats, Flags]:
+        """Mean of an hour of the week by series, and where it or the same hour of another day of its kind is known."""
+        value, days = self._usual(hour)
+        return value, days > 0
+
+    def days(self, hour: Hour) -> NDArray[np.intp]:
+        """On how many days of its kind the hour was seen, by series."""
+        return self._usual(hour)[1]
+
+    def _usual(self, hour: Hour) -> tuple[Floats, NDArray[np.intp]]:
+        key = np.asarray(hour, np.int16).tobytes()
+        if key not in self._read:
+            series = np.arange(self.sum.size)
+            day, of_day = np.divmod(hour, 24)
+            seen = self.weeks.reshape(7, 24, series.size)[:, of_day, series].astype(np.intp)
+            if self.kinds is not None:
+                seen *= self.kinds == self.kinds[day, series]
+            days = seen > 0
+            means = self.mean.reshape(7, 24, series.size)[:, of_day, series] * days
+            other_days = np.sum(means, axis=0, dtype=np.float64) / np.maximum(np.count_nonzero(days, axis=0), 1)
+            weeks, mean = self.weeks[hour, series].astype(np.float64), self.mean[hour, series]
+            young = (weeks * mean + other_days) / (weeks + 1.0)
+            self._read[key] = np.where(weeks >= WEEKS_YOUNG, mean, young), seen.sum(axis=0)
+        return self._read[key]
+
+    def add(self, values: Floats, measured: Flags) -> None:
         """Take in one scrape of the present hour."""
         self.sum += np.where(measured, values, 0.0)
         self.count += measured
 
-    def close(self, hour: int) -> None:
-        """The hour is over: fold its mean into the week, and its distance from the usual into the spread."""
-        seen = self.count > 0
+    def close(self, hour: Hour, over: Flags | bool = True) -> None:
+        """The hour is over, for some series or all: fold its mean into the week."""
+        series = np.arange(self.sum.size)
+        seen = (self.count > 0) & over
         mean = np.divide(self.sum, self.count, out=np.zeros_like(self.sum), where=seen)
-        weeks = self.weeks[hour]
+        weeks, before = self.weeks[hour, series], self.mean[hour, series]
         weight = np.maximum(1.0 / (weeks + 1.0), WEIGHT_MIN)
-        error = np.where(weeks > 0, mean - self.mean[hour], 0.0)
-        self.spread += np.where(seen & (weeks > 0), 0.05 * (error * error - self.spread), 0.0)
-        row = self.mean[hour] + weight * (mean - self.mean[hour])
-        self.mean[hour] = np.where(seen, row, self.mean[hour])
-        self.weeks[hour] = np.minimum(weeks + seen, 250)
+        self.mean[hour, series] = np.where(seen, before + weight * (mean - before), before)
+        self.weeks[hour, series] = np.minimum(weeks.astype(np.intp) + seen, 250)
         started = self.long_run != 0
         self.long_run += np.where(seen, np.where(started, 0.02, 1.0) * (mean - self.long_run), 0.0)
-        self.sum[:], self.count[:] = 0, 0
-        self._read.clear()
+        np.copyto(self.sum, 0.0, where=over)
+        np.copyto(self.count, 0, where=over)
+        self._forget()
+
+
+def reading(hour: Hour, into: Floats | float) -> bytes:
+    """A key for what is between the middles of two hours."""
+    return np.asarray(hour, np.int16).tobytes() + np.greater_equal(into, 0.5).tobytes()
+
+
+def beside(hour: Hour, into: Floats | float) -> Hour:
+    """The hour whose middle is the other one next to an instant."""
+    return np.asarray((hour + np.where(np.greater_equal(into, 0.5), 1, -1)) % HOURS, np.int16)
 
 
 def hour_of_week(calendar: Calendar, time_ms: int) -> tuple[int, float]:

@@ -22,8 +22,9 @@ from pydantic import Field
 from processors import columns
 from processors.episodes import Episodes
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
-from processors.steps.baseline import Slots, unit
+from processors.steps.baseline import unit
 from processors.steps.seasonal import hour_of_week
+from processors.steps.slots import Slots
 from schemas.calendar import MINUTE_MS, Calendar
 from schemas.metrics import Kind, describe
 from schemas.records import Evidence, Scrape, Severity

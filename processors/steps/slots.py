@@ -1,0 +1,90 @@
+"""What the catalogue says of the series of a resource, in columns: which are rates, which departures are bad, whose they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from processors.step import StepConfig
+from processors.steps.hours import Weeks
+from schemas.metrics import Departure, Kind, Metric, describe
+from schemas.series import Series, parse, split
+
+LAYOUTS_MAX = 64
+
+Floats = NDArray[np.float64]
+
+
+@dataclass
+class Slots:
+    """What is known of each series, in slots that never move; a layout maps its columns to them."""
+
+    identities: list[str] = field(default_factory=list)
+    index: dict[str, int] = field(default_factory=dict)
+    series: list[Series] = field(default_factory=list)
+    is_sum: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    is_count: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    up: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    down: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    has_opinion: bool = False
+    floor: Floats = field(default_factory=lambda: np.zeros(0))
+    limited: list[tuple[int, int, float]] = field(default_factory=list)  # slot, slot of its limit (-1: fixed), limit
+    tenants: list[str | None] = field(default_factory=list)
+    tenant_of: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, np.intp))
+    layouts: dict[str, NDArray[np.intp] | None] = field(default_factory=dict)
+    _weeks: tuple[StepConfig, Weeks] | None = None
+
+    def weeks(self, config: StepConfig) -> Weeks:
+        """The weeks of the series, as the estate of that configuration has them."""
+        if self._weeks is None or self._weeks[0] is not config:
+            self._weeks = config, Weeks([config.calendar(tenant) for tenant in self.tenants], self.tenant_of)
+        return self._weeks[1]
+
+    def columns_of(self, layout: str) -> NDArray[np.intp] | None:
+        """Slots of a layout's columns, new series appended; None when they are all slots in order."""
+        if layout not in self.layouts:
+            if len(self.layouts) >= LAYOUTS_MAX:
+                self.layouts.clear()
+            self.layouts[layout] = self._learn(split(layout))
+        return self.layouts[layout]
+
+    def _learn(self, identities: list[str]) -> NDArray[np.intp] | None:
+        new = [one for one in identities if one not in self.index]
+        if new:
+            self.extend(new)
+            self.layouts = {known: self._places(split(known)) for known in self.layouts}
+        return self._places(identities)
+
+    def _places(self, identities: list[str]) -> NDArray[np.intp] | None:
+        return None if identities == self.identities else np.array([self.index[one] for one in identities], np.intp)
+
+    def extend(self, identities: Iterable[str]) -> None:
+        """Give slots to new series."""
+        for identity in identities:
+            self.index[identity] = len(self.identities)
+            self.identities.append(identity)
+            self.series.append(parse(identity))
+        self._describe()
+
+    def _describe(self) -> None:
+        metrics = [describe(series.name) for series in self.series]
+        self.is_sum = np.array([metric.kind is Kind.SUM for metric in metrics], bool)
+        self.is_count = np.array([metric.kind is Kind.SUM and metric.unit.startswith("{") for metric in metrics], bool)
+        self.up = np.array([metric.bad in (Departure.UP, Departure.BOTH) for metric in metrics], bool)
+        self.down = np.array([metric.bad in (Departure.DOWN, Departure.BOTH) for metric in metrics], bool)
+        self.has_opinion = any(metric.bad is not Departure.NONE for metric in metrics)
+        self.floor = np.array([metric.floor for metric in metrics], float)
+        self.limited = [one for slot, metric in enumerate(metrics) if (one := self._limit(slot, metric))]
+        owners = [series.tenant for series in self.series]
+        self._weeks = None
+        self.tenants = list(dict.fromkeys(owners))
+        self.tenant_of = np.array([self.tenants.index(owner) for owner in owners], np.intp)
+
+    def _limit(self, slot: int, metric: Metric) -> tuple[int, int, float] | None:
+        if isinstance(metric.limit, str):
+            place = self.index.get(metric.limit + self.identities[slot].removeprefix(metric.name), -1)
+            return (slot, place, np.nan) if place >= 0 else None
+        return None if metric.limit is None else (slot, -1, metric.limit)

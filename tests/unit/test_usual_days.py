@@ -1,0 +1,144 @@
+"""What a day usually looks like: openings, nights, several clocks, and days without a past."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+
+from processors.step import Item
+from processors.steps import baseline
+from processors.steps.hours import Weeks
+from schemas.calendar import Calendar
+from schemas.estate import Estate
+from schemas.records import Phase, Scrape, Signal
+
+MONDAY = datetime(2026, 9, 7, tzinfo=UTC)
+STEP = timedelta(minutes=5)
+THAT_DAY = date(2026, 9, 22)  # a Tuesday, two weeks later
+ACME = {"name": "acme", "calendar": "berlin"}
+SHIFT = {"opens": "07:00", "closes": "17:00"}
+BERLIN = {"name": "berlin", "time_zone": "Europe/Berlin", "shifts": [SHIFT]}
+WAITING = 'erp.document.count{erp.document.state="assigned",tenant.id="acme"}'
+
+Values = Callable[[datetime, np.random.Generator], float]
+
+
+def estate(**calendar: object) -> Estate:
+    return Estate.model_validate({"cells": [{"name": "eu1", "tenants": [ACME]}], "calendars": [{**BERLIN, **calendar}]})
+
+
+def opened(
+    days: float, series: str, values: Values, start: datetime = MONDAY, **calendar: object
+) -> list[tuple[datetime, str]]:
+    """(local time, cause) of what opens while one series is looked at every five minutes from a Monday on."""
+    config, state, rng = (
+        baseline.Config(cell="eu1", estate=estate(**calendar)),
+        baseline.State(),
+        np.random.default_rng(3),
+    )
+    out = []
+    for at in range(int(days * 288)):
+        local = (start + at * STEP).astimezone(ZoneInfo("Europe/Berlin"))
+        time_ms = round(local.timestamp() * 1000)
+        scrape = Scrape.of(
+            {series: values(local, rng)}, cell="eu1", resource="odoo-acme", system="odoo", time_ms=time_ms
+        )
+        _, found = baseline.step(config, state, Item(time_ms, scrape))
+        out += [(local, one.cause) for one in found if isinstance(one, Signal) and one.phase is Phase.OPEN]
+    return out
+
+
+def morning(local: datetime, rng: np.random.Generator) -> float:
+    """What the night has left is worked off from seven on; by day a handful waits, at night next to nothing."""
+    since = (local.hour - 7) * 60 + local.minute
+    if local.weekday() >= 5 or not 0 <= since < 600:
+        return float(rng.poisson(0.3))
+    left = 60 * np.exp(-since / 15) * (2 if local.weekday() == 0 else 1)
+    return float(rng.poisson(4 + left))
+
+
+def test_an_opening_that_leaps_every_morning_is_usual_from_the_first_one_on() -> None:
+    assert opened(15, WAITING, morning) == []
+
+
+def test_the_same_leap_in_the_afternoon_is_told() -> None:
+    def once_more(local: datetime, rng: np.random.Generator) -> float:
+        again = local.date() == THAT_DAY and local.hour == 15
+        return morning(local, rng) + 150 * again
+
+    (told,) = opened(16, WAITING, once_more)
+    assert told[0].hour == 15
+    assert told[1] == "process.backlog:acme"
+
+
+def test_a_night_is_as_quiet_as_nights_are() -> None:
+    """A hundred documents more are nothing to a day that swings by as many, and are told at night."""
+
+    def swinging(hour: int) -> Values:
+        def value(local: datetime, rng: np.random.Generator) -> float:
+            usual = 200 + rng.normal(0, 40) if 8 <= local.hour < 20 else 10 + rng.normal(0, 2)
+            return usual + 100 * (local.date() == THAT_DAY and local.hour == hour)
+
+        return value
+
+    assert opened(16, WAITING, swinging(12)) == []
+    assert [at.hour for at, _ in opened(16, WAITING, swinging(3))] == [3]
+
+
+def test_what_was_always_there_and_falls_is_told_on_the_first_day() -> None:
+    def up(local: datetime, _: np.random.Generator) -> float:
+        return float(local.hour < 12)
+
+    assert [(at.hour, cause) for at, cause in opened(0.6, "odoo.health.up", up)] == [(12, "odoo.web:odoo-acme")]
+
+
+@pytest.mark.parametrize("ends", ["2026-09-22T12:30:00+02:00", None])
+def test_what_a_declared_window_held_up_is_made_good_in_peace(ends: str | None) -> None:
+    window = {"name": "upgrade", "starts": "2026-09-22T11:30:00+02:00", "ends": ends}
+
+    def held_up(local: datetime, rng: np.random.Generator) -> float:
+        is_held = local.date() == THAT_DAY and 12 <= local.hour < 13
+        return morning(local, rng) + 120 * is_held
+
+    told = opened(16, WAITING, held_up, maintenance=[window] if ends else [])
+    assert told == [] if ends else [at.hour for at, _ in told] == [12]
+
+
+def test_tenants_of_two_countries_have_their_own_weeks() -> None:
+    """Clocks change in New York a week after Berlin's; days of work are each one's own."""
+    north = Calendar.model_validate({"name": "ny", "time_zone": "America/New_York", "shifts": [SHIFT]})
+    every_day = {"days": list(map(str, ("monday", "saturday"))), "opens": "07:00", "closes": "17:00"}
+    berlin = Calendar.model_validate({**BERLIN, "shifts": [every_day]})
+    weeks = Weeks([berlin, north], np.array([0, 1, 1]))
+    noon = round(datetime(2026, 10, 27, 12, 15, tzinfo=ZoneInfo("Europe/Berlin")).timestamp() * 1000)
+    assert weeks.at(noon).hour.tolist() == [24 + 12, 24 + 7, 24 + 7]
+    assert weeks.at(noon).quarter.tolist() == [(24 + 12) * 4 + 1, (24 + 7) * 4 + 1, (24 + 7) * 4 + 1]
+    assert [weeks.at(noon - back * 86_400_000).loose[0] for back in (0, 1, 2)] == [1, 4, 4]
+    assert weeks.kinds[:, 0].tolist() == [1, 0, 0, 0, 0, 1, 0]
+    assert weeks.kinds[:, 1].tolist() == [1, 1, 1, 1, 1, 0, 0]
+
+
+def test_what_waits_over_the_night_in_which_clocks_change_is_an_hour_older_in_peace() -> None:
+    def age(local: datetime, rng: np.random.Generator) -> float:
+        closed = local.replace(hour=17, minute=0) - timedelta(days=local.hour < 17)
+        waits = (local.astimezone(UTC) - closed.astimezone(UTC)).total_seconds()
+        return rng.uniform(0, 60) if 7 <= local.hour < 17 else waits
+
+    assert opened(22, WAITING.replace("count", "age.max"), age, start=datetime(2026, 10, 5, tzinfo=UTC)) == []
+
+
+def test_the_state_of_a_series_is_at_most_two_kibibytes() -> None:
+    state, config = baseline.State(), baseline.Config(cell="eu1")
+    names = [f"x{number:03}" for number in range(100)]
+    for at in range(40):
+        scrape = Scrape.of(
+            dict.fromkeys(names, float(at % 7)), cell="eu1", resource="r", system="s", time_ms=at * 300_000
+        )
+        baseline.step(config, state, Item(at * 300_000, scrape))
+    parts = baseline.pack(state)
+    assert sum(map(len, parts.values())) / len(names) <= 2_048
+    assert baseline.pack(baseline.unpack(parts)) == parts
