@@ -53,6 +53,13 @@ class StepConfig(BaseModel):
         """The calendar of a tenant, or of the cell's first tenant."""
         return (self.estate or _NOWHERE).calendar_of(self.cell, tenant)
 
+    def interval_ms(self, resource: str | None = None) -> float:
+        """Declared time from one look at a resource to the next, ms; of a cell the shortest, 0 where nothing is declared."""
+        known = self.declared.resources_by_name if self.declared else {}
+        if resource in known:
+            return known[resource].interval_s * 1000
+        return min((one.interval_s for one in known.values()), default=0.0) * 1000
+
     def tenants(self) -> tuple[str, ...]:
         """Names of the cell's tenants."""
         return tuple(self.declared.tenants_by_name) if self.declared else ()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -141,27 +142,24 @@ class Drawn:
         )
         return replace(self, tenants=tenants)
 
-    @property
-    def estate(self) -> Estate:
-        """What Pilothouse is told of it."""
+    def estate(self, interval_s: float = LOOK_S) -> Estate:
+        """What Pilothouse is told of it, looked at so often."""
+        looked_at = partial(Resource, interval_s=interval_s)
         pg, valkey = f"pg-{self.cell}", f"valkey-{self.cell}"
         shared = (
-            _looked_at(pg, "postgresql", depends_on=(f"host-{self.cell}",)),
-            _looked_at(valkey, "redis"),
-            _looked_at(f"log-{self.cell}", "odoo_log", depends_on=(pg, valkey)),
-            _looked_at(f"web-{self.cell}", "odoo_health"),
-            _looked_at(f"host-{self.cell}", "host"),
-            _looked_at(f"tls-{self.cell}", "tls"),
+            looked_at(name=pg, system="postgresql", depends_on=(f"host-{self.cell}",)),
+            looked_at(name=valkey, system="redis"),
+            looked_at(name=f"log-{self.cell}", system="odoo_log", depends_on=(pg, valkey)),
+            looked_at(name=f"web-{self.cell}", system="odoo_health"),
+            looked_at(name=f"host-{self.cell}", system="host"),
+            looked_at(name=f"tls-{self.cell}", system="tls"),
         )
         odoos = tuple(
-            _looked_at(f"odoo-{one.name}", "odoo", tenant=one.name, depends_on=(pg, valkey)) for one in self.tenants
+            looked_at(name=f"odoo-{one.name}", system="odoo", tenant=one.name, depends_on=(pg, valkey))
+            for one in self.tenants
         )
         cell = Cell(name=self.cell, tenants=tuple(one.tenant for one in self.tenants), resources=(*shared, *odoos))
         return Estate(cells=(cell,), calendars=tuple(one.calendar for one in self.tenants))
-
-
-def _looked_at(name: str, system: str, **more: Any) -> Resource:
-    return Resource(name=name, system=system, interval_s=LOOK_S, **more)
 
 
 def draw(seed: int, *, tenants: int | None = None, cell: str = "sim", start: date | None = None) -> Drawn:

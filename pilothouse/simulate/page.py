@@ -148,7 +148,10 @@ def _families(result: Mapping[str, Any] | None) -> Iterable[str]:
     names = list(result["families"])
     yield COLUMNS
     yield _table(("family", *HEAD), [(name, *_row(result["families"][name]["figures"])) for name in names])
-    yield f"Looks are a minute apart; what depends on that is set accordingly: `{json.dumps(result['pace'])}`."
+    if result.get("pace"):
+        yield f"Looks are a minute apart; what depends on that is set accordingly: `{json.dumps(result['pace'])}`."
+    else:
+        yield "Looks are a minute apart, as the estates declare; what depends on that follows it."
     if result.get("settings"):
         yield f"Tunables other than the defaults: `{json.dumps(result['settings'])}`."
     for name in names:

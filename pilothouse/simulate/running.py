@@ -26,21 +26,7 @@ from schemas.topics import INPUTS, topic_of
 PUBLISHER, CUT_OFF = "simulate", "simulate-cut-off"
 TOPIC = {topic.name: place for place, topic in enumerate(INPUTS)}
 TWICE = 0.002
-# Looks are a minute apart here: stories are looked at every few seconds, document clocks twice a minute, and a lock that was
-# not seen for two looks is gone.
-PACE: dict[str, dict[str, Any]] = {
-    "correlator": {"look_every_ms": 5_000},
-    "journeys": {"look_every_ms": 30_000},
-    "locks": {"quiet_ms": 150_000},
-    "difference_in_differences": {"look_every_ms": 30_000, "later_every_ms": 60_000},
-}
-# Of histories and stories of days, looked at every five or fifteen minutes.
-SLOW_PACE: dict[str, dict[str, Any]] = {
-    "correlator": {"look_every_ms": 60_000},
-    "journeys": {"look_every_ms": 300_000},
-    "locks": {"quiet_ms": 600_000},
-    "difference_in_differences": {"look_every_ms": 300_000, "later_every_ms": 300_000},
-}
+SLOWLY_S = 300.0  # of histories and stories of days, looked at every five or fifteen minutes
 
 Settings = Mapping[str, Mapping[str, Any]]
 Timed = tuple[int, Record]
@@ -75,8 +61,8 @@ class Cell:
 
     def __init__(self, drawn: Drawn, settings: Settings | None = None, *, slowly: bool = False) -> None:
         self.drawn, self.at_ms = drawn, drawn.start_ms
-        tunables = _settings(settings or {}, SLOW_PACE if slowly else PACE)
-        self.plan = Plan.of(chosen(tunables), drawn.estate, tunables)
+        estate = drawn.estate(SLOWLY_S) if slowly else drawn.estate()
+        self.plan = Plan.of(chosen(settings or {}), estate, settings)
         self.fold = PartitionFold(self.plan)
         self.position, self.carry = Position(), Carry()
         self.points = self.records = 0
@@ -158,12 +144,6 @@ class Cell:
             if topic in self.plan.listens:
                 self.fold.feed(topic, self.position.offsets[topic], received)
                 self.position.offsets[topic] += 1
-
-
-def _settings(candidate: Settings, pace: Settings) -> Settings:
-    """The candidate's on top of what the simulation changes: what must fit the time between looks."""
-    names = {*pace, *candidate}
-    return {name: {**pace.get(name, {}), **candidate.get(name, {})} for name in names}
 
 
 def _looks(

@@ -12,7 +12,7 @@ import numpy as np
 from pilothouse.simulate import scoring
 from pilothouse.simulate.estates import Lived
 from pilothouse.simulate.families import FAMILIES, Draw
-from pilothouse.simulate.running import PACE, Settings
+from pilothouse.simulate.running import Settings
 from pilothouse.simulate.scoring import Scored
 from pilothouse.simulate.stories import Story, judge
 
@@ -75,7 +75,6 @@ def result(
     answer: dict[str, Any] = {
         "seed": seed,
         "runs": runs,
-        "pace": PACE,
         "settings": {name: dict(values) for name, values in settings.items()},
         "command": f"pilothouse simulate {'all' if len(families) > 1 else families[0]} --runs {runs} --seed {seed} -o json",
         "definitions": scoring.DEFINITIONS,

@@ -60,8 +60,15 @@ class Config(StepConfig):
     horizon_ms: int = Field(3_600_000, gt=0, description="What is not known after so long stays inconclusive, ms.")
     give_up_ms: int = Field(21_600_000, gt=0, description="A regression that lasts so long is the new usual, ms.")
     look_every_ms: int = Field(2_000, gt=0, description="Trials are judged so often while young, ms of log time.")
+    looks: float = Field(0.5, ge=0, description="But after so many looks at the cell, as the estate declares them.")
     later_every_ms: int = Field(10_000, gt=0, description="And so often when older than two minutes, ms.")
+    later_looks: float = Field(1.0, ge=0, description="But after so many looks.")
     tell_every_ms: int = Field(300_000, gt=0, description="An open regression is told again so often at most, ms.")
+
+    def pause_ms(self, *, young: bool) -> int:
+        """Time from one judgement to the next."""
+        least_ms, looks = (self.look_every_ms, self.looks) if young else (self.later_every_ms, self.later_looks)
+        return max(least_ms, round(looks * self.interval_ms()))
 
 
 @dataclass
@@ -97,7 +104,7 @@ def tick(config: Config, state: State, at_ms: int) -> tuple[State, Findings]:
     for trial in list(state.trials):
         if trial.head.due_ms <= at_ms:
             young = at_ms - trial.head.since_ms < 2 * MINUTE_MS
-            trial.head.due_ms = at_ms + (config.look_every_ms if young else config.later_every_ms)
+            trial.head.due_ms = at_ms + config.pause_ms(young=young)
             found += _judge(config, state, trial, at_ms)
     return state, found
 
@@ -125,7 +132,7 @@ def _change(config: Config, state: State, change: Change, at_ms: int) -> Finding
     if any(returns(other.head.change, change) for other in state.trials):
         return found  # a return is judged as the mending of what it takes back
     started_ms = min(change.time_ms, at_ms)
-    head = Head(change=change, started_ms=started_ms, since_ms=at_ms, due_ms=at_ms + config.look_every_ms)
+    head = Head(change=change, started_ms=started_ms, since_ms=at_ms, due_ms=at_ms + config.pause_ms(young=True))
     width = len(state.ledger.slots)
     trial = Trial(head, state.ledger.past(started_ms), Since.none(width), Since.none(width))
     state.trials.append(trial)

@@ -15,6 +15,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
+from functools import cached_property
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -53,8 +54,14 @@ class Config(StepConfig):
     )
     documents: int = Field(3, ge=1, description="So many more late documents than usual in a state are a finding.")
     share: float = Field(0.2, gt=0, le=1, description="And such a share of those that are open in the state.")
-    look_every_ms: int = Field(2_000, gt=0, description="Clocks are read so often, ms of log time.")
+    look_every_ms: int = Field(2_000, gt=0, description="Clocks are read so often at most, ms of log time.")
+    looks: float = Field(0.5, ge=0, description="And after so many looks at the cell, as the estate declares them.")
     documents_max: int = Field(50_000, ge=100, description="Open documents kept a tenant; the oldest go first.")
+
+    @cached_property
+    def pause_ms(self) -> int:
+        """Time from one reading of the clocks to the next, ms."""
+        return max(self.look_every_ms, round(self.looks * self.interval_ms()))
 
 
 class Document(NamedTuple):
@@ -130,13 +137,13 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     for row in _rows(batch):
         _move(config, calendar, state, *row)
     if state.due_ms is None:
-        state.due_ms = item.at_ms + config.look_every_ms
+        state.due_ms = item.at_ms + config.pause_ms
     return state, []
 
 
 def tick(config: Config, state: State, at_ms: int) -> tuple[State, Findings]:
     """Read the clocks. While the calendar is closed they stand; what was told before may end, nothing new is told."""
-    state.due_ms = at_ms + config.look_every_ms if state.open or state.episodes.open else None
+    state.due_ms = at_ms + config.pause_ms if state.open or state.episodes.open else None
     calendar = config.calendar(state.tenant)
     elapsed_ms = _move_clock(calendar, state, at_ms)
     moment, cause = calendar.at(at_ms), _cause(state)

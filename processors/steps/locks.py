@@ -26,6 +26,13 @@ class Config(StepConfig):
     usual_factor: float = Field(3.0, gt=1, description="And at least so many times the usual of a window with waits.")
     follow: float = Field(0.05, gt=0, lt=1, description="Weight of a look in what is usual.")
     quiet_ms: int = Field(8_000, gt=0, description="A lock episode ends when nobody has waited for so long, ms.")
+    quiet_looks: float = Field(
+        2.5, gt=1, description="And for so many looks at the server, as the estate declares them."
+    )
+
+    def quiet_at(self, resource: str) -> int:
+        """After how long an episode of a server ends, ms."""
+        return max(self.quiet_ms, round(self.quiet_looks * self.interval_ms(resource)))
 
 
 class Waiting(BaseModel):
@@ -78,7 +85,7 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
 
 def tick(config: Config, state: State, at_ms: int) -> tuple[State, Findings]:
     """End the episodes in which nobody has waited for a while."""
-    gone = [key for key, one in state.open.items() if one.seen_ms <= at_ms - config.quiet_ms]
+    gone = [key for key, one in state.open.items() if one.seen_ms <= at_ms - config.quiet_at(one.signal.resource)]
     for key in gone:
         ended = _of_tenant(state, key.partition(":")[2])
         ended.looks, ended.disturbed, ended.waiting_now = [], 0, 0
@@ -93,7 +100,8 @@ def due(state: State) -> int | None:
 
 
 def _set_due(config: Config, state: State) -> None:
-    state.due_ms = min((one.seen_ms + config.quiet_ms for one in state.open.values()), default=None)
+    ends_ms = (one.seen_ms + config.quiet_at(one.signal.resource) for one in state.open.values())
+    state.due_ms = min(ends_ms, default=None)
 
 
 def _of_tenant(state: State, tenant: str) -> Waiting:

@@ -33,7 +33,7 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     else:
         _take_signal(config, state, record, item.at_ms)
     if state.ids:
-        soon = item.at_ms + config.look_every_ms
+        soon = item.at_ms + config.pause_ms
         state.due_ms = soon if state.due_ms is None else min(state.due_ms, soon)
     return state, []
 
@@ -49,7 +49,7 @@ def tick(config: Config, state: State, at_ms: int) -> tuple[State, Findings]:
     times = telling.next_ms(config, state, groups, at_ms)
     edge = quiet.next_edge_ms(config, state, at_ms)
     due_ms = min([*times, *([edge] if edge else [])], default=None)
-    state.due_ms = None if due_ms is None else max(due_ms, at_ms + config.look_every_ms)
+    state.due_ms = None if due_ms is None else max(due_ms, at_ms + config.pause_ms)
     return state, found
 
 

@@ -25,6 +25,7 @@ class Config(StepConfig):
     patience_ms: int = Field(60_000, gt=0, description="A lone symptom is told after so long, ms.")
     quiet_ms: int = Field(10_000, gt=0, description="A story ends so long after its last signal, ms.")
     look_every_ms: int = Field(500, gt=0, description="Time from a signal to the next look at the stories, ms.")
+    looks: float = Field(1 / 12, ge=0, description="But so many looks at the cell, as the estate declares them.")
     tell_every_ms: int = Field(10_000, gt=0, description="Lesser news of a story is told so often at most, ms.")
 
     change_ms: int = Field(1_800_000, gt=0, description="A change explains what begins within so long, ms.")
@@ -83,6 +84,11 @@ class Config(StepConfig):
     signals_max: int = Field(2_000, ge=10, description="Signals kept a cell; ended ones go first, then the oldest.")
     changes_max: int = Field(200, ge=1, description="Changes kept a cell; the oldest go first.")
     closed_max: int = Field(200, ge=1, description="Closed stories that may reopen, a cell; the oldest go first.")
+
+    @cached_property
+    def pause_ms(self) -> int:
+        """Time from one look at the stories to the next, ms."""
+        return max(self.look_every_ms, round(self.looks * self.interval_ms()))
 
     @cached_property
     def topology(self) -> Topology:
