@@ -23,6 +23,7 @@ Places = NDArray[np.intp]
 Only = tuple[str, frozenset[str]]
 
 OUTCOMES = frozenset({"done", "sale", "posted", "purchase"})
+BEGINS = frozenset({"sale", "purchase"})
 
 
 class Gate(NamedTuple):
@@ -75,6 +76,11 @@ class Stream(NamedTuple):
     name: str
     flow: int
     tenant: str | None
+
+    @property
+    def begins(self) -> bool:
+        """Whether it counts what the business begins with: orders."""
+        return parse(self.name).attributes.get(_STATE) in BEGINS
 
     @property
     def channel(self) -> str | None:

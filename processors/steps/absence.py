@@ -1,20 +1,30 @@
-"""Something that always happens does not: silence against the calendar, and what it is the silence of.
+"""Something that always happens hardly does any more: silence against the calendar, and what it is the silence of.
 
-For every flow whose standing still is bad (`processors.flows`) the events that were to be expected since the last one are
-summed from its usual rate at this hour of the tenant's week and the level of the day. With Poisson arrivals, expecting n and
-seeing none has probability e^-n. Real arrivals come in clumps and people begin late, so the limit also grows with the longest
-healthy silence known of this hour and those beside it. Nothing is expected while the tenant's calendar is closed, in
-maintenance, in time that was not measured, or of workers for whom nothing waits. In an hour that was never seen yet, as in
-a tenant's first week, work must be seen to wait, or shifts must be declared and two hours be silent. For some weeks after a change of clocks
-the hours beside count, too, since servers may keep to UTC.
+For every flow whose standing still is bad (`processors.flows`) two stories are weighed against each other, look by look: events
+come at the usual rate of this hour of the tenant's week at the level of the day, or at a tenth of it. The logarithm of their
+odds rises with every event that was to be expected and falls with every one that came; it begins anew at 0 (Page's CUSUM), so
+it may be looked at as often as one likes. The limit holds a stated number of false alarms: by Lundberg's inequality the sum
+climbs to h after an event with probability e^-rh at most, and the flow's events a week are known. With ten weeks of health for
+one false alarm, a flow of 40 events an hour is conspicuous after about 13 that did not come (20 minutes), one of 4 after 11.
+Real arrivals come in clumps and people begin late, so the limit also grows with the highest healthy sum known of this hour,
+those beside it and the same on other working days.
 
-Who else moves tells what it is: all workers of a tenant silent is its workers, one channel is its partner or its queue.
-Source: the dead man's switch with a rate, as the exponential inter-arrival test in any text on Poisson processes.
+Nothing is expected while the tenant's calendar is closed, in maintenance, in time that was not measured, or of workers for
+whom nothing waits. In an hour that was never seen yet, as in a tenant's first week, work must be seen to wait, or shifts must
+be declared and two hours be silent. For some weeks after a change of clocks the hours beside count, too, since servers may keep
+to UTC.
+
+Who else moves tells what it is: all workers of a tenant silent is its workers, one channel is its partner or its queue, all
+channels for which nothing waits while actions go on is a business that brings nothing.
+Sources: Page (1954), Continuous inspection schemes; Lucas (1985), Counted data CUSUMs; Lundberg's inequality as in Asmussen &
+Albrecher, Ruin Probabilities, ch. 4; e-detectors: Shin, Ramdas & Rinaldo (2024).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -35,14 +45,30 @@ Flags = NDArray[np.bool_]
 HOUR_MS = 3_600_000
 SHIFTED_DAYS = 35  # until the season has learned a change of clocks
 WEEK_WEIGHT = 0.15  # of a new week, once several are known
+CLUMP_LOOKS, CLUMP_PRIOR = (
+    200,
+    20.0,
+)  # looks over which clumps are remembered; events that are held for single ones before
+CLUMP_DUE_MAX = 20.0
+RING = 32  # minutes
+EVENTS_TO_SAY = 2.0  # that were due of the others, before they tell by their silence that they stand, too
+EVENTS_MIN = 1_000.0  # a flow that has fewer a week is held for one that has so many
 
 
 class Config(StepConfig):
     """When silence is too long."""
 
-    expected: float = Field(10.0, gt=0, description="Expected events that did not come; e^-10 is one in 20,000.")
-    healthy_factor: float = Field(2.5, gt=1, description="And so many times the longest healthy silence.")
-    silent_ms: int = Field(8_000, gt=0, description="And so long at least, ms.")
+    left: float = Field(0.1, gt=0, lt=1, description="Share of the usual rate that is left when a flow has stopped.")
+    false_alarm_weeks: float = Field(
+        10.0,
+        gt=0,
+        description="Weeks of health of a resource, all its flows together, in which one alarm may be false.",
+    )
+    healthy_factor: float = Field(
+        1.5, gt=1, description="The evidence is so many times the highest that health has had."
+    )
+    silent_ms: int = Field(8_000, gt=0, description="Nothing has come for so long at least, ms.")
+    sparse_ms: int = Field(300_000, gt=0, description="Or hardly anything for so long at least, ms.")
     unknown_ms: int = Field(7_200_000, gt=0, description="And so long in an hour of the week never seen before, ms.")
     caution: float = Field(0.8, gt=0, le=1, description="Share of the usual rate that is counted on.")
     gap_ms: int = Field(1_200_000, gt=0, description="Longer without a look is not measured, ms.")
@@ -50,17 +76,44 @@ class Config(StepConfig):
     forget_ms: int = Field(604_800_000, gt=0, description="A flow that was silent for so long is no more, ms.")
     streams_max: int = Field(5_000, ge=1, description="Flows followed a resource; others are left out.")
 
+    @cached_property
+    def gain(self) -> float:
+        """Evidence of one usual event that did not come."""
+        return self.caution * (1 - self.left)
+
+    @cached_property
+    def loss(self) -> float:
+        """Evidence that one event takes away."""
+        return -math.log(self.left)
+
+    @cached_property
+    def exponent(self) -> float:
+        """Lundberg's: the root of `gain` r = 1 - `left`^r, beyond which the sum of a healthy flow is exponentially rare."""
+        root = 1.0 / self.gain
+        for _ in range(50):
+            root = (1 - self.left**root) / self.gain
+        return root
+
 
 _SEASON = {"mean": np.float32, "healthy": np.float32, "weeks": np.uint8}
 _PRESENT: dict[str, Any] = {
-    "missed": np.float64,  # events expected since the last one
-    "silent_ms": np.float64,
+    "missed": np.float64,  # evidence that the flow has stopped, log odds
+    "low_ms": np.float64,  # since that began to rise: time, what was to be expected and what came
+    "low_usual": np.float64,
+    "low_came": np.float64,
+    "silent_ms": np.float64,  # since the last event
+    "waited_ms": np.float64,  # since work was last not seen to wait
+    "due": np.float64,  # sums of all that was to be expected, and of what came
+    "came": np.float64,
     "arrivals": np.float64,  # decayed: events, what was usual, and time, at looks that brought something
     "usual": np.float64,
     "time_ms": np.float64,
-    "since_usual": np.float64,  # what was usual since the last event
-    "longest": np.float64,  # longest healthy silence of all hours, in expected events
-    "worst": np.float64,  # most that was missed in the present hour, and its longest silence
+    "since_usual": np.float64,  # what was usual since the last event, and the time
+    "since_ms": np.float64,
+    "scatter": np.float64,  # decayed: squared distances of counts from what was to be expected, and that
+    "scatter_of": np.float64,
+    "longest": np.float64,  # highest healthy evidence of all hours
+    "worst": np.float64,  # the same of the present hour, and its longest silence
     "worst_ms": np.float64,
     "hour_sum": np.float64,
     "hour_ms": np.float64,
@@ -83,12 +136,15 @@ class State:
     season: columns.Arrays = field(
         default_factory=lambda: {name: np.zeros((HOURS, 0), kind) for name, kind in _SEASON.items()}
     )
+    rings: columns.Arrays = field(default_factory=lambda: {name: np.zeros((RING, 0)) for name in ("due", "came")})
+    rings_ms: Floats = field(default_factory=lambda: np.full(RING, -1.0))
+    """Sums of the last minutes that were looked at, the oldest first, and when they were taken."""
     causes: dict[str, str] = field(default_factory=dict)  # of the streams that are told, by name
     last_ms: int = -1
     start_ms: int = -1
     episodes: Episodes = field(default_factory=Episodes)
     places: tuple[Layout, Any, Any] | None = None
-    clock: tuple[int, int, Any] | None = None
+    clock: tuple[int, Clock] | None = None
 
 
 @dataclass(slots=True)
@@ -101,10 +157,14 @@ class Clock:
     shifted: Flags
     needs_gate: Flags
     declared: Flags
+    usual: Floats
+    known: Flags
+    least: Floats
+    limit: Floats
 
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
-    """Count what came since the last look, or what did not."""
+    """Weigh what came since the last look, and what did not."""
     scrape: Scrape = item.record
     layout = layout_of(scrape.series)
     if not layout.places or scrape.time_ms <= state.last_ms:
@@ -112,7 +172,6 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     came, measured = _changes(config, state, scrape, layout)
     elapsed_ms = scrape.time_ms - state.last_ms if state.last_ms >= 0 else 0
     clock = _clock(config, state, scrape.time_ms)
-    _turn_hours(config, state, clock.hour)
     _count(config, state, clock, came, measured & (0 < elapsed_ms <= config.gap_ms), elapsed_ms)
     state.last_ms = scrape.time_ms
     return state, _judge(config, state, clock, scrape)
@@ -165,7 +224,8 @@ def _grow(state: State) -> None:
         state.arrays = {
             name: np.pad(one, (0, more), constant_values=empty.get(name, 0)) for name, one in state.arrays.items()
         }
-        state.season = {name: np.pad(one, ((0, 0), (0, more))) for name, one in state.season.items()}
+        for table in (state.season, state.rings):
+            table.update({name: np.pad(one, ((0, 0), (0, more))) for name, one in table.items()})
         state.clock = None
 
 
@@ -181,15 +241,19 @@ def _take_gates(state: State, scrape: Scrape, layout: Layout) -> None:
 
 
 def _clock(config: Config, state: State, time_ms: int) -> Clock:
-    """Hours of the week and open time by stream; calendars know nothing finer than minutes."""
+    """What calendars and the season say by stream; they are read once a minute."""
     minute = time_ms // MINUTE_MS
     if state.clock is None or state.clock[0] != minute:
-        state.clock = (minute, 0, _read_clock(config, state, time_ms))
-    clock: Clock = state.clock[2]
-    return clock
+        at = _read_calendars(config, state, minute * MINUTE_MS)
+        _turn_hours(config, state, at.hour)
+        state.rings_ms = np.append(state.rings_ms[1:], float(max(state.last_ms, 0)))
+        for name, ring in state.rings.items():
+            ring[:-1], ring[-1] = ring[1:].copy(), state.arrays[name]
+        state.clock = (minute, _with_season(config, state, at))
+    return state.clock[1]
 
 
-def _read_clock(config: Config, state: State, time_ms: int) -> Clock:
+def _read_calendars(config: Config, state: State, time_ms: int) -> Clock:
     told: dict[str | None, tuple[int, float, bool, bool, bool, bool]] = {}
     for tenant in {one.tenant for one in state.streams}:
         calendar = config.calendar(tenant)
@@ -200,6 +264,7 @@ def _read_clock(config: Config, state: State, time_ms: int) -> Clock:
         )
         told[tenant] = (hour, into, moment.is_open, not moment.maintenance, shifted, bool(calendar.shifts))
     rows = [(*told[one.tenant], FLOWS[one.flow]) for one in state.streams]
+    nothing = np.zeros(len(rows))
     return Clock(
         hour=np.array([row[0] for row in rows], np.intp),
         into=np.array([row[1] for row in rows]),
@@ -207,6 +272,10 @@ def _read_clock(config: Config, state: State, time_ms: int) -> Clock:
         shifted=np.array([row[4] for row in rows], bool),
         needs_gate=np.array([row[6].needs_gate for row in rows], bool),
         declared=np.array([row[5] or row[6].around_the_clock for row in rows], bool),
+        usual=nothing,
+        known=nothing > 0,
+        least=nothing,
+        limit=nothing,
     )
 
 
@@ -225,9 +294,9 @@ def _turn_hours(config: Config, state: State, hour: NDArray[np.intp]) -> None:
     season["mean"][at, which] += (weight * (rate - season["mean"][at, which])).astype(np.float32)
     # The longest silence of the hour, in what is now known to be usual in it: a day that begins late has one, too.
     before = season["healthy"][at, which]
-    worst = config.caution * np.maximum(rate, season["mean"][at, which]) * arrays["worst_ms"][over]
+    worst = config.gain * np.maximum(rate, season["mean"][at, which]) * arrays["worst_ms"][over]
     worst = np.maximum(worst, arrays["worst"][over])
-    limit = np.maximum(config.expected, config.healthy_factor * before)
+    limit = np.maximum(_least(config, state)[over], config.healthy_factor * before)
     worst = np.where(told, np.minimum(worst, 2 * limit), worst)
     kept = np.where(enough, 0.8, 1.0) * before
     season["healthy"][at, which] = np.maximum(kept, np.where(enough, worst, 0.0)).astype(np.float32)
@@ -238,8 +307,15 @@ def _turn_hours(config: Config, state: State, hour: NDArray[np.intp]) -> None:
     arrays["hour"][over] = hour[over]
 
 
-def _expectation(state: State, clock: Clock) -> tuple[Floats, Floats, Flags]:
-    """By stream: the usual rate a ms, the longest healthy silence of about this hour, and whether the hour is known.
+def _least(config: Config, state: State) -> Floats:
+    """By stream: the evidence that a Poisson flow of so many events a week, in clumps, reaches as seldom as is wanted."""
+    a_week = np.maximum(state.season["mean"].sum(axis=0, dtype=np.float64) * HOUR_MS, EVENTS_MIN)
+    limit: Floats = np.log(config.false_alarm_weeks * a_week * len(state.streams)) / config.exponent
+    return limit * _clump(state.arrays)
+
+
+def _with_season(config: Config, state: State, clock: Clock) -> Clock:
+    """By stream: the usual rate a ms, whether the hour is known, and the evidence that is enough.
 
     Until a working day's hour was seen on its own day, other working days speak for it.
     """
@@ -254,7 +330,7 @@ def _expectation(state: State, clock: Clock) -> tuple[Floats, Floats, Flags]:
     near = [season["healthy"][one, which] for one in (hour, before, after)]
     # Working days begin and end alike: what was healthy on one of them is so on the others.
     alike = np.where(hour < 120, season["healthy"][days, which].max(axis=0), 0.0)
-    healthy = np.max([*near, alike], axis=0)
+    healthy = np.max([*near, alike], axis=0).astype(np.float64)
     if clock.shifted.any():
         least = np.minimum(season["mean"][before, which], season["mean"][after, which])
         usual = np.where(clock.shifted, np.minimum(usual, least), usual)
@@ -264,54 +340,100 @@ def _expectation(state: State, clock: Clock) -> tuple[Floats, Floats, Flags]:
         least = np.where(seen, season["mean"][days, which], np.inf).min(axis=0)
         usual = np.where(stands_in, least, usual)
         known |= stands_in
-    return usual, healthy.astype(np.float64), known
+    enough = _least(config, state)
+    healthy = np.where(known, healthy, state.arrays["longest"])
+    limit = np.maximum(enough, config.healthy_factor * healthy)
+    return replace(clock, usual=usual, known=known, least=enough, limit=limit)
 
 
 def _count(config: Config, state: State, clock: Clock, came: Floats, measured: Flags, elapsed_ms: int) -> None:
-    """Follow what was to be expected; an event ends the silence."""
+    """Add up what speaks for a stop and what against it; learn how busy the day is while nothing does."""
     arrays = state.arrays
     # What came between two looks came in open time only if both were in it.
     works, arrays["worked"] = clock.works & (arrays["worked"] > 0), clock.works.astype(np.int8)
     if not elapsed_ms:
         return
-    usual, _, known = _expectation(state, clock)
     something = measured & (came > 0)
     looked = measured & works & ~(clock.needs_gate & (arrays["waits"] != 1))
-    ordinary = usual * elapsed_ms
-    arrays["since_usual"] += np.where(looked & known, ordinary, 0.0)
-    arrays["silent_ms"] += np.where(looked, elapsed_ms, 0.0)
-    level = np.divide(arrays["arrivals"], arrays["usual"], out=np.ones_like(usual), where=arrays["usual"] > 0)
-    recent = np.divide(arrays["arrivals"], arrays["time_ms"], out=np.zeros_like(usual), where=arrays["time_ms"] > 0)
-    rate = np.where(known, usual * np.minimum(level, 1.0), recent)
-    arrays["missed"] += np.where(looked & ~something, config.caution * rate * elapsed_ms, 0.0)
-    arrays["hour_sum"] += np.where(looked, came, 0.0)
-    arrays["hour_ms"] += np.where(looked, elapsed_ms, 0.0)
-    arrays["worst"] = np.maximum(arrays["worst"], arrays["missed"])
-    within = np.minimum(arrays["silent_ms"], arrays["hour_ms"])  # what was silent before belongs to the hours before
-    arrays["worst_ms"] = np.maximum(arrays["worst_ms"], np.where(looked, within, 0.0))
-    # The level of the day is that of the last twenty events or two minutes, whichever is longer.
-    keep = np.where(something, 1 - np.minimum(1 - np.exp(-arrays["silent_ms"] / 120_000), 1 / 20), 1.0)
-    arrays["arrivals"] = arrays["arrivals"] * keep + np.where(something, came, 0.0)
-    arrays["usual"] = arrays["usual"] * keep + np.where(something, arrays["since_usual"], 0.0)
-    arrays["time_ms"] = arrays["time_ms"] * keep + np.where(something, arrays["silent_ms"], 0.0)
-    # When people come to work the clock begins at nought; a silence that was told goes on until something comes.
-    closed = ~works & (arrays["told"] == 0)
-    for name in ("missed", "silent_ms", "since_usual"):
-        arrays[name][something | closed] = 0.0
+    looked_ms = np.where(looked, float(elapsed_ms), 0.0)
+    level = np.divide(arrays["arrivals"], arrays["usual"], out=np.ones_like(came), where=arrays["usual"] > 0)
+    recent = np.divide(arrays["arrivals"], arrays["time_ms"], out=np.zeros_like(came), where=arrays["time_ms"] > 0)
+    rate = np.where(clock.known, clock.usual * np.minimum(level, 1.0), recent)
+    due, told = rate * looked_ms, arrays["told"] > 0
+    events = np.where(measured, came, 0.0)
+    arrays["due"] += due
+    arrays["came"] += np.where(looked, came, 0.0)
+    arrays["waited_ms"] = np.where(arrays["waits"] == 1, arrays["waited_ms"] + elapsed_ms, 0.0)
+    rise = config.gain * due - config.loss * events
+    # Bounded, so that the end is seen within a few events.
+    most = 1.25 * np.where(told, clock.least, clock.limit)
+    missed = arrays["missed"] = np.clip(arrays["missed"] + rise, 0.0, most)
+    low = missed > 0
+    for name, more in (("low_ms", looked_ms), ("low_usual", config.caution * due), ("low_came", events)):
+        arrays[name] = np.where(low, arrays[name] + more, 0.0)
+    silent_ms = arrays["silent_ms"] + looked_ms
+    _learn_hour(
+        arrays, clock, events, looked_ms, np.where(something, 0.0, silent_ms), looked & something & (missed <= most / 2)
+    )
+    _learn_clumps(
+        config,
+        arrays,
+        np.where(looked & clock.known & (missed <= most / 2), clock.usual * level * elapsed_ms, 0.0),
+        events,
+    )
+    arrays["silent_ms"] = np.where(something, 0.0, silent_ms)
+    # When people come to work the clock begins at nought; a silence that was told goes on until enough comes.
+    for name in ("missed", "low_ms", "low_usual", "low_came", "silent_ms", "since_usual"):
+        arrays[name][~works & ~told] = 0.0
     gone = arrays["silent_ms"] > config.forget_ms
-    arrays["told"][something | gone] = 0
+    arrays["told"][(missed < clock.least / 2) | gone] = 0
     arrays["seen"] = np.where(gone, 0, arrays["seen"] + something).astype(np.uint32)
+
+
+def _learn_hour(
+    arrays: columns.Arrays, clock: Clock, events: Floats, looked_ms: Floats, silent_ms: Floats, teaches: Flags
+) -> None:
+    """What the present hour brings, and the level of the day: that of the last twenty events or two minutes, whichever is longer."""
+    looked = looked_ms > 0
+    arrays["hour_sum"] += np.where(looked, events, 0.0)
+    arrays["hour_ms"] += looked_ms
+    arrays["worst"] = np.maximum(arrays["worst"], arrays["missed"])
+    within = np.minimum(silent_ms, arrays["hour_ms"])  # what was silent before belongs to the hours before
+    arrays["worst_ms"] = np.maximum(arrays["worst_ms"], np.where(looked, within, 0.0))
+    arrays["since_usual"] += np.where(clock.known, clock.usual * looked_ms, 0.0)
+    arrays["since_ms"] += looked_ms
+    keep = np.where(teaches, 1 - np.minimum(1 - np.exp(-arrays["since_ms"] / 120_000), 1 / 20), 1.0)
+    for name, more in (("arrivals", events), ("usual", arrays["since_usual"]), ("time_ms", arrays["since_ms"])):
+        arrays[name] = arrays[name] * keep + np.where(teaches, more, 0.0)
+    for name in ("since_usual", "since_ms"):
+        arrays[name][events > 0] = 0.0
+
+
+def _learn_clumps(config: Config, arrays: columns.Arrays, due: Floats, events: Floats) -> None:
+    """How many events come at once: the variance of counts over their mean, without that of a rate that wanders.
+
+    Only looks at which few were due tell: the more, the more it is the rate that scatters.
+    """
+    counts = (due > 0) & (due <= CLUMP_DUE_MAX)
+    scatter = (events - due) ** 2 - ((1 - config.caution) * due) ** 2
+    for name, more in (("scatter", scatter), ("scatter_of", due)):
+        arrays[name] = arrays[name] * np.where(counts, 1 - 1 / CLUMP_LOOKS, 1.0) + np.where(counts, more, 0.0)
+
+
+def _clump(arrays: columns.Arrays) -> Floats:
+    """Events that come at once; one until it is known better."""
+    found: Floats = (arrays["scatter"] + CLUMP_PRIOR) / (arrays["scatter_of"] + CLUMP_PRIOR)
+    return np.maximum(found, 1.0)
 
 
 def _judge(config: Config, state: State, clock: Clock, scrape: Scrape) -> Findings:
     arrays = state.arrays
-    suspect = (arrays["missed"] > config.expected) & (arrays["silent_ms"] >= config.silent_ms) & clock.works
+    suspect = (arrays["missed"] >= clock.limit) & clock.works & (arrays["told"] == 0)
     if suspect.any():
-        _, healthy, known = _expectation(state, clock)
-        longest = config.healthy_factor * np.where(known, healthy, arrays["longest"])
-        patient = known | (arrays["waits"] == 1) | (clock.declared & (arrays["silent_ms"] >= config.unknown_ms))
-        suspect &= (arrays["missed"] > longest) & patient & (arrays["seen"] >= config.learn)
-        for slot in np.flatnonzero(suspect & (arrays["told"] == 0)).tolist():
+        long = np.where(arrays["low_came"] > 0, config.sparse_ms, config.silent_ms)
+        patient = clock.known | (arrays["waits"] == 1) | (clock.declared & (arrays["silent_ms"] >= config.unknown_ms))
+        suspect &= (arrays["low_ms"] >= long) & patient & (arrays["seen"] >= config.learn)
+        for slot in np.flatnonzero(suspect).tolist():
             cause = _cause(config, state, clock, slot, scrape)
             if cause:
                 state.causes[state.streams[slot].name] = cause
@@ -336,19 +458,35 @@ def _cause(config: Config, state: State, clock: Clock, slot: int, scrape: Scrape
     owner = stream.tenant or scrape.resource
     if flow.alone is None:
         return f"{flow.cause}:{owner}"
-    others = [
-        place
-        for place, one in enumerate(state.streams)
-        if place != slot and one.tenant == stream.tenant and FLOWS[one.flow].is_machine
-        if clock.works[place] and arrays["seen"][place]
-    ]
-    silent_ms = arrays["silent_ms"][slot]
-    # Who moves has been heard since, and is not missed itself.
-    if any(arrays["silent_ms"][place] < 0.5 * silent_ms and arrays["missed"][place] < 3 for place in others):
-        partner = partner_of(stream.channel) if stream.channel else None
-        return f"integration.silent:{partner}" if partner else f"{flow.alone}:{owner}"
-    heard = not others or sum(arrays["missed"][place] for place in others) >= 1
-    return f"{flow.cause}:{owner}" if heard or arrays["missed"][slot] > 2 * config.expected else None
+    low_ms = arrays["low_ms"][slot]
+    due, came = _since(state, scrape.time_ms - low_ms)
+    mine = [one.tenant == stream.tenant for one in state.streams] & clock.works & (arrays["seen"] > 0)
+    mine[slot] = False
+    machine = np.array([FLOWS[one.flow].is_machine for one in state.streams])
+    same = np.array([one.flow == stream.flow for one in state.streams])
+    moves = mine & (came > 0) & (came >= 0.5 * due)
+    is_late = arrays["low_usual"][slot] * config.gain > 2 * clock.limit[slot]
+    if not (moves & machine).any():
+        others = mine & machine
+        is_sure = is_late or not others.any() or due[others].sum() >= EVENTS_TO_SAY
+        return f"{flow.cause}:{owner}" if is_sure else None
+    # While nothing waits, either nobody sends what this channel is for, or nothing happens that would fill any.
+    fill = mine & (same | np.array([one.begins for one in state.streams]))
+    if flow.gate is None or 2 * arrays["waited_ms"][slot] > low_ms or (moves & fill).any() or not fill.any():
+        return _alone(stream, owner)
+    return f"process.stopped:{owner}" if is_late or due[fill].sum() >= EVENTS_TO_SAY else None
+
+
+def _since(state: State, since_ms: float) -> tuple[Floats, Floats]:
+    """By stream, what was due and what came since about then."""
+    arrays = state.arrays
+    place = max(int(np.searchsorted(state.rings_ms, since_ms, side="right")) - 1, 0)
+    return arrays["due"] - state.rings["due"][place], arrays["came"] - state.rings["came"][place]
+
+
+def _alone(stream: Stream, owner: str) -> str:
+    partner = partner_of(stream.channel) if stream.channel else None
+    return f"integration.silent:{partner}" if partner else f"{FLOWS[stream.flow].alone}:{owner}"
 
 
 def _finding(state: State, scrape: Scrape, cause: str, slots: list[int]) -> dict[str, Any]:
@@ -373,18 +511,18 @@ def _evidence(state: State, slot: int, time_ms: int) -> Evidence:
     stream, arrays = state.streams[slot], state.arrays
     series = parse(stream.name)
     what = ", ".join(value for name, value in sorted(series.attributes.items()) if name != "tenant.id")
-    silent_s, missed = arrays["silent_ms"][slot] / 1000, arrays["missed"][slot]
+    low_s, usual, came = arrays["low_ms"][slot] / 1000, arrays["low_usual"][slot], arrays["low_came"][slot]
     waits = " and work is seen to wait" if arrays["waits"][slot] == 1 else ""
     return Evidence(
-        text=f"no {series.name}{f' ({what})' if what else ''} of {stream.tenant or 'the resource'} for {silent_s:.0f} s "
-        f"where at least {missed:.0f} were to be expected{waits}",
+        text=f"{f'only {came:.0f}' if came else 'no'} {series.name}{f' ({what})' if what else ''} "
+        f"of {stream.tenant or 'the resource'} in {low_s:.0f} s where at least {usual:.0f} were to be expected{waits}",
         series=stream.name,
         unit="{event}",
-        value=0.0,
-        expected=float(missed),
-        scale=float(np.sqrt(missed)),
-        window_ms=round(arrays["silent_ms"][slot]),
+        value=float(came),
+        expected=float(usual),
+        scale=float(np.sqrt(usual)),
         time_ms=time_ms,
+        window_ms=round(arrays["low_ms"][slot]),
     )
 
 
@@ -398,7 +536,9 @@ def pack(state: State) -> Parts:
         "start_ms": state.start_ms,
         "episodes": state.episodes.dump(),
     }
-    return {"present": columns.pack({"last": state.last, **state.arrays}, more), "season": columns.pack(state.season)}
+    rings = {f"ring_{name}": ring for name, ring in state.rings.items()}
+    present = {"last": state.last, **state.arrays, **rings, "rings_ms": state.rings_ms}
+    return {"present": columns.pack(present, more), "season": columns.pack(state.season)}
 
 
 def unpack(parts: Parts) -> State:
@@ -408,6 +548,8 @@ def unpack(parts: Parts) -> State:
     return State(
         series=more["series"],
         last=arrays.pop("last"),
+        rings={name: arrays.pop(f"ring_{name}") for name in ("due", "came")},
+        rings_ms=arrays.pop("rings_ms"),
         streams=[Stream(*one) for one in more["streams"]],
         arrays=arrays,
         season=season,
@@ -430,14 +572,15 @@ ABOUT = About(
         "Activity that always comes at this hour and does not: workers, jobs, scheduled actions, documents, partners."
     ),
     method=(
-        "The events that were to be expected since the last one are summed from the usual rate of this hour of "
-        "the week; silence is told when so many are missing that health hardly ever would, and by far more than in "
-        "the longest healthy silence of the hour."
+        "The usual rate of this hour of the week, at the level of the day, is weighed against a tenth of it, look by "
+        "look; a stop is told when the evidence is more than health brings once in ten weeks, and by far more than the "
+        "highest healthy evidence of the hour."
     ),
-    source="exponential inter-arrival test of a Poisson process, as a dead man's switch with a rate",
+    source="Page (1954), Continuous inspection schemes; Lucas (1985), Counted data CUSUMs",
     limits=(
         "A flow that brings a few events a day is silent for hours before that can be known; nothing is expected "
         "while the calendar is closed or nothing was measured."
     ),
 )
-STEP = Step("absence", Config, (Scrape,), unit, State, step, pack, unpack, version=3, about=ABOUT)
+# Version 3 kept silences in other words, which cannot be weighed: it starts afresh.
+STEP = Step("absence", Config, (Scrape,), unit, State, step, pack, unpack, version=5, about=ABOUT)

@@ -245,3 +245,33 @@ def test_the_partner_is_read_from_the_channel(channel: str, partner: str | None)
 
 def test_the_table_reads_only_what_the_catalogue_knows() -> None:
     assert {one.metric for one in FLOWS} | {one.gate.metric for one in FLOWS if one.gate} <= set(BY_NAME)
+
+
+def test_a_few_that_still_come_are_a_stop_all_the_same() -> None:
+    tenant = Tenant({ORDERS: 2.0})
+    tenant.until(8, 11)
+    tenant.rates[ORDERS] = 0.1
+    tenant.until(8, 12)
+    assert [cause for cause, _ in tenant.opened] == ["process.stopped:acme"]
+    assert tenant.told[0].summary.startswith(("only", "no "))
+    tenant.rates[ORDERS] = 2.0
+    tenant.until(8, 12.3)
+    assert tenant.told[-1].phase is Phase.RESOLVED
+
+
+def test_what_comes_after_hours_does_not_raise_what_is_expected_in_them() -> None:
+    """Orders come in evenings and at night too; a day of half the usual is still no silence, nor is one after a busy night."""
+    tenant = Tenant({"cron": 1.0, ORDERS: 1.0})
+    tenant.until(7, 24, opens=0, closes=24)
+    tenant.rates[ORDERS] = 0.5
+    tenant.until(8, 18, opens=0, closes=24)
+    assert tenant.told == []
+    level = tenant.state.arrays["arrivals"] / np.maximum(tenant.state.arrays["usual"], 1e-9)
+    assert level[0] < 1.0
+
+
+def test_channels_that_nobody_fills_are_a_business_that_brings_nothing() -> None:
+    tenant = Tenant({**WORK, ORDERS: 2.0}, {pending(DHL): 0.0, pending(METRO): 0.0})
+    tenant.until(8, 11)
+    tenant.until(8, 12, stands=(jobs(DHL), jobs(METRO), ORDERS))
+    assert {cause for cause, _ in tenant.opened} == {"process.stopped:acme"}

@@ -161,6 +161,8 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     "capacity.queue": ("queue.backlog", "process.delayed", "slo.burn"),
     "odoo.upgrade": _SHARED_ILL,
     "odoo.workers": ("odoo.cron", "tenant.load", *FELT),
+    # Where nobody comes, nothing is ordered, and what orders fill stays empty.
+    "odoo.web": ("process.stopped", "integration.silent", "slo.burn"),
     "odoo.cron": ("queue.backlog", "queue.stuck", "integration.silent", *_WORK),
     "queue.stuck": ("queue.backlog", "integration.silent", "tenant.load", *_WORK),
     "queue.backlog": ("process.delayed", "process.stopped", "process.backlog", "slo.burn"),
