@@ -7,7 +7,6 @@ joined it or kept it from being told.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from statistics import median
@@ -16,7 +15,7 @@ from typing import Any, TypeGuard
 from processors.steps.registry import FLEET, ON_REQUEST, STEPS
 from schemas.calendar import Calendar
 from schemas.codec import rfc3339
-from schemas.metrics import Kind, describe
+from schemas.metrics import Kind, describe, spoken
 from schemas.records import Cause, Evidence, Incident, Phase, Record, Scrape, Signal
 from schemas.series import parse, split
 
@@ -265,20 +264,14 @@ def _fact(fact: Evidence) -> dict[str, Any]:
     if fact.window_ms is not None:
         shown["window_s"] = fact.window_ms / 1000
     if fact.unit or fact.series:
-        shown["unit"] = _unit(fact.unit or _unit_of(fact.series or ""))
+        shown["unit"] = spoken(fact.unit or _unit_of(fact.series or ""))
     if fact.scale and fact.value is not None and fact.expected is not None:
         shown["distance"] = round((fact.value - fact.expected) / fact.scale, 3)
     return shown
 
 
 def _unit_of(identity: str) -> str:
-    metric = describe(parse(identity).name)
-    return metric.unit + ("/s" if metric.kind is Kind.SUM else "")
-
-
-def _unit(ucum: str) -> str:
-    """As people say it: without the braces of UCUM's annotations; nothing for a plain number."""
-    return re.sub(r"[{}]", "", ucum).removeprefix("1") if not ucum.startswith("1/") else ucum
+    return describe(parse(identity).name).observed_unit
 
 
 def _telling(one: Signal | Incident) -> dict[str, Any]:
@@ -348,7 +341,7 @@ def _series(key: tuple[str, str], points: list[tuple[int, float]], start_ms: int
     return {
         "resource": resource,
         "series": identity,
-        "unit": _unit(_unit_of(identity)),
+        "unit": spoken(_unit_of(identity)),
         "before": _stretch([value for at, value in points if at < start_ms]),
         "during": _stretch([value for at, value in points if start_ms <= at <= end_ms]),
         "after": _stretch([value for at, value in points if at > end_ms]),

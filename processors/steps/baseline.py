@@ -31,7 +31,7 @@ from processors.steps.hours import Now
 from processors.steps.seasonal import Floats, Profile
 from processors.steps.slots import Slots
 from processors.steps.spreads import Spreads
-from schemas.metrics import Kind, describe
+from schemas.metrics import Kind, describe, spoken
 from schemas.records import Evidence, Record, Scrape, Severity
 from schemas.series import Series
 
@@ -312,12 +312,11 @@ def _worst(members: list[int], distance: Floats) -> list[int]:
 def _evidence(state: State, slot: int, scrape: Scrape, seen: Look) -> Evidence:
     series, value, usual = state.slots.series[slot], float(seen.observed[slot]), float(seen.expected[slot])
     metric = describe(series.name)
-    unit = metric.unit.strip("{}") + ("/s" if metric.kind is Kind.SUM else "")
-    said = f"{value:.4g} {unit.removeprefix('1')}".rstrip()
+    said = f"{value:.4g} {spoken(metric.observed_unit)}".rstrip()
     return Evidence(
         text=f"{series.name} of {series.tenant or scrape.resource} is {said}, usually {_round(usual)} at this hour",
         series=state.slots.identities[slot],
-        unit=unit,
+        unit=metric.observed_unit,
         value=value,
         expected=usual,
         time_ms=scrape.time_ms,

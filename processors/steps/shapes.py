@@ -26,7 +26,7 @@ from processors.steps.baseline import unit
 from processors.steps.seasonal import hour_of_week
 from processors.steps.slots import Slots
 from schemas.calendar import MINUTE_MS, Calendar
-from schemas.metrics import Kind, describe
+from schemas.metrics import Kind, describe, spoken
 from schemas.records import Evidence, Scrape, Severity
 
 Floats = NDArray[np.float64]
@@ -107,13 +107,12 @@ def _tell(config: Config, state: State, scrape: Scrape, before_ms: int, values: 
     for slot in np.flatnonzero(scores > config.told).tolist():
         series, value = slots.series[slot], float(values[slot])
         metric = describe(series.name)
-        measured_in = metric.unit.strip("{}") + ("/s" if metric.kind is Kind.SUM else "")
-        said = f"{value:.4g} {measured_in.removeprefix('1')}".rstrip()
+        said = f"{value:.4g} {spoken(metric.observed_unit)}".rstrip()
         text = f"{series.name} of {series.tenant or scrape.resource} has not been like this before: now {said}"
         fact = Evidence(
             text=text,
             series=slots.identities[slot],
-            unit=measured_in,
+            unit=metric.observed_unit,
             value=value,
             time_ms=scrape.time_ms,
             window_ms=scrape.time_ms - before_ms if metric.kind is Kind.SUM else None,

@@ -6,9 +6,9 @@ One module a system. A new metric starts here; docs, sinks and steps read it fro
 from __future__ import annotations
 
 from schemas.metrics import host, odoo, pilothouse, postgresql, redis, tls
-from schemas.metrics.metric import Departure, Kind, Metric
+from schemas.metrics.metric import Departure, Kind, Metric, spoken
 
-__all__ = ["BY_NAME", "METRICS", "Departure", "Kind", "Metric", "describe"]
+__all__ = ["BY_NAME", "METRICS", "Departure", "Kind", "Metric", "describe", "spoken"]
 
 METRICS: tuple[Metric, ...] = (
     *postgresql.METRICS,

@@ -41,3 +41,13 @@ class Metric:
     cause: str | None = None
     floor: float = 0.0
     limit: str | float | None = None
+
+    @property
+    def observed_unit(self) -> str:
+        """Unit of what is looked at: of a sum its rate, a second."""
+        return f"{self.unit}/s" if self.kind is Kind.SUM else self.unit
+
+
+def spoken(ucum: str) -> str:
+    """A unit as people say it: without the braces of UCUM's annotations, and nothing for a plain number."""
+    return "" if ucum == "1" else ucum.replace("{", "").replace("}", "")
