@@ -53,6 +53,8 @@ PROPERTIES = {
     "log.message.timestamp.after.max.ms": str(FOREVER_MS),
     "log.retention.ms": "-1",
     "log.retention.check.interval.ms": "3600000",
+    # The first look at retention comes after 30 s otherwise: a slow worker would find months that were just imported gone.
+    "log.initial.task.delay.ms": "600000",
     # A killed broker may join again only when its old session has ended.
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
