@@ -150,7 +150,7 @@ class CellFold:
         config = self._configs[step.name]
         self.units[key], found = step.step(config, state, item)
         self._set_alarm(key, step)
-        return dated(config, found)
+        return dated(config, found) if found else found
 
     def _tick(self, key: UnitKey, at_ms: int) -> Findings:
         step = self._plan.by_name[key[0]]
@@ -158,7 +158,7 @@ class CellFold:
         self.units[key], found = step.tick(config, self.units[key], at_ms)
         self._due.pop(key, None)
         self._set_alarm(key, step, not_before=at_ms + 1)
-        return self._spread(at_ms, dated(config, found))
+        return self._spread(at_ms, dated(config, found) if found else found)
 
     def _spread(self, at_ms: int, found: Findings) -> Findings:
         """Findings are folded in turn by the steps that accept them; what those find comes after."""

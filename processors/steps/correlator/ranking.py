@@ -137,13 +137,14 @@ def _log_weight(config: Config, view: View, kinds: Mapping[str, Sequence[int]]) 
 
 def _for(config: Config, state: State, view: View) -> Iterable[Evidence]:
     """What was done, what was seen of it, what it explains."""
-    root, explained = view.root, view.does
+    root = view.root
+    explained = [one for one in view.does if one.cause != root.cause]
     if root.deed:
         yield change_text(root.deed.change)
     for signal in root.signals[:3]:
         yield from signal.evidence[:5] or (Evidence(text=signal.summary, time_ms=signal.started_ms),)
     if explained:
-        others = len(view.members) - (root in view.members)
+        others = sum(one.cause != root.cause for one in view.members)
         yield Evidence(text=f"it explains {len(explained)} of {others} other signals: {_names(explained)}")
         lead_s = (min(one.onset_ms for one in explained) - root.onset_ms) / 1000
         if lead_s >= 0:
