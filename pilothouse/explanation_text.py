@@ -7,8 +7,10 @@ from datetime import datetime
 from typing import Any
 
 from schemas.codec import rfc3339
+from schemas.words import number
 
 SPARKS = "▁▂▃▄▅▆▇█"
+FAR = 1_000  # spreads; how many more says nothing
 LIKELY = 0.01  # a candidate with less is only counted
 
 
@@ -64,9 +66,14 @@ def _fact_lines(fact: Mapping[str, Any]) -> Iterable[str]:
     if fact.get("scale"):
         parts.append(f"usual spread {amount(fact['scale'], unit)}")
     if "distance" in fact:
-        parts.append(f"{number(abs(fact['distance']))} spreads {'above' if fact['distance'] > 0 else 'below'}")
+        parts.append(_distance(fact["distance"]))
     parts += [f"over {duration(fact['window_s'])}"] if fact.get("window_s") else []
     yield f"    {', '.join(parts)}{', ' + _clock(fact['time']) if 'time' in fact else ''}"
+
+
+def _distance(spreads: float) -> str:
+    side = "above" if spreads > 0 else "below"
+    return f"{number(abs(spreads))} spreads {side}" if abs(spreads) < FAR else f"more than {FAR:,} spreads {side}"
 
 
 def _method_lines(method: Mapping[str, str] | None) -> list[str]:
@@ -89,16 +96,7 @@ def amount(value: float, unit: str, noise: float = 0.0) -> str:
     """A number with its unit; long times in the unit that people say."""
     if unit == "s" and value >= 120:
         return duration(value)
-    return f"{number(value, noise)} {unit}".rstrip()
-
-
-def number(value: float, noise: float = 0.0) -> str:
-    """Four digits, as people write them; what is lost in the noise is 0."""
-    if value == 0 or abs(value) < noise / 1_000 or abs(value) < 1e-9:
-        return "0"
-    if abs(value) >= 1_000:
-        return f"{value:,.0f}"
-    return f"{value:.4g}" if abs(value) >= 1e-4 else f"{value:.2g}"
+    return f"{number(value, noise=noise)} {unit}".rstrip()
 
 
 def duration(seconds: float) -> str:

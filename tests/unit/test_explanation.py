@@ -11,9 +11,10 @@ from typer.testing import CliRunner
 
 from pilothouse.cli import app
 from pilothouse.explanation import POINTS_MAX, Measured, Told, UnknownId, answer, whole_id
-from pilothouse.explanation_text import number, sparkline, text
+from pilothouse.explanation_text import sparkline, text
 from schemas.calendar import Calendar
 from schemas.records import Cause, Evidence, Incident, Inhibited, Part, Phase, Scrape, Severity, Signal
+from schemas.words import number
 
 T0 = 1_795_262_400_000
 PING = "redis.ping.duration"
