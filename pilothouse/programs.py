@@ -11,6 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 import uvloop
 
@@ -21,8 +22,11 @@ from pilothouse.settings import Settings
 from processors.agents import Worker
 from processors.agents import run as run_worker
 from processors.fold import Plan
+from processors.steps.fleet import FLEET as FLEET_CELL
+from processors.steps.registry import FLEET as FLEET_STEPS
 from processors.steps.registry import STEPS
 from schemas.estate import Estate, Reference
+from schemas.topics import FLEET, FLEET_STATE
 from sinks import registry as sinks
 from sinks.context import Context
 from sinks.migrations import migrate
@@ -58,16 +62,30 @@ def ingest(estate: Estate, settings: Settings, *, host: str = "127.0.0.1", port:
     _until_stopped(lambda stop: run_ingest(estate, configured, stop))
 
 
+def plans(estate: Estate | None) -> tuple[Plan, Plan]:
+    """What a worker folds with, in its two stages; replay uses the same."""
+    return plan(estate), fleet_plan(estate)
+
+
 def plan(estate: Estate | None) -> Plan:
-    """What every partition is folded with; replay uses the same."""
-    return Plan.of(STEPS.values(), estate)
+    """What every partition is folded with."""
+    return replace(Plan.of(STEPS.values(), estate), tells_fleet=True)
+
+
+def fleet_plan(estate: Estate | None) -> Plan:
+    """What the incidents of all cells are folded with.
+
+    A partition whose worker was killed is waited for until another has taken it over: hence its longer patience.
+    """
+    steps = tuple(FLEET_STEPS.values())
+    return Plan(steps, estate, listens=(0,), stray_ms=60_000, inputs=(FLEET,), state=FLEET_STATE, one_cell=FLEET_CELL)
 
 
 def process(estate: Estate, settings: Settings, instance: str | None = None) -> None:
     """A Faust worker, until SIGTERM. `instance` makes its group membership static."""
-    worker = Worker(plan(estate), kafka_options(settings), settings.topic_prefix)
+    worker, fleet = (Worker(one, kafka_options(settings), settings.topic_prefix) for one in plans(estate))
     with telemetry.reporting(settings, "process", instance, lambda: telemetry.of_worker(worker.counts())):
-        run_worker(worker, settings.topic_prefix + GROUP, str(settings.data_dir / "processors"), instance)
+        run_worker(worker, settings.topic_prefix + GROUP, str(settings.data_dir / "processors"), instance, fleet)
 
 
 def sink(names: list[str], estate: Estate, settings: Settings, instance: str | None = None) -> None:

@@ -7,6 +7,7 @@ The log is folded from its beginning, because state depends on all of it, and wh
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -85,9 +86,12 @@ class Result:
 
 
 async def replay(
-    kafka: dict[str, Any], plan: Plan, window: Window, prefix: str = "", *, compare: bool = False
+    kafka: dict[str, Any], plans: Sequence[Plan], window: Window, prefix: str = "", *, compare: bool = False
 ) -> Result:
-    """Fold the log of every partition up to the window's end. Raises ValueError when the window is empty."""
+    """Fold the log of every partition up to the window's end, with each plan that which it reads.
+
+    The fleet's plan reads what the cells told it live. Raises ValueError when the window is empty.
+    """
     if window.to_ms <= window.from_ms:
         raise ValueError(f"the window ends at {window.to_ms} ms, not after its begin at {window.from_ms} ms")
     known = await partitions(kafka, [prefix + topic.name for topic in (*INPUTS, *SIGNALS)])
@@ -98,8 +102,9 @@ async def replay(
     await reader.start()
     try:
         result = Result(window)
-        for partition in known[first]:
-            await _fold(reader, plan, partition, prefix, result)
+        for plan in plans:
+            for partition in known[first]:
+                await _fold(reader, plan, partition, prefix, result)
         if compare:
             places = [
                 TopicPartition(prefix + topic.name, one) for topic in SIGNALS for one in known[prefix + topic.name]
@@ -112,7 +117,7 @@ async def replay(
 
 async def _fold(reader: AIOKafkaConsumer, plan: Plan, partition: int, prefix: str, result: Result) -> None:
     fold = PartitionFold(plan)
-    topics = {prefix + INPUTS[place].name: place for place in plan.listens}
+    topics = {prefix + plan.inputs[place].name: place for place in plan.listens}
     async for message in kafka_log.read(reader, [TopicPartition(name, partition) for name in topics]):
         result.records += 1
         decoded = decode(message.headers, message.value, message.timestamp)

@@ -35,7 +35,6 @@ from processors.fold import PartitionFold, Plan
 from processors.lineage import Writer
 from processors.runner import Message, Pace, Runner, Turn
 from processors.store import Store
-from schemas.topics import INPUTS
 
 log = logging.getLogger(__name__)
 
@@ -122,10 +121,10 @@ class Worker:
     pace: Pace = field(default_factory=Pace)
 
     def __post_init__(self) -> None:
-        self.store = Store(self.kafka, self.prefix)
+        self.store = Store(self.kafka, self.prefix, self.plan.state)
         self.runners: dict[int, Runner] = {}
         self.turn = Turn(time.monotonic)
-        self.topics = {f"{self.prefix}{INPUTS[place].name}": place for place in self.plan.listens}
+        self.topics = {f"{self.prefix}{self.plan.inputs[place].name}": place for place in self.plan.listens}
         self.hold = 0
         self.paused: dict[int, frozenset[int]] = {}
         self._counted: Counter[str] = Counter()
@@ -187,16 +186,26 @@ class Worker:
             consumer.pause_partitions({self._place(partition, topic) for topic in ahead - before})
             consumer.resume_partitions({self._place(partition, topic) for topic in before - ahead})
 
+    def is_paused(self, place: TopicPartition) -> bool:
+        """Whether what waits there is to wait."""
+        return self.topics[place.topic] in self.paused.get(place.partition, ())
+
     def _place(self, partition: int, topic: int) -> TP:
-        return TP(f"{self.prefix}{INPUTS[topic].name}", partition)
+        return TP(f"{self.prefix}{self.plan.inputs[topic].name}", partition)
 
 
 def _counts(runner: Runner) -> Counter[str]:
     return runner.fold.counts.copy() + Counter(late=runner.fold.order.late)
 
 
-def application(worker: Worker, group: str, data_dir: str, instance: str | None = None) -> faust.App:
-    """The Faust app of a worker. `instance` makes its membership static, so that a restart needs no rebalance."""
+def application(
+    worker: Worker, group: str, data_dir: str, instance: str | None = None, fleet: Worker | None = None
+) -> faust.App:
+    """The Faust app of a worker, and of the second stage over what the cells of all workers tell the fleet.
+
+    `instance` makes its membership static, so that a restart needs no rebalance.
+    """
+    workers = [worker, fleet] if fleet else [worker]
     app = _App(
         group,
         broker=f"kafka://{worker.kafka['bootstrap_servers'].replace(',', ';kafka://')}",
@@ -220,10 +229,33 @@ def application(worker: Worker, group: str, data_dir: str, instance: str | None 
         stream_recovery_delay=0.0,
         stream_buffer_maxsize=BATCHES_WAITING,
     )
+    for one, name in zip(workers, ("fold", "fleet"), strict=False):
+        _add_agent(app, one, name)
+
+    @app.on_partitions_revoked.connect  # type: ignore[untyped-decorator]
+    async def forget(_: Any, revoked: Any, **__: Any) -> None:
+        for one in workers:
+            one.forget()
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def open_store() -> None:
+        for one in workers:
+            await one.store.start()
+        # Faust takes many seconds to wind down. A snapshot is all that a successor needs, so that is all we wait for.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: asyncio.ensure_future(_leave(workers)))
+
+    @app.task  # type: ignore[untyped-decorator]
+    async def watch() -> None:
+        await _watch(app, workers)
+
+    return app
+
+
+def _add_agent(app: Any, worker: Worker, name: str) -> None:
     channel = app.topic(*worker.topics, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
 
-    @app.agent(channel, concurrency=1, name="fold")  # type: ignore[untyped-decorator] # Faust has no types
-    async def fold(stream: Any) -> None:
+    @app.agent(channel, concurrency=1, name=name)  # type: ignore[untyped-decorator] # Faust has no types
+    async def agent(stream: Any) -> None:
         async for event in stream.noack().events():
             try:
                 await worker.on_batch(event.message, app.consumer)
@@ -233,39 +265,23 @@ def application(worker: Worker, group: str, data_dir: str, instance: str | None 
                 log.critical("the worker stops here, uncommitted", exc_info=True)
                 os._exit(EXIT_ILL)
 
-    @app.on_partitions_revoked.connect  # type: ignore[untyped-decorator]
-    async def forget(_: Any, revoked: Any, **__: Any) -> None:
-        worker.forget()
 
-    @app.task  # type: ignore[untyped-decorator]
-    async def open_store() -> None:
-        await worker.store.start()
-        # Faust takes many seconds to wind down. A snapshot is all that a successor needs, so that is all we wait for.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: asyncio.ensure_future(_leave(worker)))
-
-    @app.task  # type: ignore[untyped-decorator]
-    async def watch() -> None:
-        await _watch(app, worker)
-
-    return app
-
-
-def run(worker: Worker, group: str, data_dir: str, instance: str | None = None) -> None:
-    """Run a worker until it is told to stop (SIGTERM)."""
+def run(worker: Worker, group: str, data_dir: str, instance: str | None = None, fleet: Worker | None = None) -> None:
+    """Run a worker, with the fleet's if it is given, until it is told to stop (SIGTERM)."""
     _require_compiled_streams()
     gc.set_threshold(*GC_THRESHOLD)
     mode.loop.use("uvloop")
-    app = application(worker, group, data_dir, instance)
+    app = application(worker, group, data_dir, instance, fleet)
     program = faust.Worker(app, loglevel="WARN", redirect_stdouts=False, quiet=True)
     program.spinner = None  # it draws on the terminal; what there is to say goes to the log
     program.execute_from_commandline()
 
 
-async def _leave(worker: Worker) -> None:
+async def _leave(workers: list[Worker]) -> None:
     """Snapshot what is folded and end. What is read meanwhile is read again by the next worker."""
     with contextlib.suppress(Exception):
         async with asyncio.timeout(LEAVE_S):
-            await asyncio.gather(*(runner.finish() for runner in worker.runners.values()))
+            await asyncio.gather(*(runner.finish() for one in workers for runner in one.runners.values()))
     os._exit(0)
 
 
@@ -291,31 +307,32 @@ def _credentials(kafka: dict[str, Any]) -> Any:
     return faust.SSLCredentials(context=kafka["ssl_context"]) if protocol == "SSL" else None
 
 
-async def _watch(app: Any, worker: Worker) -> None:
+async def _watch(app: Any, workers: list[Worker]) -> None:
     """End the process when records wait and none is read: a consumer can die without a word."""
-    probe = AIOKafkaConsumer(**worker.kafka, enable_auto_commit=False)
+    probe = AIOKafkaConsumer(**workers[0].kafka, enable_auto_commit=False)
     await probe.start()
     read, since_s = -1, time.monotonic()
     while not app.should_stop:
         await asyncio.sleep(WATCH_EVERY_S)
-        now_read = sum(runner.processed for runner in worker.runners.values()) + (worker.hold << 40)
+        now_read = sum(runner.processed for one in workers for runner in one.runners.values()) + (workers[0].hold << 40)
         if now_read != read:
             read, since_s = now_read, time.monotonic()
-        elif time.monotonic() - since_s > STALLED_S and await _is_behind(app, worker, probe):
+        elif time.monotonic() - since_s > STALLED_S and await _is_behind(app, workers, probe):
             log.critical("records wait and none was read for %.0f s; the worker ends to start afresh", STALLED_S)
             os._exit(EXIT_ILL)
 
 
-async def _is_behind(app: Any, worker: Worker, probe: Any) -> bool:
+async def _is_behind(app: Any, workers: list[Worker], probe: Any) -> bool:
     """Whether a record waits that was not handed to its runner, and that is not left waiting until others have caught up."""
+    owner = {topic: worker for worker in workers for topic in worker.topics}
     assigned = [TopicPartition(one.topic, one.partition) for one in app.consumer.assignment()]
-    places = [one for one in assigned if worker.topics[one.topic] not in worker.paused.get(one.partition, ())]
+    places = [one for one in assigned if not owner[one.topic].is_paused(one)]
     try:
         async with asyncio.timeout(5):
             begins, ends = await probe.beginning_offsets(places), await probe.end_offsets(places)
     except Exception:  # noqa: BLE001 (the broker is away: nothing can be read, which is not the worker's illness)
         return False
-    return any(max(begins[place], _next_offset(app, worker, place)) < end for place, end in ends.items())
+    return any(max(begins[place], _next_offset(app, owner[place.topic], place)) < end for place, end in ends.items())
 
 
 def _next_offset(app: Any, worker: Worker, place: TopicPartition) -> int:

@@ -22,7 +22,7 @@ from processors.step import Findings, Item, Parts, Step, StepConfig
 from schemas.codec import Envelope, Received
 from schemas.estate import Estate
 from schemas.records import Heartbeat, Record, Signal
-from schemas.topics import INPUTS
+from schemas.topics import INPUTS, STATE, Topic
 
 Settings = Mapping[str, Mapping[str, Any]]
 UnitKey = tuple[str, str]
@@ -42,7 +42,9 @@ class Finding(NamedTuple):
 class Plan:
     """What a partition is folded with. `settings` are tunables by step; all times in ms.
 
-    `listens` are the places in the catalogue's inputs of the topics that some step accepts; the others are not read.
+    `inputs` are the topics of a partition, and `listens` the places in it of those that some step accepts; the others are
+    not read. Snapshots stand on `state`. What is found of incidents goes to the fleet as well when it `tells_fleet`; the fold
+    of the fleet takes the records of all cells for those of `one_cell`.
     """
 
     steps: tuple[Step[Any, Any], ...]
@@ -52,6 +54,10 @@ class Plan:
     grace_ms: int = 2_000
     stray_ms: int = 10_000
     waiting_max: int = WAITING_MAX
+    inputs: tuple[Topic, ...] = INPUTS
+    state: Topic = STATE
+    tells_fleet: bool = False
+    one_cell: str | None = None
 
     @classmethod
     def of(
@@ -285,7 +291,7 @@ class PartitionFold:
     def _record(self, place: Place, received: Received, found: list[Finding]) -> None:
         if not self._is_new(place.topic, received.envelope):
             return
-        cell = self._cell(received.record.cell)
+        cell = self._cell(self.plan.one_cell or received.record.cell)
         try:
             self._tell(cell, place.at_ms, cell.fold(Item(place.at_ms, received.record)), found)
         except Exception as error:  # noqa: BLE001 (whatever a step raises must not stop the partition)

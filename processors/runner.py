@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 from processors.fold import Finding, PartitionFold
 from processors.lineage import Entry, Writer
 from processors.order import Place
-from schemas.codec import Reason, Rejected, Wire, dead_letter, decode, encode, encode_dead_letter
-from schemas.topics import DEAD_LETTERS, INPUTS, topic_of
+from schemas.codec import Reason, Rejected, Wire, dead_letter, decode, encode, encode_dead_letter, encode_heartbeat
+from schemas.records import Heartbeat, Incident
+from schemas.topics import DEAD_LETTERS, FLEET, topic_of
+
+BEAT_EVERY_MS = 1_000
 
 
 class Bus(Protocol):
@@ -88,7 +91,9 @@ class Runner:
         self._writer, self._bus, self._acknowledge = writer, bus, acknowledge
         self._clock, self._pace = clock, pace or Pace()
         self._expected = dict(enumerate(one.next_offset for one in fold.order.clocks))
-        self._started = [False] * len(INPUTS)
+        self._inputs = fold.plan.inputs
+        self._started = [False] * len(self._inputs)
+        self._beaten_ms = -1
         self._waiting, self._since_s = 0, 0.0
         self._sent: list[asyncio.Future[object]] = []
         self._flush: asyncio.Task[None] | None = None
@@ -112,6 +117,8 @@ class Runner:
                 for finding in found:
                     await self._tell(finding)
                 await self._turn.give_way()
+            if self.fold.plan.tells_fleet:
+                await self._beat()
             if self.fold.failures:
                 await self._bury()
             if self._due():
@@ -177,7 +184,9 @@ class Runner:
         self._expected[topic] = offset + 1
         # The first message after a restore may be one that the snapshot knows already, never one beyond it.
         if expected is not None and (offset > expected or (offset < expected and not first)):
-            raise Gap(f"{INPUTS[topic].name}/{self.partition}: read offset {offset} where {expected} was expected")
+            raise Gap(
+                f"{self._inputs[topic].name}/{self.partition}: read offset {offset} where {expected} was expected"
+            )
 
     def _remember(self) -> None:
         if not self._waiting:
@@ -192,7 +201,21 @@ class Runner:
 
     async def _tell(self, finding: Finding) -> None:
         topic = topic_of(finding.record).name
-        self._sent.append(await self._bus.send(topic, self.partition, encode(finding.record, finding.envelope)))
+        wire = encode(finding.record, finding.envelope)
+        self._sent.append(await self._bus.send(topic, self.partition, wire))
+        if self.fold.plan.tells_fleet and isinstance(finding.record, Incident):
+            await self._tell_fleet(wire)
+
+    async def _beat(self) -> None:
+        """Say to the fleet that every incident before the horizon is told."""
+        at_ms = self.fold.order.horizon_ms
+        if at_ms >= max(self._beaten_ms + BEAT_EVERY_MS, 0):
+            self._beaten_ms = at_ms
+            await self._tell_fleet(encode_heartbeat(Heartbeat(publisher=f"processors/{self.partition}", time_ms=at_ms)))
+
+    async def _tell_fleet(self, wire: Wire) -> None:
+        # One key for all: what cells share meets in one partition.
+        self._sent.append(await self._bus.send(FLEET.name, None, replace(wire, key=FLEET.key.encode())))
 
     async def _reject(self, message: Message, rejected: Rejected) -> None:
         self.fold.counts[f"rejected_{rejected.reason}"] += 1
@@ -213,7 +236,7 @@ class Runner:
             rejected,
             rejected_by="processors",
             time_ms=place.at_ms,
-            topic=INPUTS[place.topic].name,
+            topic=self._inputs[place.topic].name,
             partition=self.partition,
             offset=place.offset,
             key=key,

@@ -13,17 +13,20 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 from processors.lineage import Entry, Restored, restore
 from schemas.codec import Wire
-from schemas.topics import STATE
+from schemas.topics import STATE, Topic
 
 READ_TIMEOUT_S = 60.0
 SEND_TIMEOUT_S = 30.0
 
 
 class Store:
-    """The bus of all partitions of a worker. `kafka` are aiokafka's connection arguments, `prefix` precedes topics."""
+    """The bus of all partitions of a worker. `kafka` are aiokafka's connection arguments, `prefix` precedes topics.
 
-    def __init__(self, kafka: dict[str, Any], prefix: str = "") -> None:
-        self._kafka, self._prefix = kafka, prefix
+    Snapshots stand on `state`.
+    """
+
+    def __init__(self, kafka: dict[str, Any], prefix: str = "", state: Topic = STATE) -> None:
+        self._kafka, self._prefix, self._state = kafka, prefix, prefix + state.name
         self._producer: AIOKafkaProducer | None = None
 
     async def start(self) -> None:
@@ -58,11 +61,11 @@ class Store:
 
     async def send_state(self, partition: int, entry: Entry) -> asyncio.Future[object]:
         """Send a record of the state topic."""
-        return await self._send(self._prefix + STATE.name, partition=partition, key=entry.key, value=entry.value)
+        return await self._send(self._state, partition=partition, key=entry.key, value=entry.value)
 
     async def restore(self, partition: int) -> Restored:
         """The best snapshot of a partition, read from the beginning of the state topic to its present end."""
-        place = TopicPartition(self._prefix + STATE.name, partition)
+        place = TopicPartition(self._state, partition)
         reader = AIOKafkaConsumer(
             **self._kafka, enable_auto_commit=False, auto_offset_reset="earliest", max_partition_fetch_bytes=4 * 2**20
         )

@@ -98,6 +98,15 @@ DETECTIONS = Topic(
 INCIDENTS = Topic(
     "signals.incidents.v1", Incident, "Findings joined into stories.", "platform", Classification.CONFIDENTIAL, 400
 )
+FLEET = Topic(
+    "fleet.incidents.v1",
+    Incident,
+    "Every cell's incidents once more, in one partition, for the stories that cells share; internal.",
+    "platform",
+    Classification.CONFIDENTIAL,
+    35,
+    key="fleet",
+)
 DEAD_LETTERS = Topic(
     "dead-letters.v1",
     DeadLetter,
@@ -118,11 +127,22 @@ STATE = Topic(
     compacted=True,
 )
 
+FLEET_STATE = Topic(
+    "state.fleet.v1",
+    None,
+    "Snapshots of the state of what cells share; internal, no contract.",
+    "platform",
+    Classification.INTERNAL,
+    0,
+    key="cell, unit, slot",
+    compacted=True,
+)
+
 INPUTS = (METRICS, LOGS, SPANS, CHANGES, BUSINESS, OPERATIONS, SECURITY)
 SIGNALS = (DETECTIONS, INCIDENTS)
-TOPICS = (*INPUTS, *SIGNALS, DEAD_LETTERS, STATE)
+TOPICS = (*INPUTS, FLEET, *SIGNALS, DEAD_LETTERS, STATE, FLEET_STATE)
 BY_NAME = {topic.name: topic for topic in TOPICS}
-_BY_MODEL = {topic.model: topic for topic in TOPICS if topic.model}
+_BY_MODEL = {topic.model: topic for topic in TOPICS if topic.model and topic is not FLEET}
 
 
 def topic_of(record: Record) -> Topic:

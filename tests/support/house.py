@@ -24,7 +24,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from pilothouse import replay as replaying
 from pilothouse.broker import partitions
 from pilothouse.estate_files import load
-from pilothouse.programs import plan
+from pilothouse.programs import plans
 from pilothouse.services.stack import STORE, Stack
 from pilothouse.settings import Settings
 from pilothouse.supervisor import Program, Supervisor
@@ -106,7 +106,7 @@ class House:
 
     async def replayed(self, since_ms: int, until_ms: int) -> replaying.Result:
         window = replaying.Window(since_ms, until_ms)
-        return await replaying.replay(self.kafka, plan(self.estate), window, compare=True)
+        return await replaying.replay(self.kafka, plans(self.estate), window, compare=True)
 
     async def flow(self, lines: int, seconds: float) -> None:
         """So many lines, spread evenly."""

@@ -58,7 +58,7 @@ async def test_a_worker_is_behind_only_when_a_record_waits(
     if runner:
         worker.runners[PLACE.partition] = runner
     consumer = SimpleNamespace(assignment=lambda: {TP(*PLACE)}, _read_offset={TP(*PLACE): committed})
-    assert await _is_behind(SimpleNamespace(consumer=consumer), worker, Probe(begin, end)) is behind
+    assert await _is_behind(SimpleNamespace(consumer=consumer), [worker], Probe(begin, end)) is behind
 
 
 async def test_what_waits_until_other_topics_have_caught_up_is_no_illness() -> None:
@@ -66,4 +66,4 @@ async def test_what_waits_until_other_topics_have_caught_up_is_no_illness() -> N
     worker.runners[PLACE.partition] = Runner(99)  # type: ignore[assignment]
     worker.paused[PLACE.partition] = frozenset({worker.topics[METRICS.name]})
     consumer = SimpleNamespace(assignment=lambda: {TP(*PLACE)}, _read_offset={})
-    assert not await _is_behind(SimpleNamespace(consumer=consumer), worker, Probe(0, 100))
+    assert not await _is_behind(SimpleNamespace(consumer=consumer), [worker], Probe(0, 100))
