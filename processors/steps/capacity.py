@@ -300,7 +300,7 @@ def _tell(config: Config, state: State, place: int, slot: int, outlook: Outlook,
     bound, where = of.bound, of.tenant or scrape.resource
     median_s, low_s, high_s = (steps * scale.length for steps in (outlook.median, outlook.low, outlook.high))
     least_s, most_s = (steps * scale.length for steps in outlook.widest)
-    what = of.key.partition(" ")[2] or bound.used
+    what = _named(of.key.partition(" ")[2] or bound.used)
     values = _past(state, place, slot)
     share = round(float(values[~np.isnan(values)][-1]), 4)
     text = (
@@ -347,6 +347,14 @@ def _tell(config: Config, state: State, place: int, slot: int, outlook: Outlook,
         advice=bound.advice.format(where=where),
         expected_ms=scrape.time_ms + round(median_s * 1000) if math.isfinite(median_s) else None,
     )
+
+
+def _named(what: str) -> str:
+    """`metric a.b.mountpoint=/data` as `metric (mountpoint /data)`."""
+    metric, *attributes = what.split(" ")
+    pairs = (one.partition("=") for one in attributes)
+    told = ", ".join(f"{name.rpartition('.')[2]} {value}" for name, _, value in pairs)
+    return f"{metric} ({told})" if told else metric
 
 
 def _finite(value: float) -> float | None:

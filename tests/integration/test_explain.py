@@ -76,6 +76,8 @@ async def test_a_signal_is_explained_with_what_was_measured_around_it(bus: Bus, 
     assert measured["before"]["median"] < 0.01 < measured["during"]["max"] == 0.9
     assert [one["phase"] for one in made["told"]] == [one.phase for one in story.signals if one.id == made["id"]]
     assert [one["id"] for one in made["incidents"]] == [story.incidents[0].id]
+    assert made["method"]["limits"]
+    assert (await run(bus, made["id"][:8], "-o", "json")).stdout == result.stdout
 
 
 async def test_an_incident_is_explained_with_its_signals_and_causes(bus: Bus, story: Story) -> None:
