@@ -29,6 +29,7 @@ from schemas.records import Evidence, Record, Scrape, Severity
 SHARES_MAX = 256
 NORMAL_80 = 2.563  # standard deviations between the ends of a normal distribution's middle 80 %
 LAYOUTS_MAX = 256
+FULL_LEAST = 5
 
 
 class Scale(NamedTuple):
@@ -82,6 +83,7 @@ class State:
     totals: list[float] = field(default_factory=list)
     hot: list[list[int]] = field(default_factory=list)
     servers: list[float] = field(default_factory=list)  # most that were busy at once while others waited
+    waited: list[list[int]] = field(default_factory=list)  # looks at which others waited, and at how many of them most were busy
     loads: dict[int, tuple[float, int]] = field(default_factory=dict)  # by slot: sum and number of this minute's
     first_ms: int = -1
     last_ms: int = -1
@@ -167,10 +169,20 @@ def _carried(state: State, slot: int, reading: Reading, busy: float, values: tup
     """The load that the servers carry until waiting is as long as service; None while it is not known how many there are."""
     count = reading.fixed if reading.limit is None else values[reading.limit]
     if reading.waits is not None:
-        if (values[reading.waits] or 0.0) > 0.0 and busy > state.servers[slot]:
-            state.servers[slot] = busy
-        count = state.servers[slot]
+        count = _servers(state, slot, busy, is_waited_for=(values[reading.waits] or 0.0) > 0.0)
     return knee(round(count)) if count and count >= 1 else None
+
+
+def _servers(state: State, slot: int, busy: float, *, is_waited_for: bool) -> float | None:
+    """How many there are: who waits for a full pool sees all of them busy, time and again; else it waits for something else."""
+    waited = state.waited[slot]
+    if is_waited_for:
+        if busy > state.servers[slot]:
+            state.servers[slot], waited[1] = busy, 0
+        waited[0] += 1
+        waited[1] += busy == state.servers[slot]
+    looks, full = waited
+    return state.servers[slot] if full >= FULL_LEAST and 2 * full >= looks else None
 
 
 def _turn(config: Config, state: State, scrape: Scrape) -> Findings:
@@ -398,6 +410,7 @@ def _grow(state: State, shares: list[Share]) -> None:
     state.units += [0.0] * len(new)
     state.totals += [-1.0] * len(new)
     state.servers += [0.0] * len(new)
+    state.waited += [[0, 0] for _ in new]
     state.hot = [(state.hot[place] if state.hot else []) + [0] * len(new) for place in range(len(SCALES))]
 
 
@@ -430,6 +443,7 @@ def pack(state: State) -> Parts:
         "totals": state.totals,
         "hot": state.hot,
         "servers": state.servers,
+        "waited": state.waited,
         "loads": [(slot, *load) for slot, load in state.loads.items()],
         "times": [state.first_ms, state.last_ms, state.start_ms],
         "episodes": state.episodes.dump(),
@@ -451,6 +465,7 @@ def unpack(parts: Parts) -> State:
         totals=more["totals"],
         hot=more["hot"],
         servers=more.get("servers", [0.0] * len(more["shares"])),
+        waited=more.get("waited", [[0, 0] for _ in more["shares"]]),
         loads={slot: (total, count) for slot, total, count in more.get("loads", ())},
         first_ms=more["times"][0],
         last_ms=more["times"][1],

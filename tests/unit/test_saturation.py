@@ -119,17 +119,25 @@ def test_a_load_is_the_mean_of_its_minute_and_a_share_of_what_the_pool_carries()
     assert _past(state, 0, 0)[-1] == pytest.approx(4.0 / knee(8), rel=1e-6)
 
 
-def test_a_channel_has_as_many_servers_as_were_busy_while_jobs_waited() -> None:
+def jobs(status: str) -> str:
+    return f'odoo.queue_job.count{{odoo.queue_job.channel="root",odoo.queue_job.state="{status}"}}'
+
+
+def channel(started: list[float], pending: list[float]) -> list[float]:
+    """The load of a job channel by minute, as a share of what it carries."""
     config, state = CAPACITY.config(cell="eu1"), CAPACITY.fresh()
-
-    def jobs(status: str) -> str:
-        return f'odoo.queue_job.count{{odoo.queue_job.channel="root",odoo.queue_job.state="{status}"}}'
-
-    for number in range(10):
-        at = MONDAY + number * 60_000
-        waits = number == 4
-        points = {jobs("started"): 4.0 if waits else 1.0, jobs("pending"): 30.0 if waits else 0.0}
+    for number, (runs, waits) in enumerate(zip(started, pending, strict=True)):
+        at, points = MONDAY + number * 60_000, {jobs("started"): runs, jobs("pending"): waits}
         scrape = Scrape.of(points, cell="eu1", resource="odoo-1", system="odoo", time_ms=at)
         state, _ = CAPACITY.step(config, state, Item(at, scrape))
-    # Before it had ever been full nothing was known of its capacity.
-    assert _past(state, 0, 0).tolist() == pytest.approx([4 / knee(4), *[1 / knee(4)] * 4], rel=1e-6)
+    return list(_past(state, 0, 0))
+
+
+def test_a_channel_has_as_many_servers_as_were_busy_whenever_jobs_waited() -> None:
+    known = channel([1, 1, 4, 4, 4, 4, 4, 1, 1, 1], [0, 0, 30, 30, 30, 30, 30, 0, 0, 0])
+    # Before it had been full time and again nothing was known of its capacity.
+    assert known == pytest.approx([4 / knee(4), *[1 / knee(4)] * 2], rel=1e-6)
+
+
+def test_jobs_that_wait_beside_idle_servers_tell_nothing_of_a_capacity() -> None:
+    assert channel([1, 2, 0, 2, 1, 0, 2, 1, 2, 0, 2, 0], [1.0] * 12) == []

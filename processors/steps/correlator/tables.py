@@ -97,7 +97,7 @@ CHANGES = frozenset({"release", "module_upgrade", "configuration", "scaling", "c
 FELT = (
     "odoo.latency", "odoo.errors", "queue.backlog", "queue.failures", "queue.stuck", "process.backlog",
     "process.stopped", "process.delayed", "integration.failures", "integration.silent", "mail", "slo.burn", "service.fault",
-    "anomaly", "capacity.workers",
+    "anomaly", "capacity.workers", "capacity.queue",
 )  # fmt: skip
 """What people, partners and business flows feel of whatever is the matter."""
 
