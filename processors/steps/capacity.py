@@ -83,7 +83,9 @@ class State:
     totals: list[float] = field(default_factory=list)
     hot: list[list[int]] = field(default_factory=list)
     servers: list[float] = field(default_factory=list)  # most that were busy at once while others waited
-    waited: list[list[int]] = field(default_factory=list)  # looks at which others waited, and at how many of them most were busy
+    waited: list[list[int]] = field(
+        default_factory=list
+    )  # looks at which others waited, and at how many of them most were busy
     loads: dict[int, tuple[float, int]] = field(default_factory=dict)  # by slot: sum and number of this minute's
     first_ms: int = -1
     last_ms: int = -1
