@@ -1,6 +1,7 @@
-"""A healthy estate to measure with: the catalogue's own series, so that steps find what they look for.
+"""An estate to measure with: the catalogue's own series, so that steps find what they look for.
 
-Gauges stay around their mean, counts grow as Poisson arrivals do. The same numbers in every run.
+Gauges stay around their mean, counts grow as Poisson arrivals do, all alike: half of all jobs fail, so that stories are open and are
+gone on with in it at every look. The same numbers in every run.
 """
 
 from __future__ import annotations

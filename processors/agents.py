@@ -98,6 +98,9 @@ class Consumer(driver.Consumer):  # type: ignore[misc]
     async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
         """Between the ends of two batches lie records, not a gap. Real gaps are the runner's to refuse."""
 
+    async def verify_all_partitions_active(self) -> None:
+        """Faust's look for partitions that stand still gives way once for each and warns of its own slowness; see `_watch`."""
+
     def on_buffer_full(self, tp: TP) -> None:
         """A full buffer stops the reading by itself; Faust's way of pausing sleeps for a second."""
 
