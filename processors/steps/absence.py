@@ -174,7 +174,7 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     clock = _clock(config, state, scrape.time_ms)
     _count(config, state, clock, came, measured & (0 < elapsed_ms <= config.gap_ms), elapsed_ms)
     state.last_ms = scrape.time_ms
-    return state, _judge(config, state, clock, scrape)
+    return state, _judge(config, state, clock, scrape, elapsed_ms)
 
 
 def _changes(config: Config, state: State, scrape: Scrape, layout: Layout) -> tuple[Floats, Flags]:
@@ -373,7 +373,7 @@ def _count(config: Config, state: State, clock: Clock, came: Floats, measured: F
         arrays[name] = np.where(low, arrays[name] + more, 0.0)
     silent_ms = arrays["silent_ms"] + looked_ms
     _learn_hour(
-        arrays, clock, events, looked_ms, np.where(something, 0.0, silent_ms), looked & something & (missed <= most / 2)
+        arrays, clock, events, looked_ms, np.where(something, 0.0, silent_ms), looked & something & (missed <= most / 4)
     )
     _learn_clumps(
         config,
@@ -426,11 +426,12 @@ def _clump(arrays: columns.Arrays) -> Floats:
     return np.maximum(found, 1.0)
 
 
-def _judge(config: Config, state: State, clock: Clock, scrape: Scrape) -> Findings:
+def _judge(config: Config, state: State, clock: Clock, scrape: Scrape, elapsed_ms: int) -> Findings:
     arrays = state.arrays
     suspect = (arrays["missed"] >= clock.limit) & clock.works & (arrays["told"] == 0)
     if suspect.any():
-        long = np.where(arrays["low_came"] > 0, config.sparse_ms, config.silent_ms)
+        # Few in one look may be a look that came late: two have to agree.
+        long = np.where(arrays["low_came"] > 0, max(config.sparse_ms, elapsed_ms + 1), config.silent_ms)
         patient = clock.known | (arrays["waits"] == 1) | (clock.declared & (arrays["silent_ms"] >= config.unknown_ms))
         suspect &= (arrays["low_ms"] >= long) & patient & (arrays["seen"] >= config.learn)
         for slot in np.flatnonzero(suspect).tolist():
