@@ -43,10 +43,16 @@ class Draw:
         """A moment of an ordinary working day."""
         return str(self.random.choice((BUSY, AFTERNOON)))
 
-    def tenant(self, *, biggest: bool = False) -> Character:
-        """Any tenant that is at work on a weekday, or one of the two that work the database most."""
-        tenants = sorted(self.drawn.tenants, key=lambda one: -one.busy)[:2] if biggest else self.drawn.tenants
-        return tenants[int(self.random.integers(0, len(tenants)))]
+    def tenant(self) -> Character:
+        """Any tenant that is at work on a weekday."""
+        return self.drawn.tenants[int(self.random.integers(0, len(self.drawn.tenants)))]
+
+    def biggest(self, moment: str) -> Character:
+        """One of the two that work the database most of those that are open then: a multiple of a night's load is none."""
+        at_ms = self.lived.at(moment).at_ms + 1_800_000
+        awake = [one for one in self.drawn.tenants if one.calendar.at(at_ms).is_open] or list(self.drawn.tenants)
+        two = sorted(awake, key=lambda one: -one.busy)[:2]
+        return two[int(self.random.integers(0, len(two)))]
 
     def active(self, moment: str) -> Character:
         """One that is open at a moment and so busy that twenty orders would come in half an hour; else the busiest."""
@@ -90,7 +96,7 @@ def calendar(draw: Draw) -> Story:
         return Story(MIDNIGHT, end, (quiet,), coarse_ms=6 * HOUR_MS)
     when = draw.when(moment)
     if choice == 5:
-        big = draw.tenant(biggest=True)
+        big = draw.biggest(moment)
         more = draw.drawn.room(big.name, use=draw.between(1.0, 1.3)) - 1
         return _story(moment, faults.surge(draw.drawn, when, big.name, 1 + more))
     if choice == 6:
@@ -136,7 +142,8 @@ def neighbour(draw: Draw) -> Story:
     if choice <= 2:
         return _story(moment, faults.neighbour(draw.drawn, when, tenant.name, draw.between(1.0, 1.3)))
     if choice <= 4:
-        return _story(moment, faults.bad_plan(draw.drawn, when, tenant.name, draw.between(1.0, 1.3)))
+        # The plan of statements that hardly run while their tenant sleeps harms nobody.
+        return _story(moment, faults.bad_plan(draw.drawn, when, draw.active(moment).name, draw.between(1.0, 1.3)))
     if choice == 5:
         return _story(moment, faults.lock_storm(draw.drawn, when, tenant.name, draw.between(0.8, 3)))
     if choice == 6:
