@@ -411,6 +411,19 @@ def test_a_root_that_is_noticed_minutes_after_its_effects_takes_their_story_over
     assert only(told).started_ms == T0
 
 
+def test_a_partner_takes_over_the_queues_of_tenants_that_have_not_named_it_yet() -> None:
+    """Silence is seen of busy tenants first; a queue of another that has a cause of its own keeps it."""
+    silent = signal("integration.silent:edi-hub", 300, tenant="acme", tenants=("acme",))
+    named = signal("integration.silent:edi-hub", 1_200, tenant="borealis", tenants=("borealis",))
+    queues = [signal("queue.backlog:acme", 100), signal("queue.backlog:borealis", 110)]
+    told = fold(silent, named, *queues, until_s=1_300)
+    assert top(only(told)) == "integration.silent:edi-hub"
+    own = fold(silent, *queues, signal("postgresql.lock:borealis", 100), until_s=1_000)
+    assert {top(one) for one in last(own).values() if one.merged_into is None} == {
+        "integration.silent:edi-hub", "postgresql.lock:borealis"
+    }  # fmt: skip
+
+
 def test_what_several_tenants_show_at_once_is_one_story_though_nothing_explains_it() -> None:
     waiting = [signal(f"queue.backlog:{one}", at) for one, at in (("acme", 0), ("borealis", 40), ("cascade", 200))]
     assert set(only(fold(*waiting, until_s=400)).tenants) == {"acme", "borealis", "cascade"}

@@ -31,6 +31,9 @@ OWN = 0.5
 NEAR = 1.2
 """What names a tenant that feels the effect is believed so many times as much."""
 
+PERHAPS = 0.5
+"""A tenant may work with a partner that others have found silent, or not: nobody has declared it."""
+
 AHEAD_MS = 30 * 86_400_000
 """What comes true may be seen so long before it is foreseen."""
 
@@ -144,9 +147,11 @@ def prior(config: Config, node: Node) -> float:
 
 def _share(cause: Node, effect: Node) -> float:
     """Share of those who feel the effect whom the cause can reach by what it names."""
-    if not effect.felt or not cause.is_limited:
+    is_partner = cause.known.reach is Reach.PARTNER and bool(cause.tenants)
+    if not effect.felt or not (cause.is_limited or is_partner):
         return 1.0
-    return len(effect.felt & cause.tenants) / len(effect.felt)
+    named = len(effect.felt & cause.tenants) / len(effect.felt)
+    return named + PERHAPS * (1.0 - named) if is_partner else named
 
 
 def _may_reach(config: Config, cause: Node, effect: Node) -> bool:
@@ -163,7 +168,7 @@ def _may_reach(config: Config, cause: Node, effect: Node) -> bool:
 
 def _reached(config: Config, cause: Node) -> tuple[Needing, ...] | None:
     reach = cause.known.reach
-    if reach in (Reach.CELL, Reach.TENANT) or cause.is_change:
+    if reach in (Reach.CELL, Reach.TENANT, Reach.PARTNER) or cause.is_change:
         return None
     named = frozenset() if cause.kind == "tenant.load" else frozenset({cause.cause.partition(":")[2]})
     found = [config.topology.needing(place, reach) for place in sorted(cause.resources | named)]

@@ -13,6 +13,7 @@ class Reach(Enum):
     """Whom a kind of trouble can reach."""
 
     TENANT = "only the tenants that it names"
+    PARTNER = "the tenants that it names, and others that may work with the same partner"
     NEEDING = "what needs the resource, directly or not"
     MACHINE = "what shares the machine below the resource"
     CELL = "anything of the cell"
@@ -83,8 +84,8 @@ KINDS: dict[str, Kind] = {
     "odoo.cron": Kind(0.5, Reach.TENANT, Urgency.FINDING, "an action that was switched off or does nothing"),
     "queue.stuck": Kind(0.6, Reach.TENANT, Urgency.FINDING, "one dead job can hold a channel"),
     "queue.backlog": Kind(0.3, Reach.TENANT, Urgency.SYMPTOM, "grows because what serves it is slow"),
-    "integration.failures": Kind(0.6, Reach.TENANT, Urgency.FINDING, "a partner may be ill all by itself"),
-    "integration.silent": Kind(0.6, Reach.TENANT, Urgency.FINDING, "a partner may have stopped sending"),
+    "integration.failures": Kind(0.6, Reach.PARTNER, Urgency.FINDING, "a partner may be ill all by itself"),
+    "integration.silent": Kind(0.6, Reach.PARTNER, Urgency.FINDING, "a partner may have stopped sending"),
     "process.stopped": Kind(0.3, Reach.TENANT, Urgency.FINDING, "nothing leaves at all"),
     "process.delayed": Kind(0.3, Reach.TENANT, Urgency.SYMPTOM, "it waits for something"),
     "anomaly": Kind(0.3, Reach.NEEDING, Urgency.SYMPTOM, "a number out of its band that nobody has given a meaning"),
