@@ -17,7 +17,7 @@ from processors.steps.correlator import STEP, grouping, quiet
 from processors.steps.correlator.tables import EXPLAINS, KINDS
 from schemas.estate import Estate
 from schemas.impact import CutOffStake, Impact, Stake
-from schemas.records import Change, Incident, Phase, Scrape, Severity, Signal
+from schemas.records import Change, Evidence, Incident, Phase, Scrape, Severity, Signal
 
 T0 = 1_795_262_400_000  # 2026-11-21T12:00:00Z
 DAY_MS = 86_400_000
@@ -422,6 +422,16 @@ def test_a_partner_takes_over_the_queues_of_tenants_that_have_not_named_it_yet()
     assert {top(one) for one in last(own).values() if one.merged_into is None} == {
         "integration.silent:edi-hub", "postgresql.lock:borealis"
     }  # fmt: skip
+
+
+def test_what_stopped_soon_after_a_change_is_its_doing_however_late_that_is_noticed() -> None:
+    """How long nothing came is in the evidence; a change to others explains it no better for that."""
+    missing = Evidence(text="no pickings for 15 minutes", time_ms=T0 + 1_000_000, window_ms=900_000)
+    stopped = signal("process.stopped:acme", 1_000, evidence=(missing,))
+    ours = change("2.41", 60, status="succeeded", tenants=("acme",))
+    assert top(only(fold(ours, stopped, until_s=1_100))) == "release:odoo@2.41"
+    others = change("2.41", 60, status="succeeded", tenants=("borealis",))
+    assert top(only(fold(others, stopped, until_s=1_100))) == "process.stopped:acme"
 
 
 def test_what_several_tenants_show_at_once_is_one_story_though_nothing_explains_it() -> None:

@@ -194,6 +194,7 @@ def _in_time(config: Config, cause: Node, effect: Node) -> float:
         return math.exp(lead_ms / scale) if lead_ms >= -most else 0.0
     left = math.exp(-after_ms / config.aftermath_ms) if after_ms > 0 else 1.0
     if cause.is_change and cause.verdict not in GUILTY:
+        lead_ms = max(effect.since_ms - cause.began_ms, 0)
         return left * math.exp(-lead_ms / config.change_fades_ms) if lead_ms <= config.change_ms else 0.0
     return left / (1.0 + lead_ms / config.fades_ms)
 

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel, TypeAdapter
 
 from processors.step import Parts
-from processors.steps.correlator.tables import CHANGES, EXPLAINED_BY, EXPLAINS, Kind, Reach, kind_of, known
+from processors.steps.correlator.tables import ABSENCES, CHANGES, EXPLAINED_BY, EXPLAINS, Kind, Reach, kind_of, known
 from processors.steps.correlator.topology import Needing
 from schemas.records import Change, Evidence, Incident, Signal, Verdict
 
@@ -69,6 +69,8 @@ class Node:
     deed: Deed | None
     onset_ms: int
     """When it was first noticed, or done."""
+    since_ms: int
+    """From when on it may have gone on: what did not come was missed before that was noticed."""
     began_ms: int
     """From when on it brings anything about: a forecast does not before it comes true."""
     ended_ms: int | None
@@ -109,6 +111,7 @@ class Node:
         """What decides whom it explains; a new shape means that links are looked at again."""
         return (
             self.onset_ms,
+            self.since_ms,
             self.began_ms,
             self.ended_ms,
             self.over_ms,
@@ -268,6 +271,7 @@ def _node(cause: str, kept: list[Kept], deed: Deed | None) -> Node | None:
         kept=tuple(kept),
         deed=deed,
         onset_ms=min(onsets),
+        since_ms=min([*onsets, *_missed(kind, told)]),
         began_ms=min([max(one.signal.started_ms, one.signal.expected_ms or 0) for one in kept] + done),
         # What a change has brought about goes on for a while after it was taken back.
         ended_ms=over_ms if deed is None or kept else deed.undone_ms,
@@ -291,6 +295,13 @@ def _named(told: list[Signal], deed: Deed | None) -> frozenset[str]:
         return frozenset()
     names = {name for one in told for name in (one.tenant, *one.tenants) if name}
     return frozenset(names | set(deed.change.tenants if deed else ()))
+
+
+def _missed(kind: str, told: list[Signal]) -> Iterator[int]:
+    """Times since which something did not come."""
+    for fact in (fact for one in told for fact in one.evidence if kind in ABSENCES):
+        if fact.time_ms is not None and fact.window_ms is not None:
+            yield fact.time_ms - fact.window_ms
 
 
 def _judged(told: list[Signal], deed: Deed | None) -> Verdict | None:

@@ -95,6 +95,9 @@ KINDS: dict[str, Kind] = {
 CHANGES = frozenset({"release", "module_upgrade", "configuration", "scaling", "certificate", "secret"})
 """Kinds of change; a certificate is also seen by itself."""
 
+ABSENCES = frozenset({"process.stopped", "integration.silent", "odoo.cron", "odoo.workers", "odoo.web", "queue.stuck"})
+"""Kinds told by what did not come: they began when it ceased to, not when that was too long."""
+
 FELT = (
     "odoo.latency", "odoo.errors", "queue.backlog", "queue.failures", "queue.stuck", "process.backlog",
     "process.stopped", "process.delayed", "integration.failures", "integration.silent", "mail", "slo.burn", "service.fault",
