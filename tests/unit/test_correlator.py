@@ -426,12 +426,20 @@ def test_a_partner_takes_over_the_queues_of_tenants_that_have_not_named_it_yet()
 
 def test_what_stopped_soon_after_a_change_is_its_doing_however_late_that_is_noticed() -> None:
     """How long nothing came is in the evidence; a change to others explains it no better for that."""
-    missing = Evidence(text="no pickings for 15 minutes", time_ms=T0 + 1_000_000, window_ms=900_000)
-    stopped = signal("process.stopped:acme", 1_000, evidence=(missing,))
+    missing = Evidence(text="no pickings for 23 minutes", time_ms=T0 + 1_500_000, window_ms=1_380_000)
+    stopped = signal("process.stopped:acme", 1_500, evidence=(missing,))
     ours = change("2.41", 60, status="succeeded", tenants=("acme",))
-    assert top(only(fold(ours, stopped, until_s=1_100))) == "release:odoo@2.41"
+    assert top(only(fold(ours, stopped, until_s=1_600))) == "release:odoo@2.41"
     others = change("2.41", 60, status="succeeded", tenants=("borealis",))
-    assert top(only(fold(others, stopped, until_s=1_100))) == "process.stopped:acme"
+    assert top(only(fold(others, stopped, until_s=1_600))) == "process.stopped:acme"
+
+
+def test_workers_of_several_tenants_that_die_after_a_change_to_all_are_its_one_story() -> None:
+    """For one tenant alone the change is hardly believed after so long; for all of them at once nothing else is."""
+    dead = [signal(f"odoo.workers:{name}", 600 + place) for place, name in enumerate(("acme", "borealis", "cascade"))]
+    scaled = change("4", 0, kind="scaling")
+    assert top(only(fold(scaled, *dead, until_s=700))) == "scaling:odoo@4"
+    assert len(last(fold(*dead, until_s=700))) == 3
 
 
 def test_what_several_tenants_show_at_once_is_one_story_though_nothing_explains_it() -> None:

@@ -109,6 +109,7 @@ def _alike(config: Config, state: State) -> Iterable[tuple[str, str]]:
     """Pairs of what nothing explains and is no root, of one kind or one tenant, and began at about the same time.
 
     They have something in common, though nobody knows what: one story, as in grouping of alerts by likeness and time.
+    Roots are, too, when one change could have brought about each of them, though it is hardly believed for one alone.
     """
     loose = [
         node
@@ -118,15 +119,23 @@ def _alike(config: Config, state: State) -> Iterable[tuple[str, str]]:
         and node.cause not in state.muted
         and node.due_ms is None
         and not node.is_change
-        and node.known.urgency is not Urgency.ROOT
     ]
     latest: dict[str, Node] = {}
     for node in sorted(loose, key=lambda one: (one.onset_ms, one.cause)):
-        for key in (f"kind {node.kind}", *(f"tenant {tenant}" for tenant in sorted(node.felt))):
+        for key in _likeness(config, state, node):
             known = latest.get(key)
             if known and node.onset_ms - known.onset_ms <= config.together_ms:
                 yield known.cause, node.cause
             latest[key] = node
+
+
+def _likeness(config: Config, state: State, node: Node) -> list[str]:
+    """What it may have in common with others."""
+    if node.known.urgency is not Urgency.ROOT:
+        return [f"kind {node.kind}", *(f"tenant {tenant}" for tenant in sorted(node.felt))]
+    changes = (state.nodes[cause] for cause in sorted(state.deeds))
+    blamed = (one for one in changes if one.verdict is not Verdict.FINE)
+    return [f"kind {node.kind} of {one.cause}" for one in blamed if row(config, state, one, (node,))[0] > config.leak]
 
 
 def strength(config: Config, cause: Node, effect: Node) -> float:
