@@ -57,6 +57,7 @@ class Config(StepConfig):
     look_every_ms: int = Field(2_000, gt=0, description="Clocks are read so often at most, ms of log time.")
     looks: float = Field(0.5, ge=0, description="And after so many looks at the cell, as the estate declares them.")
     documents_max: int = Field(50_000, ge=100, description="Open documents kept a tenant; the oldest go first.")
+    ended_ms: int = Field(3_600_000, gt=0, description="So long it is known that a document has ended, ms of log time.")
 
     @cached_property
     def pause_ms(self) -> int:
@@ -119,6 +120,8 @@ class State:
     clock_ms: int = 0
     open: dict[str, Document] = field(default_factory=dict)
     """By type and id, in the order in which they came to their state."""
+    ended: dict[str, int] = field(default_factory=dict)
+    """When those that wait no longer ended: what comes late from before then does not open them again."""
     stages: dict[str, Stage] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
     due_ms: int | None = None
@@ -136,6 +139,7 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     _move_clock(calendar, state, item.at_ms)
     for row in _rows(batch):
         _move(config, calendar, state, *row)
+    _forget_ended(config, state)
     if state.due_ms is None:
         state.due_ms = item.at_ms + config.pause_ms
     return state, []
@@ -191,6 +195,8 @@ def _move(config: Config, calendar: Calendar, state: State, key: str, document: 
     known = state.open.get(key)
     if known and (document.since_ms < known.since_ms or document.state == known.state):
         return
+    if document.since_ms < state.ended.get(key, -1):
+        return
     if known:
         _leave(config, calendar, state, key, known, document.since_ms)
         if document.kind == SHIPS and document.state == SHIPPED:
@@ -199,6 +205,19 @@ def _move(config: Config, calendar: Calendar, state: State, key: str, document: 
         begun = _clock_at(calendar, state, min(document.since_ms, state.at_ms))
         state.entered += 1
         _enter(config, state, key, document._replace(begun_ms=begun, place=state.entered))
+    elif document.kind in WAY:
+        state.ended.pop(key, None)
+        state.ended[key] = document.since_ms
+
+
+def _forget_ended(config: Config, state: State) -> None:
+    """In the order in which they came, so that the first look at many years keeps no more than the bound."""
+    before_ms = state.at_ms - config.ended_ms
+    while state.ended:
+        key = next(iter(state.ended))
+        if state.ended[key] > before_ms and len(state.ended) <= config.documents_max:
+            return
+        del state.ended[key]
 
 
 def _enter(config: Config, state: State, key: str, document: Document) -> None:
@@ -436,7 +455,8 @@ def pack(state: State) -> Parts:
         "pace": vars(state.pace),
         "episodes": state.episodes.dump(),
     }
-    return {"": orjson.dumps(head), **{f"open-{number}": orjson.dumps(part) for number, part in enumerate(parts)}}
+    whole = {"": orjson.dumps(head), "ended": orjson.dumps(list(state.ended.items()))}
+    return {**whole, **{f"open-{number}": orjson.dumps(part) for number, part in enumerate(parts)}}
 
 
 def unpack(parts: Parts) -> State:
@@ -447,7 +467,9 @@ def unpack(parts: Parts) -> State:
     state.stages = {
         name: Stage({}, Durations(weights, unit), *usual) for name, (weights, unit, *usual) in head["stages"].items()
     }
-    rows = [row for name, part in parts.items() if name for row in orjson.loads(part)]
+    # Version 3 did not know what had ended.
+    state.ended = dict(orjson.loads(parts["ended"])) if "ended" in parts else {}
+    rows = [row for name, part in parts.items() if name.startswith("open-") for row in orjson.loads(part)]
     for key, *fields in sorted(rows, key=lambda row: row[-1]):
         document = Document(*fields)
         state.open[key] = state.stages[document.stage].here[key] = document
@@ -472,7 +494,6 @@ ABOUT = About(
         "not counted."
     ),
 )
-# Version 1 kept other clocks, which cannot be read: it starts afresh.
 STEP = Step(
-    "journeys", Config, (BusinessBatch,), unit, State, step, pack, unpack, tick=tick, due=due, version=3, about=ABOUT
+    "journeys", Config, (BusinessBatch,), unit, State, step, pack, unpack, tick=tick, due=due, version=4, about=ABOUT
 )

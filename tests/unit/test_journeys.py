@@ -112,6 +112,23 @@ def test_leftovers_that_are_late_every_morning_become_usual() -> None:
     assert [at for at in opened if at > MONDAY_8 + 3 * DAY] == []
 
 
+def test_a_state_that_comes_after_the_end_of_its_document_does_not_open_it_again() -> None:
+    usual = flow(MONDAY_8, 60)
+    at = MONDAY_8 + HOUR
+    ends = batch([(at + 4 * MINUTE, 100 + number, "done") for number in range(5)])
+    begins = batch([(at, 100 + number, "assigned") for number in range(5)])
+    assert run([*usual, begins], at + HOUR)
+    assert run([*usual, ends, Item(ends.at_ms + MINUTE, begins.record)], at + HOUR) == run(
+        [*usual, begins, ends], at + HOUR
+    )
+
+
+def test_a_document_that_is_taken_up_again_after_its_end_is_stuck_like_any() -> None:
+    usual, at = flow(MONDAY_8, 60), MONDAY_8 + HOUR
+    again = batch([(at, number, "assigned") for number in range(10, 15)])
+    assert run([*usual, again], at + HOUR)[0].phase is Phase.OPEN
+
+
 def test_in_maintenance_the_clock_stands() -> None:
     before = flow(MONDAY_8, 240)
     after = [batch([(MONDAY_8 + 271 * MINUTE, one, "done")]) for one in range(236, 240)]
