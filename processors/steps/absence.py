@@ -50,6 +50,8 @@ CLUMP_LOOKS, CLUMP_PRIOR = (
     20.0,
 )  # looks over which clumps are remembered; events that are held for single ones before
 CLUMP_DUE_MAX = 20.0
+LEVEL_MS, LEVEL_LOOKS = 120_000, 20  # over which the level of the day is remembered, whichever is longer
+USUAL_MIN = 0.001  # events that were usual; what came instead of fewer tells no level
 RING = 32  # minutes
 EVENTS_TO_SAY = 2.0  # that were due of the others, before they tell by their silence that they stand, too
 EVENTS_MIN = 1_000.0  # a flow that has fewer a week is held for one that has so many
@@ -354,9 +356,12 @@ def _count(config: Config, state: State, clock: Clock, came: Floats, measured: F
     if not elapsed_ms:
         return
     something = measured & (came > 0)
-    looked = measured & works & ~(clock.needs_gate & (arrays["waits"] != 1))
+    # What is usual is learned whenever it is open; what waited at both looks was to be expected between them.
+    awaited = ~clock.needs_gate | (arrays["waited_ms"] > 0) & (arrays["waits"] == 1)
+    open_ms = np.where(measured & works, float(elapsed_ms), 0.0)
+    looked = measured & works & awaited
     looked_ms = np.where(looked, float(elapsed_ms), 0.0)
-    level = np.divide(arrays["arrivals"], arrays["usual"], out=np.ones_like(came), where=arrays["usual"] > 0)
+    level = np.divide(arrays["arrivals"], arrays["usual"], out=np.ones_like(came), where=arrays["usual"] > USUAL_MIN)
     recent = np.divide(arrays["arrivals"], arrays["time_ms"], out=np.zeros_like(came), where=arrays["time_ms"] > 0)
     rate = np.where(clock.known, clock.usual * np.minimum(level, 1.0), recent)
     due, told = rate * looked_ms, arrays["told"] > 0
@@ -372,9 +377,9 @@ def _count(config: Config, state: State, clock: Clock, came: Floats, measured: F
     for name, more in (("low_ms", looked_ms), ("low_usual", config.caution * due), ("low_came", events)):
         arrays[name] = np.where(low, arrays[name] + more, 0.0)
     silent_ms = arrays["silent_ms"] + looked_ms
-    _learn_hour(
-        arrays, clock, events, looked_ms, np.where(something, 0.0, silent_ms), looked & something & (missed <= most / 4)
-    )
+    is_open = open_ms > 0
+    _learn_hour(arrays, events, open_ms, np.where(something | ~looked, 0.0, silent_ms))
+    _learn_level(arrays, clock, events, open_ms, is_open & something & (missed <= most / 4))
     _learn_clumps(
         config,
         arrays,
@@ -390,20 +395,27 @@ def _count(config: Config, state: State, clock: Clock, came: Floats, measured: F
     arrays["seen"] = np.where(gone, 0, arrays["seen"] + something).astype(np.uint32)
 
 
-def _learn_hour(
-    arrays: columns.Arrays, clock: Clock, events: Floats, looked_ms: Floats, silent_ms: Floats, teaches: Flags
-) -> None:
-    """What the present hour brings, and the level of the day: that of the last twenty events or two minutes, whichever is longer."""
-    looked = looked_ms > 0
-    arrays["hour_sum"] += np.where(looked, events, 0.0)
-    arrays["hour_ms"] += looked_ms
+def _learn_hour(arrays: columns.Arrays, events: Floats, open_ms: Floats, silent_ms: Floats) -> None:
+    """What the present hour brings, and its longest silence while something was to be expected."""
+    arrays["hour_sum"] += np.where(open_ms > 0, events, 0.0)
+    arrays["hour_ms"] += open_ms
     arrays["worst"] = np.maximum(arrays["worst"], arrays["missed"])
     within = np.minimum(silent_ms, arrays["hour_ms"])  # what was silent before belongs to the hours before
-    arrays["worst_ms"] = np.maximum(arrays["worst_ms"], np.where(looked, within, 0.0))
-    arrays["since_usual"] += np.where(clock.known, clock.usual * looked_ms, 0.0)
-    arrays["since_ms"] += looked_ms
-    keep = np.where(teaches, 1 - np.minimum(1 - np.exp(-arrays["since_ms"] / 120_000), 1 / 20), 1.0)
-    for name, more in (("arrivals", events), ("usual", arrays["since_usual"]), ("time_ms", arrays["since_ms"])):
+    arrays["worst_ms"] = np.maximum(arrays["worst_ms"], within)
+
+
+def _learn_level(arrays: columns.Arrays, clock: Clock, events: Floats, open_ms: Floats, teaches: Flags) -> None:
+    """The level of the day: that of the last twenty looks that brought something, two minutes at least.
+
+    Rare looks bring hundreds of events, and twenty of them are half a day, in which the level has changed: an hour that has
+    twenty clumps of events is enough. An hour that is not known yet says nothing of the level.
+    """
+    arrays["since_usual"] += clock.usual * open_ms
+    arrays["since_ms"] += open_ms
+    since_ms, usual = arrays["since_ms"], np.where(clock.known, arrays["since_usual"], events)
+    enough = np.minimum(since_ms / HOUR_MS, events / (LEVEL_LOOKS * _clump(arrays)))
+    keep = np.where(teaches, np.exp(-np.minimum(since_ms / LEVEL_MS, np.maximum(1 / LEVEL_LOOKS, enough))), 1.0)
+    for name, more in (("arrivals", events), ("usual", usual), ("time_ms", since_ms)):
         arrays[name] = arrays[name] * keep + np.where(teaches, more, 0.0)
     for name in ("since_usual", "since_ms"):
         arrays[name][events > 0] = 0.0

@@ -13,6 +13,7 @@ from processors.flows import FLOWS
 from processors.partners import partner_of
 from processors.step import Item
 from processors.steps import absence
+from schemas.calendar import DAYS
 from schemas.estate import Estate
 from schemas.metrics import BY_NAME
 from schemas.records import Phase, Scrape, Signal
@@ -275,3 +276,31 @@ def test_channels_that_nobody_fills_are_a_business_that_brings_nothing() -> None
     tenant.until(8, 11)
     tenant.until(8, 12, stands=(jobs(DHL), jobs(METRO), ORDERS))
     assert {cause for cause, _ in tenant.opened} == {"process.stopped:acme"}
+
+
+# Orders a second from 6 to 22 o'clock, by hour.
+LOADS = (0.35, 0.62, 0.86, 0.98, 1.0, 1.0, 0.86, 0.82, 0.92, 1.0, 0.82, 0.6, 0.46, 0.36, 0.26, 0.16, 0.07)
+RESERVED, TO_RESERVE = (
+    documents("stock.picking", "assigned"),
+    ('erp.document.count{erp.document.state="confirmed",erp.document.type="stock.picking",tenant.id="acme"}'),
+)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_evenings_that_fall_steeply_are_quiet_at_rare_looks(seed: int) -> None:
+    """Looked at every 15 minutes for four weeks: in the evening there is seldom a picking that waits at the moment of a look."""
+    everyday = {"opens": "06:00", "closes": "22:00", "days": DAYS}
+    tenant = Tenant({RESERVED: 0.2, jobs(DHL): 0.9, ORDERS: 0.9}, shifts=[everyday])
+    tenant.rng = np.random.default_rng(seed)
+    for _ in range(4 * 7 * 96):
+        tenant.at += 15 * MINUTE
+        hour = (tenant.at - 7.5 * MINUTE) / HOUR % 24
+        load = float(np.interp(hour, range(6, 23), LOADS, left=0.04, right=0.04))
+        for name, rate in tenant.rates.items():
+            tenant.totals[name] += float(tenant.rng.poisson(rate * load * 900))
+        tenant.waits = {
+            TO_RESERVE: float(tenant.rng.poisson(0.5 * load)),
+            pending(DHL): float(tenant.rng.poisson(0.05 * load)),
+        }
+        tenant.look()
+    assert tenant.told == []
