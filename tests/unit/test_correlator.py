@@ -434,6 +434,14 @@ def test_what_stopped_soon_after_a_change_is_its_doing_however_late_that_is_noti
     assert top(only(fold(others, stopped, until_s=1_600))) == "process.stopped:acme"
 
 
+def test_what_is_missed_takes_over_what_it_brought_about_however_late_that_is_noticed() -> None:
+    """What came after it had ceased is its doing; what had begun long before is not."""
+    missing = Evidence(text="no pickings for 40 minutes", time_ms=T0 + 2_400_000, window_ms=2_400_000)
+    stopped = signal("process.stopped:acme", 2_400, evidence=(missing,))
+    assert top(only(fold(signal("process.delayed:acme", 800), stopped, until_s=2_500))) == "process.stopped:acme"
+    assert len(last(fold(signal("process.delayed:acme", -1_300), stopped, until_s=2_500))) == 2
+
+
 def test_workers_of_several_tenants_that_die_after_a_change_to_all_are_its_one_story() -> None:
     """For one tenant alone the change is hardly believed after so long; for all of them at once nothing else is."""
     dead = [signal(f"odoo.workers:{name}", 600 + place) for place, name in enumerate(("acme", "borealis", "cascade"))]

@@ -17,7 +17,16 @@ from itertools import islice
 
 from processors.steps.correlator.config import Config
 from processors.steps.correlator.state import Node, State
-from processors.steps.correlator.tables import CHANGES, COMES_TRUE, EXPLAINED_BY, EXPLAINS_SET, Reach, Urgency, known
+from processors.steps.correlator.tables import (
+    ABSENCES,
+    CHANGES,
+    COMES_TRUE,
+    EXPLAINED_BY,
+    EXPLAINS_SET,
+    Reach,
+    Urgency,
+    known,
+)
 from processors.steps.correlator.topology import Needing
 from schemas.records import Verdict
 
@@ -35,7 +44,7 @@ PERHAPS = 0.5
 """A tenant may work with a partner that others have found silent, or not: nobody has declared it."""
 
 AHEAD_MS = 30 * 86_400_000
-"""What comes true may be seen so long before it is foreseen."""
+"""What comes true may be seen so long before it is foreseen, and what is missed so long after it ceased."""
 
 GUILTY = (Verdict.REGRESSED, Verdict.NOT_RECOVERED, Verdict.RECOVERED)
 """A change stays guilty of what began under it, also when it has been mended."""
@@ -200,6 +209,8 @@ def _in_time(config: Config, cause: Node, effect: Node) -> float:
         scale, most = (
             (max(config.tolerance_ms, 1), config.tolerance_ms) if known else (config.notice_ms, config.notice_max_ms)
         )
+        if not known and cause.since_ms <= effect.onset_ms:
+            lead_ms = max(lead_ms, -most)  # however late it was missed, it had ceased before
         return math.exp(lead_ms / scale) if lead_ms >= -most else 0.0
     left = math.exp(-after_ms / config.aftermath_ms) if after_ms > 0 else 1.0
     if cause.is_change and cause.verdict not in GUILTY:
@@ -236,7 +247,8 @@ def _link(config: Config, state: State, cause: str) -> None:
     for kind in EXPLAINED_BY.get(node.kind, ()) if node.is_member else ():
         if NEAR * known(kind).prior * (config.regressed if kind in CHANGES else 1.0) < most:
             continue  # none of this kind can be believed more
-        ahead_ms = AHEAD_MS if node.kind in COMES_TRUE.get(kind, ()) else config.notice_max_ms
+        is_seen_late = kind in ABSENCES or node.kind in COMES_TRUE.get(kind, ())
+        ahead_ms = AHEAD_MS if is_seen_late else config.notice_max_ms
         for nearest in state.index.causes(kind, node, ahead_ms):
             for found, candidate in islice(_accepted(config, nearest, node), RIVALS):
                 if found > most or (found == most and candidate < best):

@@ -271,7 +271,7 @@ def _node(cause: str, kept: list[Kept], deed: Deed | None) -> Node | None:
         kept=tuple(kept),
         deed=deed,
         onset_ms=min(onsets),
-        since_ms=min([*onsets, *_missed(kind, told)]),
+        since_ms=min([*onsets, *_missed(kind, kept)]),
         began_ms=min([max(one.signal.started_ms, one.signal.expected_ms or 0) for one in kept] + done),
         # What a change has brought about goes on for a while after it was taken back.
         ended_ms=over_ms if deed is None or kept else deed.undone_ms,
@@ -297,9 +297,9 @@ def _named(told: list[Signal], deed: Deed | None) -> frozenset[str]:
     return frozenset(names | set(deed.change.tenants if deed else ()))
 
 
-def _missed(kind: str, told: list[Signal]) -> Iterator[int]:
+def _missed(kind: str, kept: list[Kept]) -> Iterator[int]:
     """Times since which something did not come."""
-    for fact in (fact for one in told for fact in one.evidence if kind in ABSENCES):
+    for fact in (fact for one in kept for fact in one.signal.evidence if kind in ABSENCES):
         if fact.time_ms is not None and fact.window_ms is not None:
             yield fact.time_ms - fact.window_ms
 
