@@ -393,12 +393,17 @@ def demo(
 ) -> None:
     """One company through every layer: real servers, real load, real faults. It stands in for Odoo."""
     from pilothouse.demo.run import demo as run_demo
+    from pilothouse.demo.timeline import TimelineError
 
     with _said():
         settings = _settings()
         if data:
             settings = settings.model_copy(update={"data_dir": data.absolute()})
-        raise typer.Exit(asyncio.run(run_demo(settings, seconds, scenario, report, console=not no_console)))
+        try:
+            raise typer.Exit(asyncio.run(run_demo(settings, seconds, scenario, report, console=not no_console)))
+        except TimelineError as error:
+            _complain(str(error))
+            raise typer.Exit(MISUSE) from None
 
 
 @app.command(epilog="Example: pilothouse bench pipeline -o json")

@@ -26,20 +26,24 @@ class Slot:
     ends_s: float
 
 
+class TimelineError(ValueError):
+    """A demo that cannot be laid out as asked."""
+
+
 def chosen(scenario: str) -> tuple[str, ...]:
-    """Names of single scenarios. Raises ValueError naming what is unknown."""
+    """Names of single scenarios. Raises TimelineError naming what is unknown."""
     names = tuple(name.strip().upper() for name in scenario.split(","))
     if unknown := [name for name in names if name not in ORDER]:
         known = ", ".join((*SETS, *ORDER))
-        raise ValueError(f"scenario {unknown[0]!r} is unknown; known are {known}")
+        raise TimelineError(f"scenario {unknown[0]!r} is unknown; known are {known}")
     return names
 
 
 def slots(count: int, seconds: float) -> list[Slot]:
-    """Lay `count` things out over `seconds`; 0 takes as long as it needs. Raises ValueError when they do not fit."""
+    """Lay `count` things out over `seconds`; 0 takes as long as it needs. Raises TimelineError when they do not fit."""
     needed = LEARN_S + count * (FAULT_S + REST_S) - REST_S + TAIL_S if count else 0.0
     if seconds and needed > seconds:
-        raise ValueError(f"{count} scenarios take {needed:.0f} s; --for {seconds:.0f} is too short for them")
+        raise TimelineError(f"{count} scenarios take {needed:.0f} s; --for {seconds:.0f} is too short for them")
     spare_s = max(seconds - needed, 0.0) / max(count, 1) if seconds else 0.0
     step_s = FAULT_S + REST_S + min(spare_s, STRETCH_S)
     return [Slot(LEARN_S + number * step_s, LEARN_S + number * step_s + FAULT_S) for number in range(count)]

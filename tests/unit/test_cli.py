@@ -63,6 +63,8 @@ def test_check_names_the_file_and_the_fault(tmp_path: Path, text: str, says: str
         (("check", "-c", "/nowhere"), "is not a folder"),
         (("sink", "csv", "-c", "/nowhere"), "known are alerts, otlp, timescale"),
         (("topics", "tail", "telemetry.v0"), "is unknown"),
+        (("demo", "--for", "20", "--scenario", "S1"), "--for 20 is too short"),
+        (("demo", "--scenario", "S99"), "scenario 'S99' is unknown; known are"),
         (("bench", "speed"), "known are pipeline, sink, latency, correlator, rootcause, all and detect"),
         (("replay", "--from", "yesterday", "--to", "now"), "'yesterday' is no instant"),
         (("replay", "--from", "1", "--to", "2"), "PILOTHOUSE_KAFKA is not set"),
