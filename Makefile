@@ -22,8 +22,13 @@ $(READY): requirements.lock pyproject.toml
 demo: $(READY) ## One company through every layer, with real faults, on embedded real servers
 	$(BIN)/pilothouse demo $(ARGS)
 
-test: $(READY) ## Every test that fits in CI, on real servers
+test: $(READY) ## Every test that fits in CI, on real servers; ARGS=tests/unit runs some of them
+ifdef ARGS
 	$(BIN)/pytest $(ARGS)
+else
+	$(BIN)/pytest --numprocesses logical --dist loadfile --ignore tests/integration
+	$(BIN)/pytest tests/integration
+endif
 
 check: $(READY) ## Lint, types, import contracts, generated files unchanged
 	$(BIN)/ruff check .
