@@ -23,8 +23,9 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from pilothouse.settings import Settings
 from schemas.codec import Envelope, encode
 from schemas.records import Scrape
-from sinks.consumer import Assignment, Batch, Config, Opened, Refuse, run_sink
+from sinks.consumer import run_sink
 from sinks.migrations import migrate
+from sinks.sink import Assignment, Batch, Config, Opened, Refuse
 from sinks.timescale import Config as StoreConfig
 from sinks.timescale import Timescale
 from sinks.timescale.copy_format import POINT_COLUMNS

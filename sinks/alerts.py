@@ -28,12 +28,12 @@ from schemas import topics
 from schemas.codec import Reason, Rejected
 from schemas.estate import Route
 from schemas.records import Incident, Phase, Signal
-from sinks import consumer
+from sinks import sink
 from sinks.alerts_history import History
 from sinks.alerts_news import Heartbeat, Notification, Told, body, due, flush, fold, is_heartbeat
 from sinks.backoff import Backoff, retry_after_s
-from sinks.consumer import Assignment, Batch, Message, Opened, Refuse, SinkUnavailable
 from sinks.context import Context, Task
+from sinks.sink import Assignment, Batch, Message, Opened, Refuse, SinkUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -355,5 +355,5 @@ def make(context: Context) -> list[Task]:
 def _task(route: Route, context: Context) -> Task:
     url = context.resolve(route.url, f"url of route {route.name}")
     secret = context.resolve(route.secret, f"secret of route {route.name}")
-    sink = Alerts(route, url, secret, context.kafka, context.now_s, topic_prefix=context.topic_prefix)
-    return Task(sink, consumer.Config(group=sink.group, topic_prefix=context.topic_prefix))
+    alerts = Alerts(route, url, secret, context.kafka, context.now_s, topic_prefix=context.topic_prefix)
+    return Task(alerts, sink.Config(group=alerts.group, topic_prefix=context.topic_prefix))

@@ -11,7 +11,7 @@ from aiokafka.admin import AIOKafkaAdminClient
 
 from schemas.codec import Received, decode
 from schemas.records import Incident
-from sinks.consumer import ended
+from sinks.kafka_clients import ended
 
 Recall = Callable[[TopicPartition, Incident, bool], None]
 """Takes an incident of a partition; the last argument says whether the route is past it or has yet to read it."""

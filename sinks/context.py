@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.estate import Estate, Reference
-from sinks.consumer import Config, Counts, Sink
+from sinks.sink import Config, Counts, Sink
 
 Resolve = Callable[[str | Reference | None, str], str]
 """The value behind a reference, "" behind None; the second argument says who wants it, for the message of a failure."""

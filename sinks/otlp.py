@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from schemas import topics
 from schemas.codec import Reason, Received, Rejected
 from schemas.records import Change, LogBatch, Observation, Record, Scrape, Signal, SpanBatch
-from sinks import consumer
+from sinks import sink
 from sinks.backoff import Backoff
-from sinks.consumer import Assignment, Batch, Opened, Refuse, SinkUnavailable
 from sinks.context import Context, Task
 from sinks.otlp_encode import Item, Message, Origin, Templates, pack
 from sinks.otlp_events import event_item, log_items, span_items
 from sinks.otlp_transport import Away, Kind, Refused, Taken, Transport, connect
+from sinks.sink import Assignment, Batch, Opened, Refuse, SinkUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -76,14 +76,14 @@ class Export:
     """A request to be sent."""
 
     kind: Kind
-    message: Message[consumer.Message]
+    message: Message[sink.Message]
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """A record to be put to the dead letters."""
 
-    message: consumer.Message
+    message: sink.Message
     rejected: Rejected
 
 
@@ -126,9 +126,9 @@ class Otlp:
                 if transport:
                     await transport.close()
 
-    def _plan(self, messages: Sequence[consumer.Message]) -> Iterator[Export | Refusal]:
+    def _plan(self, messages: Sequence[sink.Message]) -> Iterator[Export | Refusal]:
         """What has to be done for these messages, in their order."""
-        entries: dict[Kind, list[tuple[consumer.Message, list[Item]]]] = {kind: [] for kind in Kind}
+        entries: dict[Kind, list[tuple[sink.Message, list[Item]]]] = {kind: [] for kind in Kind}
         for message in messages:
             try:
                 kind, items = self._items(message.content)
@@ -197,7 +197,7 @@ class Otlp:
         mend = f"Bring the OTLP receiver {self.config.endpoint} back; nothing is lost meanwhile"
         return SinkUnavailable(self.name, reason, mend, retry_after_s)
 
-    def _blame(self, owners: tuple[consumer.Message, ...], reason: str) -> list[Export | Refusal]:
+    def _blame(self, owners: tuple[sink.Message, ...], reason: str) -> list[Export | Refusal]:
         """Halves of a refused request, down to the record that is to blame."""
         if len(owners) == 1:
             return [Refusal(owners[0], Rejected(Reason.FAILED, reason, owners[0].payload))]
@@ -205,7 +205,7 @@ class Otlp:
         middle = len(owners) // 2
         return [*self._plan(owners[:middle]), *self._plan(owners[middle:])]
 
-    def _note(self, message: Message[consumer.Message], taken: Taken) -> None:
+    def _note(self, message: Message[sink.Message], taken: Taken) -> None:
         self.counts.sent += message.amount
         self.counts.rejected += taken.rejected
         if taken.message and taken.message != self._complaint:
@@ -219,4 +219,4 @@ def make(context: Context) -> list[Task]:
         raise ValueError("otlp: no endpoint; set PILOTHOUSE_OTLP_ENDPOINT to grpc://host:4317 or http://host:4318")
     environments = {cell.name: cell.environment for cell in context.estate.cells}
     config = Config(context.otlp_endpoint, context.otlp_headers, environments=environments)
-    return [Task(Otlp(config), consumer.Config(topic_prefix=context.topic_prefix))]
+    return [Task(Otlp(config), sink.Config(topic_prefix=context.topic_prefix))]

@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from sinks import alerts, otlp, timescale
-from sinks.consumer import Config, run_sink
+from sinks.consumer import run_sink
 from sinks.context import Context, Task
+from sinks.sink import Config
 
 log = logging.getLogger(__name__)
 

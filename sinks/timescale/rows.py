@@ -30,7 +30,7 @@ from schemas.records import (
     SecurityEvent,
     Signal,
 )
-from sinks.consumer import Message
+from sinks.sink import Message
 
 Row = tuple[Any, ...]
 

@@ -21,7 +21,7 @@ from aiokafka import TopicPartition
 from schemas import topics as catalogue
 from schemas.codec import Reason, Rejected
 from schemas.records import DeadLetter, Scrape
-from sinks.consumer import Assignment, Batch, Message, Opened, OutOfStep, Refuse, SinkUnavailable
+from sinks.sink import Assignment, Batch, Message, Opened, OutOfStep, Refuse, SinkUnavailable
 from sinks.timescale import copy_format
 from sinks.timescale.rows import COLUMNS, Row, Rows, add, ledger, letter_row
 from sinks.timescale.series_index import Ids, SeriesIndex

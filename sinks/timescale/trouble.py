@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import asyncpg
 
-from sinks.consumer import SinkUnavailable
+from sinks.sink import SinkUnavailable
 
 NAME = "timescale"
 

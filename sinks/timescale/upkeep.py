@@ -15,7 +15,7 @@ from typing import Any
 
 import asyncpg
 
-from sinks.consumer import SinkUnavailable
+from sinks.sink import SinkUnavailable
 from sinks.timescale.rows import DAY_MS, Rows
 
 log = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ from sinks.alerts import Alerts, Config, make
 from sinks.alerts_history import History
 from sinks.alerts_news import Notification
 from sinks.backoff import Backoff
-from sinks.consumer import Counts, SinkUnavailable
 from sinks.context import Context
+from sinks.sink import Counts, SinkUnavailable
 from tests.support.bus import Bus, until
 
 SECRET = "whsec_" + base64.b64encode(b"a secret of twenty-four!").decode()

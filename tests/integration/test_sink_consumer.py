@@ -17,7 +17,8 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from schemas.codec import Envelope, Wire, encode, encode_heartbeat
 from schemas.records import DeadLetter, Heartbeat, OperationsEvent
-from sinks.consumer import Assignment, Batch, Config, Counts, Opened, Refuse, SinkUnavailable, run_sink
+from sinks.consumer import run_sink
+from sinks.sink import Assignment, Batch, Config, Counts, Opened, Refuse, SinkUnavailable
 
 
 @dataclass
@@ -201,7 +202,8 @@ async def _first_letter(bus: Bus) -> tuple[str, int, bytes]:
 
 CHILD = """
 import asyncio, sys
-from sinks.consumer import Config, Opened, run_sink
+from sinks.consumer import run_sink
+from sinks.sink import Config, Opened
 
 class Printer:
     name, topics = "printer", (sys.argv[2],)

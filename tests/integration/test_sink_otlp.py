@@ -30,9 +30,9 @@ from schemas.records import (
 from schemas.series import identity
 from schemas.topics import CHANGES, DETECTIONS, INCIDENTS, LOGS, METRICS, OPERATIONS, SPANS, topic_of
 from sinks.backoff import Backoff
-from sinks.consumer import Batch, Message, SinkUnavailable
 from sinks.context import Context
 from sinks.otlp import TOPICS, Config, Otlp, make
+from sinks.sink import Batch, Message, SinkUnavailable
 from tests.support.bus import Bus, until
 from tests.support.golden import GOLDEN, agrees
 from tests.support.otlp_receiver import (

@@ -34,8 +34,9 @@ from schemas.records import (
     Severity,
     Signal,
 )
-from sinks.consumer import Batch, Config, Counts, Refuse, SinkUnavailable, run_sink
+from sinks.consumer import run_sink
 from sinks.migrations import migrate
+from sinks.sink import Batch, Config, Counts, Refuse, SinkUnavailable
 from sinks.timescale import Config as StoreConfig
 from sinks.timescale import Timescale
 

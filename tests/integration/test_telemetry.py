@@ -13,8 +13,8 @@ import pytest
 from pilothouse import telemetry
 from pilothouse.settings import Settings
 from schemas.metrics import BY_NAME
-from sinks.consumer import Config, Counts
 from sinks.context import Task
+from sinks.sink import Config, Counts
 from tests.support.otlp_receiver import GrpcReceiver, HttpReceiver
 
 

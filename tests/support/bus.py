@@ -16,7 +16,8 @@ from aiokafka.errors import GroupCoordinatorNotAvailableError
 from schemas.codec import Envelope, encode
 from schemas.records import DeadLetter, Record
 from schemas.topics import DEAD_LETTERS, Topic, topic_of
-from sinks.consumer import Config, Counts, Sink, run_sink
+from sinks.consumer import run_sink
+from sinks.sink import Config, Counts, Sink
 
 TIMEOUT_S = 20.0
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from schemas.codec import Envelope, Received
 from schemas.records import DeadLetter, LogBatch, OperationsEvent, Record, Scrape
-from sinks.consumer import Message
+from sinks.sink import Message
 from sinks.timescale import copy_format
 from sinks.timescale.rows import COLUMNS, DAY_MS, Rows, add, json, letter_row
 
