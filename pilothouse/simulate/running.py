@@ -20,7 +20,7 @@ from pilothouse.simulate.drivers import Drivers, Span
 from processors.fold import Finding, PartitionFold, Plan
 from processors.steps.registry import chosen
 from schemas.codec import Envelope, Received
-from schemas.records import Heartbeat, Record
+from schemas.records import BusinessBatch, Heartbeat, Record
 from schemas.topics import INPUTS, topic_of
 
 PUBLISHER, CUT_OFF = "simulate", "simulate-cut-off"
@@ -118,7 +118,11 @@ class Cell:
         for recorded_ms, record in records:
             if self.log is not None:
                 self.log.append((recorded_ms, record))
-            if random.random() < self.drawn.late:
+            is_late = random.random() < self.drawn.late
+            if is_late and isinstance(record, BusinessBatch) and recorded_ms + TOLD_MS < time_ms:
+                # Documents are read every minute, however far apart the looks are: late by one reading.
+                self._put(recorded_ms + TOLD_MS, record, source=CUT_OFF)
+            elif is_late:
                 self.position.held.append((recorded_ms, record))
             else:
                 self._put(recorded_ms, record, twice=random.random() < TWICE)

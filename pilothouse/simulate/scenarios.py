@@ -15,7 +15,7 @@ from pilothouse.simulate import changes, faults
 from pilothouse.simulate.changes import Made
 from pilothouse.simulate.drawing import Drawn
 from pilothouse.simulate.drivers import Drivers, Knob, course
-from pilothouse.simulate.estates import AFTERNOON, BARE, BUSY, MIDNIGHT, Lived
+from pilothouse.simulate.estates import AFTERNOON, BARE, BUSY, Lived
 from pilothouse.simulate.faults import Happening, When
 from pilothouse.simulate.running import Settings
 from pilothouse.simulate.scoring import Scored, score
@@ -28,6 +28,7 @@ SEED = 7
 MONDAY = date(2026, 3, 30)  # the day after the clocks changed in Europe; Tuesday is the last of the month
 LENGTH_MS = 80 * MINUTE_MS
 HOUR_MS = 60 * MINUTE_MS
+CERTIFICATE_LEFT_MS = 2 * DAY_MS + 4 * HOUR_MS  # ends on a Thursday's early afternoon
 
 
 @dataclass(frozen=True)
@@ -71,23 +72,27 @@ def month_end_locks(scene: Scene) -> Story:
 
 
 def certificate_expires(scene: Scene) -> Story:
-    """S3: a certificate that nobody renews: warned days ahead, and what fails on the day is joined to it."""
-    begins = scene.lived.at(MIDNIGHT).at_ms
-    expires = begins + 4 * DAY_MS
+    """S3: a certificate that nobody renews: warned days ahead; what fails once it has ended is joined to it, until it is renewed."""
+    begins = scene.lived.at(BUSY).at_ms
+    expires = begins + CERTIFICATE_LEFT_MS
+    renewed = expires + 2 * HOUR_MS
     left_ms = 90 * DAY_MS - (begins + scene.drawn.seed * DAY_MS) % (60 * DAY_MS)
     truth = Truth(
         kind="certificate expires", causes=(f"certificate:tls-{scene.drawn.cell}",), tenants=scene.drawn.names,
-        onset_ms=begins, end_ms=expires + 5 * HOUR_MS,
+        onset_ms=begins, end_ms=renewed,
     )  # fmt: skip
 
     def turn(drivers: Drivers) -> None:
-        drivers.add(Knob.CERTIFICATE, "", course(drivers.span, begins, 2**52) * (left_ms - 4 * DAY_MS) / 1000)
-        refused = course(drivers.span, expires, 2**52)
+        drivers.add(
+            Knob.CERTIFICATE, "", course(drivers.span, begins, renewed) * (left_ms - CERTIFICATE_LEFT_MS) / 1000
+        )
+        refused = course(drivers.span, expires, renewed)
         for tenant in scene.drawn.tenants:
             for partner in tenant.partners:
                 drivers.turned[Knob.JOB_FAILURES, partner] = refused * 0.9
 
-    return Story(MIDNIGHT, 4 * DAY_MS + 5 * HOUR_MS, (Happening(truth, turn),), coarse_ms=4 * DAY_MS + 5 * HOUR_MS)
+    length_ms = renewed + 2 * HOUR_MS - begins
+    return Story(BUSY, length_ms, (Happening(truth, turn),), coarse_ms=length_ms)
 
 
 def release_kills_workers(scene: Scene) -> Story:

@@ -9,6 +9,8 @@ mail at 20 and 7 days. What is left at 14 days has missed its renewal by two wee
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 from pydantic import BaseModel, Field
 
 from processors.episodes import Episodes, Open
@@ -52,14 +54,16 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
 
 def _tell(config: Config, episodes: Episodes, series: str, left_s: float, scrape: Scrape) -> Findings:
     ends_ms = scrape.time_ms + round(left_s * 1000)
-    days = abs(left_s) / DAY_S
+    when = f"{datetime.fromtimestamp(ends_ms // 1000, UTC):%Y-%m-%d %H:%M} UTC"
     text = f"the certificate of {scrape.resource} " + (
-        f"ends in {days:.1f} days and was not renewed" if left_s > 0 else f"ended {days:.1f} days ago"
+        f"ends in {left_s / DAY_S:.1f} days, on {when}, and was not renewed" if left_s > 0 else f"has ended on {when}"
     )
+    last = episodes.open.get(series)
+    has_ended = left_s <= 0 and last is not None and last.signal.time_ms < ends_ms  # news at once
     return episodes.seen(
         key=series,
         time_ms=scrape.time_ms,
-        tell_every_ms=config.tell_every_ms,
+        tell_every_ms=0 if has_ended else config.tell_every_ms,
         cell=scrape.cell,
         detector=STEP.name,
         cause=f"certificate:{scrape.resource}",

@@ -28,9 +28,6 @@ METRICS = (
         Kind.GAUGE,
         "s",
         "Time until the leaf certificate expires; negative afterwards.",
-        bad=Departure.DOWN,
-        cause="certificate",
-        floor=86400,
     ),
     Metric(
         "tls.certificate.host_match",

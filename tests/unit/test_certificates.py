@@ -10,11 +10,11 @@ T0 = 1_795_262_400_000
 DAY_S = 86_400.0
 
 
-def told(*left_days: float | None) -> list[Signal]:
+def told(*left_days: float | None, every_ms: int = 86_400_000) -> list[Signal]:
     config, state, found = certificates.STEP.config(cell="eu1"), certificates.STEP.fresh(), []
     for number, days in enumerate(left_days):
         value = None if days is None else days * DAY_S
-        at_ms = T0 + number * 86_400_000
+        at_ms = T0 + number * every_ms
         points = {certificates.REMAINING: value, "tls.handshake.success": 1.0}
         scrape = Scrape.of(points, cell="eu1", resource="tls-eu1", system="tls", time_ms=at_ms)
         state, signals = certificates.STEP.step(config, state, Item(at_ms, scrape))
@@ -28,7 +28,14 @@ def test_it_is_told_with_the_time_at_which_it_ends_and_graver_when_near() -> Non
     assert [one.severity for one in found] == [Severity.WARNING, Severity.CRITICAL, Severity.CRITICAL]
     assert {one.cause for one in found} == {"certificate:tls-eu1"}
     assert found[0].expected_ms == T0 + round((2 + 13.5) * 86_400_000)
-    assert "ended 0.5 days ago" in found[-1].summary
+    assert "ends in 1.5 days, on 2026-11-27 00:00 UTC" in found[1].summary
+    assert "has ended on 2026-11-26 00:00 UTC" in found[-1].summary
+
+
+def test_its_end_is_told_at_once_however_seldom_it_is_told_again() -> None:
+    found = told(*(2 / 24 - minute / 1_440 for minute in range(0, 180, 15)), every_ms=900_000)
+    assert [one.summary.partition(" on ")[0] for one in found[1:]] == ["the certificate of tls-eu1 has ended"]
+    assert found[1].time_ms == T0 + 7_200_000
 
 
 def test_a_renewal_ends_it() -> None:
