@@ -73,10 +73,11 @@ class Told:
 
 
 def concerns(route: Route, incident: Incident) -> bool:
-    """Whether the route wants to hear of such incidents."""
+    """Whether the route wants to hear of such incidents. One of the fleet concerns who hears of a cell that it touches."""
     if incident.severity < Severity[route.min_severity.upper()]:
         return False
-    if route.cells and incident.cell not in route.cells:
+    touched = {incident.cell, *(part.cell for part in incident.parts)}
+    if route.cells and touched.isdisjoint(route.cells):
         return False
     return not route.tenants or not frozenset(route.tenants).isdisjoint(incident.tenants)
 

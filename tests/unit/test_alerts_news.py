@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from schemas.estate import Route
 from schemas.impact import CutOffStake, Stake
-from schemas.records import Cause, Evidence, Impact, Incident, Phase, Severity, Signal
+from schemas.records import Cause, Evidence, Impact, Incident, Part, Phase, Severity, Signal
 from sinks.alerts_news import Heartbeat, Notification, Told, body, concerns, due, flush, fold, is_heartbeat
 from tests.support.golden import GOLDEN, agrees
 
@@ -153,6 +153,13 @@ def test_a_route_hears_only_of_what_concerns_it() -> None:
     assert concerns(Route(name="r", url="https://x", cells=("eu1",), tenants=("bolt", "acme")), one)
     assert not concerns(Route(name="r", url="https://x", cells=("eu2",)), one)
     assert not concerns(Route(name="r", url="https://x", tenants=("bolt",)), one)
+
+
+def test_a_story_of_the_fleet_reaches_the_routes_of_the_cells_that_it_touches() -> None:
+    parts = tuple(Part(cell=cell, incident=f"inc-{cell}", phase=Phase.OPEN) for cell in ("eu1", "us1"))
+    one = incident().model_copy(update={"cell": "fleet", "parts": parts})
+    hears = [cell for cell in ("eu1", "us1", "eu2") if concerns(Route(name="r", url="https://x", cells=(cell,)), one)]
+    assert hears == ["eu1", "us1"]
 
 
 def test_an_id_names_incident_and_version_and_holds_no_full_stop() -> None:
