@@ -55,10 +55,10 @@ def topics_page() -> str:
 def metrics_page() -> str:
     """The catalogue of metrics as a page."""
     rows = [
-        (f"`{one.name}`", one.kind.value, one.unit, one.description, one.bad.value, one.cause or "")
+        (f"`{one.name}`", one.title, one.kind.value, one.unit, one.description, one.bad.value, one.cause or "")
         for one in sorted(metrics.METRICS, key=lambda metric: metric.name)
     ]
-    table = _table(("metric", "kind", "unit", "meaning", "bad", "speaks for"), rows)
+    table = _table(("metric", "in sentences", "kind", "unit", "meaning", "bad", "speaks for"), rows)
     return (
         f"# Metrics\n\nGenerated from `schemas/metrics/`. Units are UCUM; a sum is cumulative and monotone.\n\n{table}"
     )

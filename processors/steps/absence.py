@@ -40,6 +40,7 @@ from processors.steps.seasonal import HOURS, Floats, hour_of_week
 from schemas.calendar import DAY_MS, MINUTE_MS
 from schemas.records import Evidence, Record, Scrape, Severity
 from schemas.series import parse
+from schemas.words import called
 
 Flags = NDArray[np.bool_]
 HOUR_MS = 3_600_000
@@ -523,11 +524,10 @@ def _finding(state: State, scrape: Scrape, cause: str, slots: list[int]) -> dict
 def _evidence(state: State, slot: int, time_ms: int) -> Evidence:
     stream, arrays = state.streams[slot], state.arrays
     series = parse(stream.name)
-    what = ", ".join(value for name, value in sorted(series.attributes.items()) if name != "tenant.id")
     low_s, usual, came = arrays["low_ms"][slot] / 1000, arrays["low_usual"][slot], arrays["low_came"][slot]
     waits = " and work is seen to wait" if arrays["waits"][slot] == 1 else ""
     return Evidence(
-        text=f"{f'only {came:.0f}' if came else 'no'} {series.name}{f' ({what})' if what else ''} "
+        text=f"{f'only {came:.0f}' if came else 'no'} {called(series)} "
         f"of {stream.tenant or 'the resource'} in {low_s:.0f} s where at least {usual:.0f} were to be expected{waits}",
         series=stream.name,
         unit="{event}",

@@ -31,9 +31,10 @@ from processors.steps.hours import Now
 from processors.steps.seasonal import Floats, Profile
 from processors.steps.slots import Slots
 from processors.steps.spreads import Spreads
-from schemas.metrics import Kind, describe, spoken
+from schemas.metrics import Kind, describe
 from schemas.records import Evidence, Record, Scrape, Severity
 from schemas.series import Series
+from schemas.words import amounts, called
 
 GRAIN_CHANGE = 3.0
 GRAIN_RUN = 3
@@ -312,9 +313,9 @@ def _worst(members: list[int], distance: Floats) -> list[int]:
 def _evidence(state: State, slot: int, scrape: Scrape, seen: Look) -> Evidence:
     series, value, usual = state.slots.series[slot], float(seen.observed[slot]), float(seen.expected[slot])
     metric = describe(series.name)
-    said = f"{value:.4g} {spoken(metric.observed_unit)}".rstrip()
+    now, usually = amounts(series.name, value, usual)
     return Evidence(
-        text=f"{series.name} of {series.tenant or scrape.resource} is {said}, usually {_round(usual)} at this hour",
+        text=f"{called(series)} of {series.tenant or scrape.resource} at {now}, usually {usually} at this hour",
         series=state.slots.identities[slot],
         unit=metric.observed_unit,
         value=value,
@@ -323,10 +324,6 @@ def _evidence(state: State, slot: int, scrape: Scrape, seen: Look) -> Evidence:
         scale=float(seen.scale[slot]),
         window_ms=round(state.interval_ms) if metric.kind is Kind.SUM else None,
     )
-
-
-def _round(value: float) -> str:
-    return f"{value:.4g}" if abs(value) > 1e-6 else "0"
 
 
 def _learn(config: Config, state: State, look: Look) -> None:

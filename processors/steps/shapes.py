@@ -26,8 +26,9 @@ from processors.steps.baseline import unit
 from processors.steps.seasonal import hour_of_week
 from processors.steps.slots import Slots
 from schemas.calendar import MINUTE_MS, Calendar
-from schemas.metrics import Kind, describe, spoken
+from schemas.metrics import Kind, describe
 from schemas.records import Evidence, Scrape, Severity
+from schemas.words import amounts, called
 
 Floats = NDArray[np.float64]
 Times = NDArray[np.int64]
@@ -107,8 +108,7 @@ def _tell(config: Config, state: State, scrape: Scrape, before_ms: int, values: 
     for slot in np.flatnonzero(scores > config.told).tolist():
         series, value = slots.series[slot], float(values[slot])
         metric = describe(series.name)
-        said = f"{value:.4g} {spoken(metric.observed_unit)}".rstrip()
-        text = f"{series.name} of {series.tenant or scrape.resource} has not been like this before: now {said}"
+        text = f"{called(series)} of {series.tenant or scrape.resource} at {amounts(series.name, value)[0]}: not like this before"
         fact = Evidence(
             text=text,
             series=slots.identities[slot],

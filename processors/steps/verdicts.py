@@ -13,7 +13,8 @@ from processors.steps.outcomes import Ledger
 from processors.steps.rivals import Rival
 from schemas.metrics import describe
 from schemas.records import Change, Evidence, Verdict
-from schemas.words import number
+from schemas.series import parse
+from schemas.words import amounts, called, number
 
 SAID = 6
 
@@ -75,18 +76,18 @@ def evidence(
 def row_text(ledger: Ledger, seen: Contrast, row: int) -> str:
     """One comparison in words: observed, expected, the ratio with its interval, the always-valid p-value."""
     slot = int(seen.slot[row])
-    what = ledger.slots[slot].name if slot >= 0 else f"{seen.pool[row]} of all that got it"
-    unit = _unit(seen, row)
-    text = f"{what} is {_said(seen.observed[row])} {unit} where {_said(seen.expected[row])} was to be expected"
+    if slot >= 0:
+        one = ledger.slots[slot]
+        what = f"{called(one.series)} of {one.tenant or one.resource}"
+    else:
+        what = f"{called(parse(seen.pool[row]))} of all that got it"
+    now, usual = amounts(seen.metric[row], max(float(seen.observed[row]), 0.0), max(float(seen.expected[row]), 0.0))
+    text = f"{what} at {now} where {usual} was to be expected"
     if math.isfinite(seen.high[row]):
         low, high = (math.exp(min(bound, 20.0)) for bound in (seen.low[row], seen.high[row]))
         times = math.exp(min(seen.shift[row], 20.0))
         text += f", {number(times, 2)} times as bad (90 %: {number(low, 2)} to {number(high, 2)})"
     return f"{text}, p = {min(1.0, math.exp(-min(float(seen.log_e[row]), 700.0))):.1g} at any time"
-
-
-def _said(value: float) -> str:
-    return number(max(float(value), 0.0), 3)
 
 
 def _row(ledger: Ledger, seen: Contrast, row: int, window_ms: int, at_ms: int) -> Evidence:

@@ -27,6 +27,7 @@ class Departure(StrEnum):
 class Metric:
     """One metric by name.
 
+    `title` is what people call it, such that "TITLE of acme at 12" and, of a sum, "no TITLE of acme" can be read aloud.
     `unit` is UCUM, as OpenTelemetry wants it (s, By, {order}); of a sum it is the unit of the total. `cause` is the
     kind of cause that an abnormal value speaks for (KIND of KIND:RESOURCE); `floor` is the smallest departure, in the
     metric's unit (of a sum: a second), that can matter to anybody, however unusual it is. `limit` is what a gauge can reach at
@@ -37,6 +38,7 @@ class Metric:
     kind: Kind
     unit: str
     description: str
+    title: str = ""
     bad: Departure = Departure.NONE
     cause: str | None = None
     floor: float = 0.0
@@ -46,6 +48,11 @@ class Metric:
     def observed_unit(self) -> str:
         """Unit of what is looked at: of a sum its rate, a second."""
         return f"{self.unit}/s" if self.kind is Kind.SUM else self.unit
+
+    @property
+    def called(self) -> str:
+        """What people call it, its name where nobody has said so."""
+        return self.title or self.name
 
 
 def spoken(ucum: str) -> str:
