@@ -1,7 +1,8 @@
-"""Scheduled actions that were switched off by failures, or fail again and again: nobody sees it, the table looks clean.
+"""Scheduled actions that were switched off by failures, fail or do nothing again and again: nobody sees it, the table looks clean.
 
 Odoo 18 and 19 switch an action off after failures and reset its failure count, so only the edge tells; 16 and 17 advance
-`lastcall` on failure as on success, so only the log tells. An action that was switched off without failures was switched off
+`lastcall` on failure as on success, so only the log tells. A run that was killed, or ended with work left and none done, moves it on, too:
+both count as failures. An action that was switched off without failures was switched off
 by a person. The finding ends when the action is seen to run again, or, of one that fails, to run without failing.
 That all actions of a database stand is silence (`absence`), that they are late is in their delay.
 Source: odoo/addons/base/models/ir_cron.py of 16-19, seen on running 17-19.
@@ -20,7 +21,8 @@ from schemas.series import parse, split
 
 RUNS = "odoo.cron.runs"
 SWITCHED_OFF, BY_FAILURES = "odoo.cron.switched_off", "odoo.cron.deactivated"
-EVENTS = frozenset({SWITCHED_OFF, BY_FAILURES, "odoo.cron.failing", "odoo.cron.failed"})
+IDLE = "odoo.cron.idle"
+EVENTS = frozenset({SWITCHED_OFF, BY_FAILURES, IDLE, "odoo.cron.failing", "odoo.cron.failed", "odoo.cron.killed"})
 
 
 class Config(StepConfig):
@@ -42,6 +44,7 @@ class Cron(BaseModel):
     first_ms: int
     last_ms: int
     is_off: bool = False
+    is_idle: bool = Field(False, description="Its last run did nothing, though work waited for it.")
     body: str = ""
     runs: float | None = Field(None, description="The run counter as it was first seen since then.")
     more_runs: float = Field(0.0, description="Runs since then.")
@@ -77,7 +80,7 @@ def _happened(config: Config, state: State, event: OperationsEvent) -> None:
         if len(state.crons) >= config.crons_max:
             state.crons.pop(next(iter(state.crons)))
         known = state.crons[name] = Cron(first_ms=event.time_ms, last_ms=event.time_ms)
-    known.last_ms, known.body = event.time_ms, event.body
+    known.last_ms, known.body, known.is_idle = event.time_ms, event.body, event.name == IDLE
     # The log tells each failure, the table the number in a row.
     told = event.attributes.get("odoo.cron.failures")
     is_off = event.name in (SWITCHED_OFF, BY_FAILURES)
@@ -138,6 +141,8 @@ def _judge(config: Config, state: State, record: OperationsEvent | Scrape) -> Fi
 def _sentence(name: str, cron: Cron) -> str:
     if cron.is_off:
         return cron.body or f"Scheduled action {name!r} was switched off after failures; it runs no more"
+    if cron.is_idle:
+        return f"Scheduled action {name!r} has run {cron.failures} times and done nothing, though work waits for it"
     return f"Scheduled action {name!r} has failed {cron.failures} times without a success between"
 
 
@@ -172,12 +177,15 @@ def unit(record: Record) -> str | None:
 
 _pack, _unpack = json_state(State)
 ABOUT = About(
-    finds="Scheduled actions that were switched off by failures, or fail again and again.",
+    finds="Scheduled actions that were switched off by failures, or fail, are killed or do nothing again and again.",
     method=(
         "Failures in a row are counted from the log and from Odoo's own table; being switched off without a "
         "recent failure is a person's doing and is not told."
     ),
     source="odoo/addons/base/models/ir_cron.py of Odoo 16 to 19",
-    limits="An action that runs and does nothing is not seen here, but by what it no longer brings (absence).",
+    limits=(
+        "Before Odoo 18 an action that runs and does nothing is not seen here, but by what it no longer brings (absence); "
+        "later only if it reports its progress."
+    ),
 )
 STEP = Step("crons", Config, (OperationsEvent, Scrape), unit, State, step, _pack, _unpack, about=ABOUT)

@@ -339,6 +339,23 @@ async def test_a_cron_that_a_person_switches_off_is_no_failure(acme: Company) ->
     ]
 
 
+PROGRESS = "INSERT INTO ir_cron_progress (id, cron_id, done, remaining, timed_out_counter) VALUES ($1, 1, $2, $3, $4)"
+
+
+async def test_a_cron_that_ran_and_did_nothing_or_was_killed_is_told_once(acme: Company) -> None:
+    await acme.run(
+        "CREATE TABLE ir_cron_progress (id int, cron_id int, done int, remaining int, timed_out_counter int)"
+    )
+    acme.collector = acme.watched_by(acme.url)
+    await acme.run(CRON, at(acme), None)
+    looks = [await acme.later()]
+    works, idle, under_way, after_a_kill, has_nothing_to_do = (5, 20, 0), (0, 20, 0), (0, 0, 1), (0, 0, 2), (0, 0, 0)
+    for number, run in enumerate((works, idle, under_way, after_a_kill, has_nothing_to_do), 1):
+        await acme.run(PROGRESS, number, *run)
+        looks += [await acme.later(), await acme.later()]
+    assert [event.name for one in looks for event in events(one)] == ["odoo.cron.idle", "odoo.cron.killed"]
+
+
 JOB = """INSERT INTO queue_job (id, uuid, channel, state, model_name, method_name, date_created, date_enqueued, date_started)
          VALUES ($1::int, $1::int::text, 'root', $2, 'edi.exchange', 'send', $3, $3, $3)"""
 

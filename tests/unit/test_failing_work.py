@@ -63,6 +63,17 @@ def test_three_failures_in_a_row_are_told_and_successes_end_it() -> None:
     assert [one.phase for one in told if one.phase is not Phase.UPDATED] == [Phase.OPEN, Phase.RESOLVED]
 
 
+def test_an_action_that_runs_and_does_nothing_is_told_until_it_does_something() -> None:
+    idle = [one for minute in range(3) for one in (event(minute, "odoo.cron.idle"), runs(minute, float(minute)))]
+    told = cron_signals([*idle, runs(4, 3.0), runs(5, 9.0)])
+    assert [one.phase for one in told if one.phase is not Phase.UPDATED] == [Phase.OPEN, Phase.RESOLVED]
+    assert "has run 3 times and done nothing" in told[0].summary
+
+
+def test_an_action_that_is_killed_again_and_again_is_told() -> None:
+    assert cron_signals([event(minute, "odoo.cron.killed", minute) for minute in (1, 2, 3)])
+
+
 def test_a_failure_now_and_then_is_no_finding() -> None:
     items = [
         one

@@ -25,6 +25,8 @@ class Cron(NamedTuple):
     active: bool
     last_ms: int | None
     failures: int
+    progress: int = 0
+    """Id of the last run that was read in its progress (18, 19)."""
 
 
 class Jobs(BaseModel):

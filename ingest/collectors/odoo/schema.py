@@ -12,6 +12,7 @@ TABLES = (
     "account_move",
     "delivery_carrier",
     "ir_cron",
+    "ir_cron_progress",
     "ir_module_module",
     "mail_mail",
     "queue_job",
