@@ -8,6 +8,9 @@ from collections.abc import Iterable
 
 from pydantic import BaseModel, ConfigDict, Field
 
+BREAKDOWNS = (
+    "by_tenant", "by_warehouse", "by_carrier", "missing_by_tenant", "missing_by_warehouse", "missing_by_carrier",
+)  # fmt: skip
 PARTS_MAX = 50  # of one breakdown of an impact; the smallest are left out
 
 
@@ -47,6 +50,11 @@ class Impact(BaseModel):
     by_cut_off: tuple[CutOffStake, ...] = Field(
         (), description="What will miss each next shipping cut-off at the present pace, earliest first."
     )
+    missing_by_tenant: dict[str, Stake] = Field(
+        default_factory=dict, description="What will miss its next shipping cut-off, by tenant."
+    )
+    missing_by_warehouse: dict[str, Stake] = Field(default_factory=dict, description="The same by TENANT/WAREHOUSE.")
+    missing_by_carrier: dict[str, Stake] = Field(default_factory=dict, description="The same by carrier.")
     other_values: dict[str, float] = Field(
         default_factory=dict, description="Value in other currencies, by ISO 4217 code; not part of `value`."
     )
@@ -79,9 +87,7 @@ class Impact(BaseModel):
             value=values.pop(currency, 0.0),
             currency=currency or None,
             names=tuple(name for one in found for name in one.names)[:10],
-            by_tenant=_staked(pair for one in told for pair in one.by_tenant.items()),
-            by_warehouse=_staked(pair for one in told for pair in one.by_warehouse.items()),
-            by_carrier=_staked(pair for one in told for pair in one.by_carrier.items()),
+            **{name: _staked(pair for one in told for pair in getattr(one, name).items()) for name in BREAKDOWNS},
             by_cut_off=_cut_offs(one for part in told for one in part.by_cut_off),
             other_values={code: value for code, value in values.items() if value},
         )
@@ -93,7 +99,7 @@ def _without_value(part: Impact) -> Impact:
     def bare(stakes: dict[str, Stake]) -> dict[str, Stake]:
         return {key: Stake(documents=stake.documents) for key, stake in stakes.items()}
 
-    breakdowns = {name: bare(getattr(part, name)) for name in ("by_tenant", "by_warehouse", "by_carrier")}
+    breakdowns = {name: bare(getattr(part, name)) for name in BREAKDOWNS}
     cut_offs = tuple(one.model_copy(update={"value": 0.0}) for one in part.by_cut_off)
     return part.model_copy(update={**breakdowns, "by_cut_off": cut_offs})
 

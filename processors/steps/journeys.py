@@ -12,11 +12,13 @@ Source: state clocks of process mining (van der Aalst, Process Mining, 2nd ed., 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
 from functools import cached_property
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
 import orjson
@@ -37,6 +39,7 @@ WAY = {
 }
 """States in which a document waits for something, in their order."""
 SHIPS, SHIPPED = "stock.picking", "done"
+K = TypeVar("K", str, tuple[int, str])
 PARTS = 16  # of the open documents in a snapshot; only those that changed are written again
 
 
@@ -344,32 +347,42 @@ def impact_of(
 ) -> Impact:
     """What is at stake: delayed documents and the value of the orders behind them, whole and in parts."""
     found = sorted(delayed, key=lambda one: (-(one.amount or 0.0), one.kind, one.name or ""))
-    whole = _stake(found)
-    by_type: dict[str, list[Document]] = {}
-    warehouses: dict[str, list[Document]] = {}
-    carriers: dict[str, list[Document]] = {}
-    missing: dict[tuple[int, str], list[Document]] = {}
-    for one in found:
-        by_type.setdefault(one.kind, []).append(one)
-        warehouses.setdefault(f"{tenant}/{one.warehouse or '?'}", []).append(one)
-        if one.carrier:
-            carriers.setdefault(one.carrier, []).append(one)
-    for cut_off_ms, carrier, one in cut_offs:
-        missing.setdefault((cut_off_ms, carrier or ""), []).append(one)
+    ahead = list(cut_offs)
+    whole, missing = _stake(found), [one for _, _, one in ahead]
     return Impact(
         documents=whole.documents,
-        by_type={kind: len(members) for kind, members in sorted(by_type.items())},
+        by_type=dict(sorted(Counter(one.kind for one in found).items())),
         value=whole.value,
-        currency=next((one.currency for one in found if one.currency), None),
+        currency=next((one.currency for one in [*found, *missing] if one.currency), None),
         names=tuple(one.name for one in found if one.name)[:10],
         by_tenant={tenant: whole},
-        by_warehouse={key: _stake(members) for key, members in warehouses.items()},
-        by_carrier={key: _stake(members) for key, members in carriers.items()},
+        by_warehouse=_by_warehouse(tenant, found),
+        by_carrier=_by_carrier(found),
         by_cut_off=tuple(
-            CutOffStake(**_stake(missing[key]).model_dump(), cut_off_ms=key[0], carrier=key[1] or None)
-            for key in sorted(missing)
+            CutOffStake(**stake.model_dump(), cut_off_ms=cut_off_ms, carrier=carrier or None)
+            for (cut_off_ms, carrier), stake in sorted(
+                _parts(((at, carrier or ""), one) for at, carrier, one in ahead).items(), key=itemgetter(0)
+            )
         ),
+        missing_by_tenant={tenant: _stake(missing)} if missing else {},
+        missing_by_warehouse=_by_warehouse(tenant, missing),
+        missing_by_carrier=_by_carrier(missing),
     )
+
+
+def _by_warehouse(tenant: str, documents: Iterable[Document]) -> dict[str, Stake]:
+    return _parts((f"{tenant}/{one.warehouse or '?'}", one) for one in documents)
+
+
+def _by_carrier(documents: Iterable[Document]) -> dict[str, Stake]:
+    return _parts((one.carrier, one) for one in documents if one.carrier)
+
+
+def _parts(pairs: Iterable[tuple[K, Document]]) -> dict[K, Stake]:
+    parts: dict[K, list[Document]] = {}
+    for key, one in pairs:
+        parts.setdefault(key, []).append(one)
+    return {key: _stake(members) for key, members in parts.items()}
 
 
 def _stake(documents: Iterable[Document]) -> Stake:

@@ -351,6 +351,19 @@ def test_severity_follows_documents_and_value_in_terms_of_the_tenants_tier(
     assert told[-1].severity is severity
 
 
+def test_what_misses_a_cut_off_weighs_as_much_as_its_own_tenant_does() -> None:
+    ahead = impact(1, tenant="borealis", ahead=4)
+    for tenant, severity in (("borealis", Severity.WARNING), ("acme", Severity.CRITICAL)):
+        stake = ahead.model_copy(update={"missing_by_tenant": {tenant: Stake(documents=4)}})
+        told = fold(
+            signal("redis.latency:valkey-eu1", 0),
+            signal("process.delayed:borealis", 1, impact=stake),
+            signal("queue.backlog:acme", 2),
+        )
+        assert told[-1].severity is severity
+        assert "acme" in told[-1].tenants
+
+
 def test_a_busy_server_that_nobody_suffers_from_is_a_warning_at_most() -> None:
     told = fold(signal("redis.memory:valkey-eu1", 0, severity=Severity.CRITICAL))
     assert only(told).severity is Severity.WARNING

@@ -16,6 +16,7 @@ def of(tenant: str, value: float, currency: str = "EUR", cut_off_ms: int = FOUR,
     return Impact(
         documents=2, by_type={"stock.picking": 2}, value=value, currency=currency, names=(f"{tenant}/1",),
         by_tenant={tenant: stake}, by_warehouse={f"{tenant}/Main": stake}, by_carrier={carrier: stake}, by_cut_off=(late,),
+        missing_by_carrier={carrier: Stake(documents=1, value=value / 2)},
     )  # fmt: skip
 
 
@@ -24,6 +25,7 @@ def test_tenants_add_up_by_warehouse_carrier_and_cut_off() -> None:
     assert (both.documents, both.value, both.names) == (4, 40.0, ("borealis/1", "acme/1"))
     assert both.by_carrier == {"DHL": Stake(documents=4, value=40.0)}
     assert list(both.by_warehouse) == ["borealis/Main", "acme/Main"]
+    assert both.missing_by_carrier == {"DHL": Stake(documents=2, value=20.0)}
     assert both.by_cut_off == (CutOffStake(documents=2, value=20.0, cut_off_ms=FOUR, carrier="DHL"),)
 
 

@@ -15,6 +15,7 @@ from processors.step import Item
 from processors.steps import journeys
 from schemas.calendar import Calendar, Shift
 from schemas.estate import Estate
+from schemas.impact import Stake
 from schemas.records import BusinessBatch, Phase, Severity, Signal
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
@@ -156,6 +157,12 @@ def test_what_will_miss_its_cut_off_is_told_by_carrier() -> None:
     assert (rapid.carrier, rapid.cut_off_ms) == ("Rapid", MONDAY_8 + 6 * HOUR)
     # Twenty minutes are left and nothing leaves: all that wait for Rapid will miss it.
     assert rapid.documents >= 38
+    whole = Stake(documents=rapid.documents, value=rapid.value)
+    assert told[-1].impact.missing_by_carrier == {"Rapid": whole}
+    assert told[-1].impact.missing_by_warehouse["acme/Main"] == told[-1].impact.missing_by_tenant["acme"]
+    assert told[-1].impact.missing_by_tenant["acme"].documents == sum(
+        one.documents for one in told[-1].impact.by_cut_off
+    )
     assert told[-1].severity is Severity.CRITICAL
     assert "will miss the cut-off of Rapid at 14:00" in told[-1].summary
 

@@ -54,12 +54,13 @@ def forecast_ms(root: Node | None, members: Sequence[Node], at_ms: int) -> int |
 
 
 def _is_critical(config: Config, impact: Impact, tenants: Sequence[str]) -> bool:
-    if any(_weighs(config, _tier(config, tenant), stake) for tenant, stake in impact.by_tenant.items()):
+    stakes = (*impact.by_tenant.items(), *impact.missing_by_tenant.items())
+    if any(_weighs(config, _tier(config, tenant), stake) for tenant, stake in stakes):
         return True
-    # What misses a cut-off names no tenant; the dearest one that suffers decides.
+    # Of what names no tenant the dearest one that suffers decides.
     tier = min((_tier(config, tenant) for tenant in tenants), key=TIERS.index, default=Tier.MEDIUM)
     now = Stake(documents=impact.documents, value=impact.value)
-    ahead = impact.next_cut_off
+    ahead = None if impact.missing_by_tenant else impact.next_cut_off
     return (not impact.by_tenant and _weighs(config, tier, now)) or (ahead is not None and _weighs(config, tier, ahead))
 
 
