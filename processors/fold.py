@@ -273,6 +273,13 @@ class PartitionFold:
             fold._restore_unit(cell, step, unit, unit_parts, head.versions)
         return fold
 
+    def pass_expired(self, topic: int, begins: int) -> None:
+        """What the log let go of while nobody read it is passed over and counted: it is read by nobody any more."""
+        expected = self.order.clocks[topic].next_offset
+        if expected is not None and begins > expected:
+            self.counts["expired"] += begins - expected
+            self.order.skip(topic, begins - 1)
+
     def _restore_unit(self, cell: str, step: str, unit: str, parts: Parts, versions: Mapping[str, int]) -> None:
         known = self.plan.by_name.get(step)
         if known is None or not known.version - 1 <= versions.get(step, 0) <= known.version:

@@ -7,6 +7,7 @@ that covers them. A stuck send ends the worker, uncommitted; its successor reads
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
@@ -63,16 +64,22 @@ class Store:
         """Send a record of the state topic."""
         return await self._send(self._state, partition=partition, key=entry.key, value=entry.value)
 
-    async def restore(self, partition: int) -> Restored:
-        """The best snapshot of a partition, read from the beginning of the state topic to its present end."""
+    async def restore(self, partition: int, topics: Collection[str]) -> tuple[Restored, dict[str, int]]:
+        """The best snapshot of a partition, read from the beginning of the state topic to its present end.
+
+        With it the first offsets that are left of the partition in `topics`: retention may have let go of what comes after it.
+        """
         place = TopicPartition(self._state, partition)
+        inputs = [TopicPartition(topic, partition) for topic in topics]
         reader = AIOKafkaConsumer(
             **self._kafka, enable_auto_commit=False, auto_offset_reset="earliest", max_partition_fetch_bytes=4 * 2**20
         )
         await reader.start()
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):
-                return restore(await _read_to_end(reader, place))
+                restored = restore(await _read_to_end(reader, place))
+                begins = await reader.beginning_offsets(inputs)
+                return restored, {one.topic: begins[one] for one in inputs}
         finally:
             await reader.stop()
 

@@ -14,8 +14,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
+from pilothouse.broker import partitions
 from pilothouse.settings import Settings
+from schemas.topics import INPUTS
 from tests.support.house import House, now_ms, running
 
 VICTIMS = ("process", "sink", "ingest", "broker")
@@ -120,3 +124,39 @@ async def test_a_second_worker_may_join_and_leave_under_load(embedded_settings: 
 @pytest.mark.soak
 async def test_workers_may_join_and_leave_again_and_again(embedded_settings: Settings) -> None:
     await joined_and_left(embedded_settings, lines=100_000, seconds=300, rounds=10)
+
+
+@pytest.mark.soak
+async def test_a_worker_that_was_away_for_longer_than_records_are_kept_goes_on(embedded_settings: Settings) -> None:
+    async with running(embedded_settings) as one:
+        worker = one.program("process")
+        await one.flow(500, 10)
+        await asyncio.sleep(8)  # what was read stands in a snapshot
+        await worker.stop()
+        await one.flow(500, 5)
+        await one.all_stored(60)
+        await forget_everything(one)
+        await worker.start()
+        await one.flow(500, 10)
+        await one.next_stored(60)
+        for _ in range(20):
+            if "records went by unread" in worker.log.read_text():
+                break
+            await asyncio.sleep(1)
+        await asyncio.sleep(5)
+        told = worker.log.read_text()
+        assert worker.running, told[-2_000:]
+        assert "records went by unread" in told, told[-2_000:]
+        assert "was expected" not in told, told[-2_000:]
+
+
+async def forget_everything(one: House) -> None:
+    """As retention does: the log begins where it ended."""
+    admin = AIOKafkaAdminClient(**one.kafka)
+    await admin.start()
+    async with AIOKafkaConsumer(**one.kafka) as reader:
+        known = await partitions(one.kafka, [topic.name for topic in INPUTS])
+        places = [TopicPartition(topic, number) for topic, numbers in known.items() for number in numbers]
+        ends = await reader.end_offsets(places)
+    await admin.delete_records({place: RecordsToDelete(before_offset=end) for place, end in ends.items() if end})
+    await admin.close()

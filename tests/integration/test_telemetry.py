@@ -55,7 +55,17 @@ def test_nothing_is_told_without_an_endpoint(tmp_path: Path) -> None:
 def test_every_count_of_sinks_and_workers_stands_in_the_catalogue() -> None:
     assert {one.name for one in telemetry.of_sinks([counted()])} <= BY_NAME.keys()
     assert len(fields(Counts)) == len(list(telemetry.of_sinks([counted()])))
-    known = ("records", "duplicates", "late", "failed", "signals", "incidents", "units_dropped", "sources_forgotten")
+    known = (
+        "records",
+        "duplicates",
+        "late",
+        "failed",
+        "signals",
+        "incidents",
+        "units_dropped",
+        "sources_forgotten",
+        "expired",
+    )
     readings = list(telemetry.of_worker(Counter({**dict.fromkeys(known, 1), "rejected_invalid": 3})))
     assert {one.name for one in readings} <= BY_NAME.keys()
     assert telemetry.Reading("pilothouse.worker.rejected", 3, {"pilothouse.reason": "invalid"}) in readings

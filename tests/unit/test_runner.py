@@ -157,6 +157,23 @@ async def test_a_hole_in_the_offsets_is_refused() -> None:
         await house.read(9, "b", 1_100)
 
 
+async def test_what_retention_took_while_nobody_read_is_passed_over_and_counted() -> None:
+    house = House()
+    await house.read(0, "a", 1_000)
+    await house.read(1, None, 9_000)
+    fold = PartitionFold.restore(Plan.of([ECHO]), house.runner.fold.snapshot())
+    fold.pass_expired(TOPIC, 2)
+    assert not fold.counts["expired"]
+    fold.pass_expired(TOPIC, 50)
+    assert fold.counts["expired"] == 48
+    successor = House(fold)
+    await successor.read(50, "b", 90_000)
+    await successor.read(51, None, 99_000)
+    assert len(successor.bus.sent) == 1
+    with pytest.raises(Gap, match="read offset 60 where 52 was expected"):
+        await successor.read(60, "c", 100_000)
+
+
 async def test_a_record_on_which_a_step_raises_is_put_aside_and_the_others_go_on() -> None:
     house = House()
     await house.read(0, "bad", 1_000)
