@@ -332,7 +332,7 @@ def _learn(config: Config, state: State, look: Look) -> None:
     load = state.slots.weeks(config).load(state.last_ms)
     if load is not None:
         measured = measured & (load == 1.0)  # a campaign or a holiday teaches nothing about ordinary days
-    error = observed - expected
+    error = np.where(measured, observed - expected, 0.0)
     young = arrays["seen"] < config.warm_up
     if look.fresh is not None:  # nothing is known of this time of day: what comes is followed
         young |= look.fresh & ~_has_level(state)

@@ -122,6 +122,11 @@ def test_a_gap_is_not_a_zero() -> None:
     assert run(baseline.STEP, scrapes([*[1.0] * 40, *[0.0] * 3], "redis.persistence.ok"))
 
 
+def test_a_value_that_was_not_measured_once_does_not_hide_what_comes_after_it() -> None:
+    told = run(baseline.STEP, scrapes([*CALM, None, *CALM, 0.5, 0.5, 0.5], PING))
+    assert [one.cause for one in told] == ["redis.latency:valkey-eu1"]
+
+
 def test_a_level_without_a_past_is_no_news_when_the_hour_turns() -> None:
     # In the hour that ends the profile learns what until then only the offset knew.
     assert run(baseline.STEP, scrapes([1.0] * 4_000, "pilothouse.collector.up", "pilothouse")) == []
