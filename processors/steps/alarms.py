@@ -25,6 +25,7 @@ Flags = NDArray[np.bool_]
 
 EDGE = 3.0  # scales
 K = 0.1
+LOG_K = np.float32(np.log10(K))
 BEGIN_PRIOR = (1.0, 500.0)  # excesses that began, in so many scrapes: what a series is taken for before it is known
 FOLLOW_PRIOR = (1.0, 3.0)  # excesses that followed another, of so many
 HEIGHT_PRIOR = (2.0, 10.0)  # summed log heights, of so many: a tail exponent of 5
@@ -44,43 +45,58 @@ ARRAYS: dict[str, Any] = {
     "stretch": np.int16,  # excesses in a row
     "evidence": np.float32,  # log10 of the running product
 }
+HISTORY = ("calm", "begun", "after", "followed", "height", "stretches")
 
 
-def follow(a: Arrays, distance: Floats, excess: Flags, judged: Flags) -> None:
-    """Take in one scrape: the distances in scales, where they are an excess, and which series can be judged at all."""
-    in_stretch = a["stretch"] > 0
-    before = a["evidence"].copy()
-    a["calm"] += judged & ~in_stretch
-    np.copyto(a["evidence"], np.maximum(before + np.float32(np.log10(K)), 0), where=judged)
-    places = np.flatnonzero(judged & (excess | in_stretch))
-    if places.size:
-        _excesses(a, places, np.abs(distance[places]) / EDGE, excess[places], before[places])
+def follow(a: Arrays, height: Floats, excess: Flags | None, judged: Flags) -> None:
+    """Take in one scrape: how far each series is off in scales, where that is an excess (None: nowhere), and which can be judged."""
+    before = a["evidence"]
+    if np.count_nonzero(before):
+        before = before.copy()
+        np.copyto(a["evidence"], np.maximum(before + LOG_K, 0), where=judged)
+    if excess is None and not np.count_nonzero(a["stretch"]):
+        a["calm"] += judged
+    else:
+        in_stretch = a["stretch"] > 0
+        a["calm"] += judged & ~in_stretch
+        over = judged & in_stretch
+        if excess is not None:
+            over &= ~excess
+            places = np.flatnonzero(judged & excess)
+            _excesses(a, places, height[places] / EDGE, before[places])
+        if np.count_nonzero(over):
+            _ends(a, np.flatnonzero(over))
     full = a["calm"] > COUNT_MAX
-    if full.any():
-        for name in ("calm", "begun", "after", "followed", "height", "stretches"):
+    if np.count_nonzero(full):
+        for name in HISTORY:
             a[name][full] /= 2
 
 
-def _excesses(a: Arrays, places: NDArray[np.intp], edges: Floats, excess: Flags, before: Floats) -> None:
-    has = {name: a[name][places].astype(np.float64) for name in ARRAYS}
-    following = has["stretch"] > 0
+def _excesses(a: Arrays, places: NDArray[np.intp], edges: Floats, before: Floats) -> None:
+    has = {name: a[name][places].astype(np.float64) for name in HISTORY}
+    stretch = a["stretch"][places]
+    following = stretch > 0
     begin = (has["begun"] + BEGIN_PRIOR[0]) / (has["calm"] + BEGIN_PRIOR[1])
     follow = (has["followed"] + FOLLOW_PRIOR[0]) / (has["after"] + FOLLOW_PRIOR[1])
     mean_height = (has["height"] + HEIGHT_PRIOR[0]) / (has["stretches"] + HEIGHT_PRIOR[1])
     log_p = np.log10(np.where(following, follow, begin)) - np.log10(np.maximum(edges, 1.0)) / mean_height
-    grown = np.clip(before + np.log10(K) - (1 - K) * log_p, 0, EVIDENCE_MAX)
-    a["evidence"][places] = np.where(excess, grown, a["evidence"][places])
-    teaches = following & (has["stretch"] < STRETCH_MAX)
+    grown = before + np.log10(K) - (1 - K) * log_p
+    a["evidence"][places] = np.minimum(np.maximum(grown, 0), EVIDENCE_MAX)
+    teaches = following & (stretch < STRETCH_MAX)
     a["after"][places] += teaches
-    a["followed"][places] += teaches & excess
-    a["begun"][places] += excess & ~following
-    over = following & ~excess
-    a["height"][places] += np.where(over, np.minimum(np.log(np.maximum(has["peak"], 1.0)), HEIGHT_MAX), 0.0).astype(
-        np.float32
-    )
-    a["stretches"][places] += over
-    a["peak"][places] = np.where(excess, np.maximum(has["peak"], edges), 0.0)
-    a["stretch"][places] = np.where(excess, np.minimum(has["stretch"] + 1, STRETCH_MAX), 0)
+    a["followed"][places] += teaches
+    a["begun"][places] += ~following
+    a["peak"][places] = np.maximum(a["peak"][places], edges)
+    a["stretch"][places] = np.minimum(stretch + 1, STRETCH_MAX)
+
+
+def _ends(a: Arrays, places: NDArray[np.intp]) -> None:
+    """Stretches of excesses are over."""
+    peak = a["peak"][places].astype(np.float64)
+    a["after"][places] += a["stretch"][places] < STRETCH_MAX
+    a["height"][places] += np.minimum(np.log(np.maximum(peak, 1.0)), HEIGHT_MAX).astype(np.float32)
+    a["stretches"][places] += 1
+    a["peak"][places] = a["stretch"][places] = 0
 
 
 def believed(a: Arrays, judged: Flags, scrapes: float) -> Flags:

@@ -16,21 +16,20 @@ updating after Gelper, Fried & Croux (2010), Robust forecasting with exponential
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from processors import columns
-from processors.episodes import Episodes
-from processors.step import About, Findings, Item, Parts, Step, StepConfig
+from processors.step import About, Findings, Item, Step, StepConfig
 from processors.steps import alarms
 from processors.steps.hours import Now
-from processors.steps.seasonal import Floats, Profile
+from processors.steps.levels import State, pack, unpack
+from processors.steps.seasonal import Floats
 from processors.steps.slots import Slots
-from processors.steps.spreads import Spreads
+from processors.steps.usual import Usual, close
+from processors.values import values_of
 from schemas.metrics import Kind, describe
 from schemas.records import Evidence, Record, Scrape, Severity
 from schemas.series import Series
@@ -39,6 +38,8 @@ from schemas.words import amounts, called
 GRAIN_CHANGE = 3.0
 GRAIN_RUN = 3
 WEEK_MS = 604_800_000
+Measured = NDArray[np.bool_] | Literal[True]
+"""Series that were measured, by slot; True: all."""
 UNSEEN = 3.0  # levels: what a time of day that was never seen may bring, as one scale
 
 
@@ -58,54 +59,20 @@ class Config(StepConfig):
     gap_factor: float = Field(8.0, gt=1, description="A hole of so many intervals is no measurement of a rate.")
 
 
-_ARRAYS: dict[str, Any] = {
-    "last": np.float64,  # last raw value, for rates
-    "last_ms": np.float64,  # when it was measured; -1 never
-    "offset": np.float64,  # how far the present lies from the profile
-    "noise": np.float64,  # variance of one scrape around its prediction, of late
-    "usual_noise": np.float64,  # and what it usually is at such times of day
-    "quarter": np.int16,  # of the week, in which the series was last seen; -1 never
-    "seen": np.uint32,  # scrapes at the present grain
-    "hot": np.int8,  # scrapes in a row beyond the limit
-    "alarmed": np.int8,  # beyond the limit and believed, until it is calm again
-    **alarms.ARRAYS,
-}
-
-
-@dataclass
-class State:
-    """All series of one resource."""
-
-    slots: Slots = field(default_factory=Slots)
-    profile: Profile = field(default_factory=Profile)
-    spreads: Spreads = field(default_factory=Spreads)
-    arrays: columns.Arrays = field(default_factory=lambda: {name: np.zeros(0, kind) for name, kind in _ARRAYS.items()})
-    last_ms: int = -1
-    interval_ms: float = 0.0
-    start_ms: int = -1
-    odd: int = 0  # intervals in a row that do not fit the grain
-    episodes: Episodes = field(default_factory=Episodes)
-
-    def grow(self) -> None:
-        """Make room for series that have come."""
-        more = len(self.slots.identities) - self.arrays["last"].size
-        if more > 0:
-            self.arrays = {name: np.pad(array, (0, more)) for name, array in self.arrays.items()}
-            self.arrays["last_ms"][-more:] = self.arrays["quarter"][-more:] = -1
-            self.profile.grow(len(self.slots.identities))
-            self.spreads.grow(len(self.slots.identities))
-
-
 class Look(NamedTuple):
     """What one scrape showed, by slot."""
 
     observed: Floats
-    measured: NDArray[np.bool_]
+    measured: Measured
     fresh: NDArray[np.bool_] | None  # never seen at this time of day, neither before nor long enough now; None: none is
     expected: Floats
+    error: Floats
     usual_noise: Floats
     scale: Floats
     distance: Floats
+    height: Floats  # distance in either direction
+    is_near: bool  # nothing is as far from the usual as an excess, or about to
+    load: Floats | None
 
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
@@ -126,23 +93,26 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
 
 def _compare_all(config: Config, state: State, scrape: Scrape) -> Look:
     values = _values(state, scrape)
-    now = _now(config, state, scrape.time_ms)
+    now, usual = _now(config, state, scrape.time_ms)
     observed, measured = _rates(config, state, values, scrape)
-    season, known = _season(state, now)
-    expected = season + state.arrays["offset"]
-    usual_noise = state.spreads.variance(state.profile, now)
+    middle: Any = abs(now.into - 0.5)
+    expected = usual.expected(middle) + state.arrays["offset"]
+    usual_noise = usual.variance(middle)
     error = observed - expected
-    fresh = None if known.all() else ~known & (state.profile.count < config.warm_up)
-    scale = _scale(state, error, expected, usual_noise, fresh, state.spreads.leap(state.profile, now))
+    fresh = usual.fresh(config.warm_up)
+    scale = _scale(state, error, expected, usual_noise, fresh, usual)
     load = state.slots.weeks(config).load(scrape.time_ms)
-    if load is not None:
-        error = _within(error, expected, load)
-    distance = np.where(measured, error / scale, 0.0)
-    return Look(observed, measured, fresh, expected, usual_noise, scale, distance)
+    beyond = error if load is None else _within(error, expected, load)
+    distance = _where(measured, beyond / scale)
+    height = np.abs(distance)
+    is_near = not np.count_nonzero(height > 0.99 * alarms.EDGE)
+    if state.seen_least < config.memory:
+        state.seen_least = int(state.arrays["seen"].min(initial=config.memory))
+    return Look(observed, measured, fresh, expected, error, usual_noise, scale, distance, height, is_near, load)
 
 
 def _values(state: State, scrape: Scrape) -> Floats:
-    raw = np.array(scrape.values, dtype=np.float64)
+    raw = values_of(scrape)
     places = state.slots.columns_of(scrape.series)
     state.grow()
     if places is None:
@@ -152,56 +122,41 @@ def _values(state: State, scrape: Scrape) -> Floats:
     return values
 
 
-def _now(config: Config, state: State, time_ms: int) -> Now:
-    """Where the series stand in their weeks; quarters and hours that are over have been learned from."""
-    arrays = state.arrays
+def _now(config: Config, state: State, time_ms: int) -> tuple[Now, Usual]:
+    """Where the series stand in their weeks, and what is usual there; what is over has been learned from."""
     weeks = state.slots.weeks(config)
-    state.profile.kinds = weeks.kinds
     now = weeks.at(time_ms)
-    over = (arrays["quarter"] != now.quarter) & (arrays["quarter"] >= 0)
-    if over.any():
-        _close(state, now, over)
-    np.copyto(arrays["quarter"], now.quarter)
-    return now
+    if state.usual is None or state.usual.quarter is not now.quarter:
+        state.profile.kinds = weeks.kinds
+        close(state.arrays, state.profile, state.spreads, now)
+        state.usual = Usual(state.profile, state.spreads, now)
+    return now, state.usual
 
 
-def _close(state: State, now: Now, over: NDArray[np.bool_]) -> None:
-    """Quarters and hours are over for some series: what was in them is learned."""
-    arrays, profile, spreads = state.arrays, state.profile, state.spreads
-    quarter, hour = arrays["quarter"], arrays["quarter"] // 4
-    hour_over = over & (hour != now.hour)
-    season, known = _season(state, now)
-    was_known = profile.days(hour) > 0
-    spreads.close_quarter(profile, quarter, over)
-    if hour_over.any():
-        spreads.close_hour(profile, hour, hour_over)
-        profile.close(hour, hour_over)
-    # What the season has now learned of the present, the offset need not hold as well; what it held while nothing was
-    # known of the time of day says nothing of one that is known.
-    learned = _season(state, now)[0] - season
-    arrays["offset"] -= np.where(over, learned, 0.0)
-    arrays["offset"][hour_over & known & ~was_known] = 0.0
+def _where(measured: Measured, values: Floats) -> Floats:
+    return values if measured is True else np.where(measured, values, 0.0)
 
 
-def _season(state: State, now: Now) -> tuple[Floats, NDArray[np.bool_]]:
-    """What the time of day usually brings, by series, and where that is known."""
-    season, known = state.profile.expected(now.hour, now.into)
-    return season + state.spreads.bend(state.profile, now.quarter), known
-
-
-def _rates(config: Config, state: State, values: Floats, scrape: Scrape) -> tuple[Floats, NDArray[np.bool_]]:
+def _rates(config: Config, state: State, values: Floats, scrape: Scrape) -> tuple[Floats, Measured]:
     """What was observed (rates of sums), and where it was measured at all."""
     arrays, slots = state.arrays, state.slots
-    measured = ~np.isnan(values)
-    elapsed_s = (scrape.time_ms - arrays["last_ms"]) / 1000
+    missing = np.isnan(values)
+    told: Measured = ~missing if np.count_nonzero(missing) else True
+    last_ms: Any = float(state.last_ms) if state.abreast else arrays["last_ms"]
+    elapsed_s = (scrape.time_ms - last_ms) / 1000
     change = values - arrays["last"]
     limit_s = config.gap_factor * state.interval_ms / 1000 if state.interval_ms else np.inf
     started = scrape.start_time_ms if scrape.start_time_ms is not None else -1
-    steady = (arrays["last_ms"] >= 0) & (change >= 0) & (elapsed_s < limit_s) & (started == state.start_ms)
-    rated = measured & (~slots.is_sum | steady)
-    observed = np.where(slots.is_sum, np.divide(change, elapsed_s, out=np.zeros_like(values), where=rated), values)
-    np.copyto(arrays["last"], values, where=measured)
-    arrays["last_ms"][measured] = scrape.time_ms
+    steady: Any = (last_ms >= 0) & (elapsed_s < limit_s) & (started == state.start_ms)
+    unsteady = slots.is_sum & (change < 0 if steady is True else ~((change >= 0) & steady))
+    observed = np.where(slots.is_sum, change / elapsed_s, values)
+    rated = told
+    if told is not True or np.count_nonzero(unsteady):
+        rated = ~unsteady & told
+        np.copyto(observed, 0.0, where=slots.is_sum & ~rated)
+    np.copyto(arrays["last"], values, where=told)
+    np.copyto(arrays["last_ms"], scrape.time_ms, where=told)
+    state.abreast = told is True
     _follow_grain(state, scrape.time_ms)
     state.start_ms = started
     return observed, rated
@@ -218,27 +173,36 @@ def _follow_grain(state: State, time_ms: int) -> None:
         return
     state.odd += 1
     if not state.interval_ms or state.odd >= GRAIN_RUN:
-        state.arrays["seen"][:] = 0
+        state.arrays["seen"][:] = state.seen_least = 0
         state.interval_ms, state.odd = interval, 0
 
 
 def _scale(
-    state: State, error: Floats, expected: Floats, usual_noise: Floats, fresh: NDArray[np.bool_] | None, leap: Floats
+    state: State, error: Floats, expected: Floats, usual_noise: Floats, fresh: NDArray[np.bool_] | None, usual: Usual
 ) -> Floats:
     """How far from its expectation each series strays while it is healthy, now."""
-    noise, of_late = state.arrays["noise"], state.arrays["usual_noise"]
-    livelier = np.maximum(np.divide(noise, of_late, out=np.ones(noise.size), where=of_late > 0), 1.0)
-    # What lies between one quarter of an hour and the next may come in either.
-    variance = np.where(usual_noise > 0, usual_noise * livelier + leap * leap / 4, noise)
+    variance = _variance(state, usual_noise, usual)
     if fresh is not None:
         pooled = state.spreads.pooled
         wide = (UNSEEN * (np.abs(state.profile.long_run) + np.sqrt(pooled))) ** 2
         held = (pooled == 0) & (error < 0)  # a level that never stirred may rise in the morning, not fall
         np.maximum(variance, wide, out=variance, where=fresh & ~held)
     poisson = np.maximum(expected, 0.0) * (1000.0 / max(state.interval_ms, 1.0))
-    np.maximum(variance, poisson, out=variance, where=state.slots.is_count)
-    scale: Floats = np.sqrt(variance) + 1e-9 + np.abs(expected) * 1e-3
+    poisson *= state.slots.is_count
+    np.maximum(variance, poisson, out=variance)
+    scale: Floats = np.sqrt(variance, out=variance)
+    scale += 1e-9
+    scale += np.abs(expected) * 1e-3
     return scale
+
+
+def _variance(state: State, usual_noise: Floats, usual: Usual) -> Floats:
+    noise, of_late = state.arrays["noise"], state.arrays["usual_noise"]
+    if not usual.ever_strays:
+        return noise.copy()
+    livelier = np.maximum(noise / np.where(of_late > 0, of_late, np.inf), 1.0)
+    variance: Floats = usual_noise * livelier + usual.leap
+    return usual.or_else(variance, noise)
 
 
 def _within(error: Floats, expected: Floats, load: Floats) -> Floats:
@@ -251,18 +215,13 @@ def _judge(config: Config, state: State, scrape: Scrape, seen: Look) -> Findings
     arrays, slots = state.arrays, state.slots
     if not slots.has_opinion:
         return []
-    observed, expected, distance = seen.observed, seen.expected, seen.distance
-    error = observed - expected
-    judged = seen.measured & (slots.up | slots.down) & (arrays["seen"] >= config.warm_up) & (state.odd == 0)
-    if seen.fresh is not None:
-        judged &= ~seen.fresh | _has_level(state)
-    excess = judged & (np.abs(distance) > alarms.EDGE) & (np.abs(error) >= slots.floor)
-    excess &= np.where(distance > 0, slots.up, slots.down)
-    _spare(slots, observed, error, excess)
-    alarms.follow(arrays, distance, excess, judged)
-    beyond = excess & (np.abs(distance) > config.limit)
-    if not beyond.any() and not arrays["hot"].any():
+    distance, judged = seen.distance, _judged(config, state, seen)
+    excess = _excess(slots, seen, judged)
+    alarms.follow(arrays, seen.height, excess, judged)
+    beyond = None if excess is None else excess & (seen.height > config.limit)
+    if (beyond is None or not np.count_nonzero(beyond)) and not np.count_nonzero(arrays["hot"]):
         return []
+    beyond = np.zeros_like(judged) if beyond is None else beyond
     arrays["hot"][:] = np.where(beyond, np.minimum(arrays["hot"] + 1, config.run + 1), np.maximum(arrays["hot"] - 1, 0))
     scrapes = config.false_alarm_weeks * WEEK_MS / max(state.interval_ms, 1.0)
     believed = (arrays["alarmed"] > 0) | alarms.believed(arrays, judged, scrapes)
@@ -290,6 +249,30 @@ def _judge(config: Config, state: State, scrape: Scrape, seen: Look) -> Findings
         )
     cool = {_cause(slots.series[slot], scrape.resource)[0] for slot in np.flatnonzero(arrays["hot"] > 0)}
     return found + state.episodes.close_others(cool, scrape.time_ms)
+
+
+def _excess(slots: Slots, seen: Look, judged: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
+    """Where the departure is large and bad; None: nowhere."""
+    if seen.is_near:
+        return None
+    excess = judged & (seen.height > alarms.EDGE)
+    if not np.count_nonzero(excess):
+        return None
+    excess &= (np.abs(seen.error) >= slots.floor) & np.where(seen.distance > 0, slots.up, slots.down)
+    _spare(slots, seen.observed, seen.error, excess)
+    return excess if np.count_nonzero(excess) else None
+
+
+def _judged(config: Config, state: State, seen: Look) -> NDArray[np.bool_]:
+    """Series of which enough is known, and of which a departure would be bad; not to be written to."""
+    judged = state.slots.has_bad
+    if seen.measured is not True:
+        judged = judged & seen.measured
+    if state.seen_least < config.warm_up:
+        judged = judged & (state.arrays["seen"] >= config.warm_up)
+    if seen.fresh is not None:
+        judged = judged & (~seen.fresh | _has_level(state))
+    return judged if state.odd == 0 else np.zeros_like(judged)
 
 
 def _spare(slots: Slots, observed: Floats, error: Floats, excess: NDArray[np.bool_]) -> None:
@@ -327,79 +310,49 @@ def _evidence(state: State, slot: int, scrape: Scrape, seen: Look) -> Evidence:
 
 
 def _learn(config: Config, state: State, look: Look) -> None:
-    arrays = state.arrays
-    observed, measured, expected, scale = look.observed, look.measured, look.expected, look.scale
-    load = state.slots.weeks(config).load(state.last_ms)
-    if load is not None:
-        measured = measured & (load == 1.0)  # a campaign or a holiday teaches nothing about ordinary days
-    error = np.where(measured, observed - expected, 0.0)
-    young = arrays["seen"] < config.warm_up
-    if look.fresh is not None:  # nothing is known of this time of day: what comes is followed
-        young |= look.fresh & ~_has_level(state)
-    # A departure teaches as much as three scales: an incident pulls the usual a little, a lasting change in the end.
-    error = np.where(young, error, np.clip(error, -3 * scale, 3 * scale))
-    seen = arrays["seen"] + measured
-    weight = np.where(measured, np.maximum(1.0 / (seen + 1.0), 1.0 / config.memory), 0.0)
-    first = measured & (state.profile.long_run == 0) & (state.profile.count == 0) & (arrays["seen"] == 0)
+    arrays, measured, fresh = state.arrays, look.measured, look.fresh
+    if look.load is not None:
+        measured = measured & (look.load == 1.0)  # a campaign or a holiday teaches nothing about ordinary days
+    young = arrays["seen"] < config.warm_up if state.seen_least < config.warm_up else None
+    if fresh is not None:  # nothing is known of this time of day: what comes is followed
+        unsure = fresh & ~_has_level(state)
+        young = unsure if young is None else young | unsure
+    error = whole = _where(measured, look.error)
+    if not look.is_near or look.load is not None:
+        # A departure teaches as much as three scales: an incident pulls the usual a little, a lasting change in the end.
+        reach = 3 * look.scale
+        error = np.minimum(np.maximum(whole, -reach), reach)
+        if young is not None:
+            error = np.where(young, whole, error)
+    weight: Any = 1.0 / config.memory
+    if state.seen_least + 2 < config.memory:
+        weight = np.maximum(1.0 / ((arrays["seen"] + measured) + 1.0), weight)
     follow = 1.0 - np.exp(-state.interval_ms / 1000 / config.follow_s) if state.interval_ms else 0.5
-    rate = np.where(young & (arrays["seen"] < 5), np.maximum(weight, follow), follow)
-    if look.fresh is not None:
-        rate = np.where(look.fresh, np.maximum(1.0 / (state.profile.count + 1.0), follow), rate)
-    arrays["offset"] += np.where(measured, np.where(first, 1.0, rate) * error, 0.0)
-    square = np.where(first, 0.0, error * error)
-    usual_noise = np.where(look.usual_noise > 0, look.usual_noise, square)
+    rate = follow
+    if young is not None and state.seen_least < 5:
+        rate = np.where(young & (arrays["seen"] < 5), np.maximum(weight, follow), follow)
+    if fresh is not None:
+        rate = np.where(fresh, np.maximum(1.0 / (state.profile.count + 1.0), follow), rate)
+    lesson, left = rate * error, error
+    if state.seen_least == 0:
+        first = (arrays["seen"] == 0) & (state.profile.long_run == 0) & (state.profile.count == 0)
+        lesson, left = np.where(first, error, lesson), np.where(first, 0.0, error)
+    arrays["offset"] += lesson
+    square = left * left
+    weight = _where(measured, weight)
     arrays["noise"] += weight * (square - arrays["noise"])
+    usual_noise = square if state.usual is None else state.usual.or_else(look.usual_noise, square)
     arrays["usual_noise"] += weight * (usual_noise - arrays["usual_noise"])
-    np.copyto(arrays["seen"], seen.astype(np.uint32))
-    state.spreads.add(np.where(first, 0.0, error), measured)
-    state.profile.add(np.where(young, observed, expected + error), measured)
+    arrays["seen"] += measured
+    state.spreads.add(left, measured)
+    taught = look.expected + error
+    state.profile.add(taught if young is None else np.where(young, look.observed, taught), measured)
 
 
 def _has_level(state: State) -> NDArray[np.bool_]:
     """Series that keep clear of zero, so that multiples of their level mean something."""
     level = state.profile.long_run
     return level * level > state.spreads.pooled
-
-
-def pack(state: State) -> Parts:
-    """The season by itself, since it changes once an hour; everything else together."""
-    more = {
-        "identities": state.slots.identities,
-        "last_ms": state.last_ms,
-        "interval_ms": state.interval_ms,
-        "start_ms": state.start_ms,
-        "odd": state.odd,
-        "episodes": state.episodes.dump(),
-    }
-    present = {**state.arrays, **state.profile.present(), **state.spreads.present}
-    season = {**state.profile.season(), **state.spreads.season}
-    return {"present": columns.pack(present, more), "season": columns.pack(season)}
-
-
-def unpack(parts: Parts) -> State:
-    """What `pack` gave."""
-    arrays, more = columns.unpack(parts["present"])
-    season, _ = columns.unpack(parts["season"])
-    slots = Slots()
-    slots.extend(more["identities"])
-    return State(
-        slots=slots,
-        profile=Profile(arrays={**arrays, **season}),
-        spreads=Spreads.of({**arrays, **season}),
-        arrays=_known(arrays),
-        last_ms=more["last_ms"],
-        interval_ms=more["interval_ms"],
-        start_ms=more["start_ms"],
-        odd=more["odd"],
-        episodes=Episodes.load(more["episodes"]),
-    )
-
-
-def _known(arrays: columns.Arrays) -> columns.Arrays:
-    """The arrays of a state; what version 1 did not have yet begins anew."""
-    width = arrays["last"].size
-    begun: columns.Arrays = {"quarter": np.full(width, -1, np.int16), "usual_noise": np.zeros(width)}
-    return {name: arrays[name] if name in arrays else begun[name] for name in _ARRAYS}
 
 
 def unit(record: Record) -> str | None:

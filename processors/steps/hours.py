@@ -43,22 +43,29 @@ class Weeks:
         self._clock_of = np.array([distinct.index(clock) for clock in clocks], np.intp)[calendar_of]
         # Days on which one works are alike, and so are those on which one rests.
         self.kinds = np.array([_open_days(one) for one in self._calendars], np.int8)[self._clock_of].T
+        self._read: tuple[int, Floats | float] = (-1, 0.0)  # a minute, and how far into the hour it begins, by series
         self._last: tuple[tuple[int, ...], Places, Places, Places] | None = None
         self._load: tuple[int, Floats | None] = (-1, None)  # by minute: calendars say nothing finer
 
     def at(self, time_ms: int) -> Now:
-        """Where each series stands."""
+        """Where each series stands; the same `quarter` while none is over."""
+        minute, rest_ms = divmod(time_ms, MINUTE_MS)
+        if self._last is None or self._read[0] != minute:
+            self._read = minute, self._turn(minute * MINUTE_MS)
+        assert self._last
+        _, quarter, hour, loose = self._last
+        return Now(quarter, hour, self._read[1] + rest_ms / 3_600_000, loose)
+
+    def _turn(self, time_ms: int) -> Floats | float:
         read = [hour_of_week(one, time_ms) for one in self._calendars]
         key = tuple(hour * 4 + int(into * 4) for hour, into in read)
         if self._last is None or self._last[0] != key:
             quarter = np.array(key, np.int16)[self._clock_of]
             loose = np.array([1 + 3 * _clock_changed(one, time_ms) for one in self._calendars], np.int16)
             self._last = key, quarter, quarter // 4, loose[self._clock_of]
-        _, quarter, hour, loose = self._last
         into = read[0][1]
         same = all(other == into for _, other in read)
-        everyones = into if same else np.array([other for _, other in read])[self._clock_of]
-        return Now(quarter, hour, everyones, loose)
+        return into if same else np.array([other for _, other in read])[self._clock_of]
 
     def load(self, time_ms: int) -> Floats | None:
         """Expected load by series, NaN of what is closed; None where all calendars expect the usual."""

@@ -61,11 +61,11 @@ class Profile:
 
     def expected(self, hour: Hour, into: Floats | float) -> tuple[Floats, Flags]:
         """Usual value by series `into` (0 to 1) the hour of the week, and where the profile knows it."""
-        near, slope, known = self._line(hour, into)
+        near, slope, known = self.line(hour, into)
         return near + slope * np.abs(np.subtract(into, 0.5)), known
 
-    def _line(self, hour: Hour, into: Floats | float) -> tuple[Floats, Floats, Flags]:
-        """The usual in the middle of the hour and what it grows by towards that of the hour beside it."""
+    def line(self, hour: Hour, into: Floats | float) -> tuple[Floats, Floats, Flags]:
+        """The usual in the middle of the hour, what it grows by towards that of the hour beside it, and where it is known."""
         key = reading(hour, into)
         if key not in self._lines:
             near, days = self._usual(hour)
@@ -99,9 +99,9 @@ class Profile:
             self._read[key] = np.where(weeks >= WEEKS_YOUNG, mean, young), seen.sum(axis=0)
         return self._read[key]
 
-    def add(self, values: Floats, measured: Flags) -> None:
-        """Take in one scrape of the present hour."""
-        self.sum += np.where(measured, values, 0.0)
+    def add(self, values: Floats, measured: Flags | bool) -> None:
+        """Take in one scrape of the present hour, in which some series were `measured`, or all (True)."""
+        self.sum += values if measured is True else np.where(measured, values, 0.0)
         self.count += measured
 
     def close(self, hour: Hour, over: Flags | bool = True) -> None:

@@ -26,9 +26,11 @@ class Slots:
     index: dict[str, int] = field(default_factory=dict)
     series: list[Series] = field(default_factory=list)
     is_sum: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    is_gauge: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     is_count: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     up: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     down: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    has_bad: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))  # up, down or both
     has_opinion: bool = False
     floor: Floats = field(default_factory=lambda: np.zeros(0))
     limited: list[tuple[int, int, float]] = field(default_factory=list)  # slot, slot of its limit (-1: fixed), limit
@@ -72,9 +74,11 @@ class Slots:
     def _describe(self) -> None:
         metrics = [describe(series.name) for series in self.series]
         self.is_sum = np.array([metric.kind is Kind.SUM for metric in metrics], bool)
+        self.is_gauge = ~self.is_sum
         self.is_count = np.array([metric.kind is Kind.SUM and metric.unit.startswith("{") for metric in metrics], bool)
         self.up = np.array([metric.bad in (Departure.UP, Departure.BOTH) for metric in metrics], bool)
         self.down = np.array([metric.bad in (Departure.DOWN, Departure.BOTH) for metric in metrics], bool)
+        self.has_bad = self.up | self.down
         self.has_opinion = any(metric.bad is not Departure.NONE for metric in metrics)
         self.floor = np.array([metric.floor for metric in metrics], float)
         self.limited = [one for slot, metric in enumerate(metrics) if (one := self._limit(slot, metric))]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from processors.columns import Arrays
 from processors.steps.hours import Now
-from processors.steps.seasonal import Profile, beside, reading
+from processors.steps.seasonal import Profile, beside
 
 KINDS = 2
 HOURS, QUARTERS, WEEK = 24 * KINDS, 96 * KINDS, 672
@@ -43,9 +43,6 @@ class Spreads:
     def __init__(self, season: Arrays | None = None, present: Arrays | None = None) -> None:
         self.season = season or {name: np.zeros((rows, 0), kind) for name, (rows, kind) in SEASON.items()}
         self.present = present or {name: np.zeros(0, kind) for name, kind in PRESENT.items()}
-        self._lines: dict[bytes, tuple[Floats, Floats]] = {}  # as read, until something is learned
-        self._bends: dict[bytes, Floats] = {}
-        self._leaps: dict[bytes, Floats] = {}
 
     @classmethod
     def of(cls, arrays: Arrays) -> Spreads:
@@ -66,54 +63,34 @@ class Spreads:
     def grow(self, width: int) -> None:
         """Make room for `width` series."""
         more = width - self.present["pooled"].size
-        self._forget()
         self.season = {name: np.pad(array, ((0, 0), (0, more))) for name, array in self.season.items()}
         self.present = {name: np.pad(array, (0, more)) for name, array in self.present.items()}
-
-    def _forget(self) -> None:
-        self._lines.clear()
-        self._bends.clear()
-        self._leaps.clear()
-
-    def variance(self, profile: Profile, now: Now) -> Floats:
-        """Usual variance around the expectation, by series; 0 where nothing is known of this time of day."""
-        near, slope = self._line(profile, now)
-        between: Floats = near + slope * np.abs(np.subtract(now.into, 0.5))
-        return between
 
     def leap(self, profile: Profile, now: Now) -> Floats:
         """How far the quarter before or the one after lies from this one, whichever is farther: nobody comes to the minute.
 
         On a day on which the clocks were changed it is the hour before and the one after.
         """
-        key = now.quarter.tobytes() + now.loose.tobytes()
-        if key not in self._leaps:
-            before, here, after = (self._level(profile, (now.quarter + by) % WEEK) for by in (-now.loose, 0, now.loose))
-            self._leaps[key] = np.maximum(np.abs(here - before), np.abs(after - here))
-        return self._leaps[key]
+        before, here, after = (self._level(profile, (now.quarter + by) % WEEK) for by in (-now.loose, 0, now.loose))
+        farther: Floats = np.maximum(np.abs(here - before), np.abs(after - here))
+        return farther
 
     def _level(self, profile: Profile, quarter: NDArray[np.int16]) -> Floats:
         into = (quarter % 4 + 0.5) / 4
         return profile.expected(quarter // 4, into)[0] + self.bend(profile, quarter)
 
-    def _line(self, profile: Profile, now: Now) -> tuple[Floats, Floats]:
-        key = reading(now.hour, now.into)
-        if key not in self._lines:
-            near, far = self._variance(profile, now.hour), self._variance(profile, beside(now.hour, now.into))
-            self._lines[key] = near, np.where((near > 0) & (far > 0), far - near, 0.0)
-        return self._lines[key]
+    def line(self, profile: Profile, now: Now) -> tuple[Floats, Floats]:
+        """Usual variance in the middle of the hour and what it grows by towards the hour beside; 0 where nothing is known."""
+        near, far = self._variance(profile, now.hour), self._variance(profile, beside(now.hour, now.into))
+        return near, np.where((near > 0) & (far > 0), far - near, 0.0)
 
     def bend(self, profile: Profile, quarter: NDArray[np.int16]) -> Floats:
         """How far the series lies from the line between hourly means in this quarter of an hour."""
-        key = quarter.tobytes()
-        if key not in self._bends:
-            bends: Floats = self.season["bend"][_quarter(profile, quarter), _series(profile)].astype(np.float64)
-            self._bends[key] = bends
-        return self._bends[key]
+        bends: Floats = self.season["bend"][_quarter(profile, quarter), _series(profile)].astype(np.float64)
+        return bends
 
-    def add(self, left: Floats, measured: Flags) -> None:
-        """Take in what the expectation left of one scrape."""
-        left = np.where(measured, left, 0.0)
+    def add(self, left: Floats, measured: Flags | bool) -> None:
+        """Take in what the expectation left of one scrape, in which some series were `measured`, or all (True); 0 of others."""
         self.present["squares"] += left * left
         self.present["lean"] += left
         self.present["leans"] += measured
@@ -128,7 +105,6 @@ class Spreads:
         self.season["bend"][place] += np.maximum(1.0 / (days + 1.0), WEIGHT_MIN) * mean
         np.copyto(here["lean"], 0.0, where=over)
         np.copyto(leans, 0, where=over)
-        self._forget()
 
     def close_hour(self, profile: Profile, hour: NDArray[np.int16], over: Flags) -> None:
         """An hour is over for some series: learn its variance. Comes before the profile closes it."""
@@ -141,7 +117,6 @@ class Spreads:
         hours = profile.weeks.sum(axis=0, dtype=np.int64)
         here["pooled"] += np.where(seen, np.maximum(1.0 / (hours + 1.0), POOLED_MIN) * (mean - here["pooled"]), 0.0)
         np.copyto(here["squares"], 0.0, where=over)
-        self._forget()
 
     def _variance(self, profile: Profile, hour: Any) -> Floats:
         days = profile.days(hour)

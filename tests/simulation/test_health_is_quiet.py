@@ -74,9 +74,9 @@ def opened(columns: dict[str, Floats], config: baseline.Config, after: int) -> l
     ]
     values = np.concatenate(list(columns.values()), axis=1)
     order = np.argsort(names)
-    layout, state, out = "\n".join(names[at] for at in order), baseline.State(), []
+    layout, state, out = "\n".join(names[at] for at in order), baseline.STEP.fresh(), []
     state.slots.columns_of(layout)
-    state.slots.up[:] = state.slots.down[:] = True
+    state.slots.has_bad[:] = state.slots.up[:] = state.slots.down[:] = True
     state.slots.floor[:], state.slots.has_opinion = 0, True
     for at, row in enumerate(values[:, order]):
         time_ms = (T0 + at * STEP_S) * 1000

@@ -37,7 +37,7 @@ def opened(
     """(local time, cause) of what opens while one series is looked at every five minutes from a Monday on."""
     config, state, rng = (
         baseline.Config(cell="eu1", estate=estate(**calendar)),
-        baseline.State(),
+        baseline.STEP.fresh(),
         np.random.default_rng(3),
     )
     out = []
@@ -132,13 +132,13 @@ def test_what_waits_over_the_night_in_which_clocks_change_is_an_hour_older_in_pe
 
 
 def test_the_state_of_a_series_is_at_most_two_kibibytes() -> None:
-    state, config = baseline.State(), baseline.Config(cell="eu1")
+    state, config = baseline.STEP.fresh(), baseline.Config(cell="eu1")
     names = [f"x{number:03}" for number in range(100)]
     for at in range(40):
         scrape = Scrape.of(
             dict.fromkeys(names, float(at % 7)), cell="eu1", resource="r", system="s", time_ms=at * 300_000
         )
         baseline.step(config, state, Item(at * 300_000, scrape))
-    parts = baseline.pack(state)
+    parts = baseline.STEP.pack(state)
     assert sum(map(len, parts.values())) / len(names) <= 2_048
-    assert baseline.pack(baseline.unpack(parts)) == parts
+    assert baseline.STEP.pack(baseline.STEP.unpack(parts)) == parts
