@@ -87,8 +87,11 @@ def check(config: EstateDir, output: OutputOption = Output.TEXT) -> None:
         else:
             _complain(str(error))
         raise typer.Exit(FINDING if config.is_dir() else MISUSE) from None
-    counted = _counts(estate)
-    _print({"ok": True, **counted}, output, "fine: " + ", ".join(f"{what} {count}" for what, count in counted.items()))
+    counted, untold = _counts(estate), [role.value for role in estate.untold_roles()]
+    text = "fine: " + ", ".join(f"{what} {count}" for what, count in counted.items())
+    if untold:
+        text += f"\nno route takes {', '.join(untold)}: what concerns nobody else is told to nobody"
+    _print({"ok": True, **counted, "untold_roles": untold}, output, text)
 
 
 def _counts(estate: Estate) -> dict[str, int]:

@@ -240,6 +240,7 @@ def _of_incident(one: Incident) -> dict[str, Any]:
         "version": one.version,
         "method": _method("fleet" if one.parts else "correlator"),
         "tenants": list(one.tenants),
+        "roles": [role.value for role in one.roles],
         "impact": one.impact.model_dump(),
         "advice": one.advice,
         "causes": [_cause(cause) for cause in one.causes],

@@ -24,6 +24,8 @@ def text(made: Mapping[str, Any]) -> str:
     )
     if made["kind"] == "signal" and "detector" in made:
         lines.append(_found_by(made))
+    if made.get("roles"):
+        lines.append(f"concerns {', '.join(role.replace('_', ' ') for role in made['roles'])}")
     lines.append(f"calendar: {made['calendar_phase'] or 'phase not known; name the estate with -c'}")
     for title, rows in (
         ("why", [row for fact in made.get("evidence", []) for row in _fact_lines(fact)]),

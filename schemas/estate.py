@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from schemas.calendar import ALWAYS_OPEN, Calendar
 from schemas.openslo import AnyDocument
-from schemas.records import Name
+from schemas.records import Name, Role
 from schemas.slo import Column, Slo, slos
 
 
@@ -126,6 +126,7 @@ class Route(BaseModel):
     min_severity: str = Field("warning", pattern="^(info|warning|critical)$")
     cells: tuple[Name, ...] = Field((), description="Only these cells; empty for all.")
     tenants: tuple[Name, ...] = Field((), description="Only these tenants; empty for all.")
+    roles: tuple[Role, ...] = Field((), description="Only what concerns one of these roles; empty for all.")
     watchdog: bool = Field(
         False, description="Also forward each cell's heartbeat, to a dead man's switch that notices when it stops."
     )
@@ -179,6 +180,13 @@ class Estate(BaseModel):
             return ALWAYS_OPEN
         one = known.tenants_by_name.get(tenant) if tenant else known.tenants[0]
         return self.calendars_by_name[one.calendar] if one else ALWAYS_OPEN
+
+    def untold_roles(self) -> tuple[Role, ...]:
+        """Roles that no route takes, though there are routes: what concerns them alone is told to nobody."""
+        if any(not route.roles for route in self.routes):
+            return ()
+        taken = {role for route in self.routes for role in route.roles}
+        return tuple(role for role in Role if role not in taken) if self.routes else ()
 
     def faults(self) -> Iterable[str]:
         """What does not fit together, each as a sentence that names the thing, the value and what would be right."""

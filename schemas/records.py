@@ -215,6 +215,17 @@ class Severity(IntEnum):
     CRITICAL = 3
 
 
+class Role(StrEnum):
+    """Whom an incident concerns, so that each hears of what is theirs to mend or to answer for."""
+
+    PLATFORM = "platform"
+    DBA = "dba"
+    SECURITY = "security"
+    ERP_SUPPORT = "erp_support"
+    BUSINESS_OPERATIONS = "business_operations"
+    EXECUTIVE = "executive"
+
+
 class Phase(StrEnum):
     """Stage of an episode. One episode has one id, however often it is told."""
 
@@ -322,6 +333,9 @@ class Incident(Record):
     title: Text = Field(description="One sentence for a person: what, where, since when.")
     causes: tuple[Cause, ...] = Field(min_length=1, description="Ranked, most probable first.")
     tenants: tuple[Name, ...] = Field((), description="Tenants that suffer, worst first.")
+    roles: tuple[Role, ...] = Field(
+        (), description="Whom it concerns, or has concerned at any time; empty: nobody has looked, so everybody."
+    )
     impact: Impact = Impact()
     signals: tuple[Name, ...] = Field((), description="Ids of the signals it joins.")
     advice: Text | None = Field(None, description="What to do about it.")

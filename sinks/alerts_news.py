@@ -1,7 +1,7 @@
 """What of an incident is worth telling, and in which words. Pure: what a route was told follows from the log alone.
 
-A route is told when an incident opens, when its severity rises and when it is over; in between when its first cause,
-its severity or its tenants have changed, at most once in `min_update_ms` of the incidents' own time. News that comes
+A route is told when an incident opens, when its severity rises or it comes to concern another role, and when it is over;
+in between when its first cause, its severity or its tenants have changed, at most once in `min_update_ms` of the incidents' own time. News that comes
 sooner is held: the newest of it is due when that time has passed, unless it has become untrue again.
 """
 
@@ -16,7 +16,7 @@ import orjson
 from schemas.codec import rfc3339
 from schemas.estate import Route
 from schemas.impact import Impact
-from schemas.records import Cause, Incident, Phase, Severity, Signal
+from schemas.records import Cause, Incident, Phase, Role, Severity, Signal
 
 WATCHDOG = "pilothouse.watchdog:"
 TYPES = {Phase.OPEN: "incident.open", Phase.UPDATED: "incident.updated", Phase.RESOLVED: "incident.resolved"}
@@ -61,6 +61,7 @@ class Known(NamedTuple):
     severity: Severity
     cause: str
     tenants: frozenset[str]
+    roles: frozenset[Role]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +79,9 @@ def concerns(route: Route, incident: Incident) -> bool:
         return False
     touched = {incident.cell, *(part.cell for part in incident.parts)}
     if route.cells and touched.isdisjoint(route.cells):
+        return False
+    # Who alone could say whom it concerns has not: better told to all than to nobody.
+    if route.roles and incident.roles and frozenset(route.roles).isdisjoint(incident.roles):
         return False
     return not route.tenants or not frozenset(route.tenants).isdisjoint(incident.tenants)
 
@@ -123,11 +127,14 @@ def due(min_update_ms: int, told: Told) -> int | None:
 
 
 def _can_wait(known: Known, notification: Notification) -> bool:
-    return notification.phase is Phase.UPDATED and notification.incident.severity <= known.severity
+    incident = notification.incident
+    is_greater = incident.severity > known.severity or not known.roles.issuperset(incident.roles)
+    return notification.phase is Phase.UPDATED and not is_greater
 
 
 def _known(incident: Incident, told_ms: int) -> Known:
-    return Known(told_ms, incident.phase, incident.severity, incident.causes[0].cause, frozenset(incident.tenants))
+    who = frozenset(incident.tenants), frozenset(incident.roles)
+    return Known(told_ms, incident.phase, incident.severity, incident.causes[0].cause, *who)
 
 
 def body(notification: Notification | Heartbeat) -> bytes:

@@ -184,6 +184,7 @@ def _incident(incident: Incident) -> Event:
         "pilothouse.incident.evidence": _texts(top.evidence),
         "pilothouse.incident.signals": incident.signals or None,
         "pilothouse.incident.advice": incident.advice,
+        "pilothouse.incident.roles": incident.roles or None,
         "pilothouse.tenants": incident.tenants or None,
         **_impact(incident.impact),
     }

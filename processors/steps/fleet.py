@@ -16,6 +16,7 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from processors.episodes import signal_id
+from processors.roles import Suspect, concerned
 from processors.step import About, Findings, Item, Step, StepConfig, json_state
 from processors.steps.correlator.tables import kind_of
 from schemas.impact import Impact
@@ -40,6 +41,11 @@ class Config(StepConfig):
 
     window_ms: int = Field(1_800_000, gt=0, description="Incidents that begin within so long may be one story, ms.")
     cells: int = Field(2, ge=2, description="So many cells with the same first cause are a story of the fleet.")
+    many_tenants: int = Field(
+        3,
+        ge=1,
+        description="So many tenants whose documents wait, with money in it and critical, are told to executives.",
+    )
     tell_every_ms: int = Field(30_000, gt=0, description="Lesser news is told so often at most, ms.")
     settle_ms: int = Field(500, gt=0, description="A story is looked at so long after news of a part of it, ms.")
     forget_ms: int = Field(
@@ -120,7 +126,7 @@ def _look(config: Config, cause: str, thing: Thing, at_ms: int) -> Findings:
     together = _together(config, thing)
     if len({one.cell for one in together}) < config.cells:
         return _end(thing, at_ms)
-    after = _story(cause, thing, together, at_ms)
+    after = _story(config, cause, thing, together, at_ms)
     if thing.told is None:
         thing.told = after
         return [after]
@@ -161,10 +167,12 @@ def _parts(thing: Thing, before: Incident | None, together: list[Incident]) -> t
     return tuple(now[key] for key in sorted(now))[:1_000]
 
 
-def _story(cause: str, thing: Thing, together: list[Incident], at_ms: int) -> Incident:
+def _story(config: Config, cause: str, thing: Thing, together: list[Incident], at_ms: int) -> Incident:
     cells, before = list(dict.fromkeys(one.cell for one in together)), thing.told
     kind, _, what = cause.partition(":")
     started_ms = min([one.started_ms for one in together] + ([before.started_ms] if before else []))
+    impact, severity = Impact.joined([one.impact for one in together]), max(one.severity for one in together)
+    known = [*(role for one in together for role in one.roles), *(before.roles if before else ())]
     return Incident(
         cell=FLEET,
         time_ms=at_ms,
@@ -172,11 +180,12 @@ def _story(cause: str, thing: Thing, together: list[Incident], at_ms: int) -> In
         version=before.version if before else 1,
         phase=Phase.OPEN,
         started_ms=started_ms,
-        severity=max(one.severity for one in together),
+        severity=severity,
         title=f"{what}: the same trouble ({kind}) in {len(cells)} cells: {', '.join(cells[:10])}",
         causes=_causes(cause, cells, together),
         tenants=tuple(sorted({f"{one.cell}/{tenant}" for one in together for tenant in one.tenants})[:1_000]),
-        impact=Impact.joined([one.impact for one in together]),
+        roles=concerned([Suspect(cause)], impact, severity, config.many_tenants, known),
+        impact=impact,
         advice=next((one.advice for one in together if one.advice), None),
         parts=_parts(thing, before, together),
     )
@@ -207,6 +216,7 @@ def _is_news(before: Incident, after: Incident) -> bool:
     return (
         after.severity > before.severity
         or set(after.parts) != set(before.parts)
+        or after.roles != before.roles
         or after.impact.documents > 1.2 * before.impact.documents
     )
 

@@ -63,7 +63,8 @@ COLUMNS: dict[str, list[str]] = {
             "tenants impact advice verdict expected"
         ),
         "incidents": (
-            "time source sequence cell id version phase started severity title causes tenants impact signals advice"
+            "time source sequence cell id version phase started severity title causes tenants impact signals advice "
+            "roles"
         ),
         "dead_letters": "time topic partition offset reason detail key headers payload rejected_by letter",
     }.items()
@@ -235,7 +236,9 @@ def _signal(record: Signal, head: Row) -> tuple[str, list[Row]]:
 def _incident(record: Incident, head: Row) -> tuple[str, list[Row]]:
     what = (record.id, record.version, str(record.phase), moment(record.started_ms), int(record.severity))
     story = (record.title, json(record.causes), list(record.tenants), json(record.impact), list(record.signals))
-    return "incidents", [clean((*head, record.cell, *what, *story, record.advice))]
+    return "incidents", [
+        clean((*head, record.cell, *what, *story, record.advice, [role.value for role in record.roles]))
+    ]
 
 
 _TABLES: dict[type, Callable[[Any, Row], tuple[str, Sequence[Row]]]] = {

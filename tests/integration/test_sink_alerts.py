@@ -17,7 +17,7 @@ from standardwebhooks import Webhook
 from standardwebhooks.webhooks import WebhookVerificationError
 
 from schemas.estate import Estate, Reference, Route
-from schemas.records import Cause, Incident, Phase, Severity, Signal
+from schemas.records import Cause, Incident, Phase, Role, Severity, Signal
 from schemas.topics import DETECTIONS, INCIDENTS
 from sinks.alerts import Alerts, Config, make
 from sinks.alerts_history import History
@@ -167,6 +167,25 @@ async def test_a_heartbeat_is_passed_on_while_it_is_news(kafka: str, receiver: R
             await until(lambda: len(receiver.taken) == 2)
             await bus.committed_up_to(alerts.group, DETECTIONS, 3)
     assert sorted(one["type"] for _, one in receiver.taken) == ["incident.open", "watchdog"]
+
+
+async def test_each_role_hears_of_what_is_its_own_from_the_moment_it_is(bus: Bus, receiver: Receiver) -> None:
+    def of(*roles: Role, version: int = 1, phase: Phase = Phase.OPEN) -> Incident:
+        return incident(version, phase).model_copy(update={"roles": roles})
+
+    dba, support = sink(bus, receiver, "dba"), sink(bus, receiver, "support")
+    dba.route = dba.route.model_copy(update={"roles": (Role.DBA,)})
+    support.route = support.route.model_copy(update={"roles": (Role.ERP_SUPPORT, Role.EXECUTIVE)})
+    both = (Role.DBA, Role.ERP_SUPPORT)
+    async with bus.running(dba, dba.group), bus.running(support, support.group):
+        await bus.put(
+            of(Role.DBA), of(*both, version=2, phase=Phase.UPDATED), of(*both, version=3, phase=Phase.RESOLVED)
+        )
+        await bus.committed_up_to(dba.group, INCIDENTS, 3)
+        await bus.committed_up_to(support.group, INCIDENTS, 3)
+    assert [version for _, _, version in receiver.told("dba")] == [1, 2, 3]
+    assert receiver.told("support") == [("incident.open", "inc-1", 2), ("incident.resolved", "inc-1", 3)]
+    assert next(one for path, one in receiver.taken if path == "support")["data"]["roles"] == ["dba", "erp_support"]
 
 
 async def test_a_resolve_follows_its_opening_after_a_restart(bus: Bus, receiver: Receiver) -> None:

@@ -195,15 +195,21 @@ async def test_which_changes_regressed_and_who_made_them_is_one_query(bus: Bus, 
 
 
 async def test_a_store_of_before_gets_the_new_columns_and_keeps_its_rows(store: Store) -> None:
-    old = "DROP VIEW change_verdicts, signals_current; ALTER TABLE signals DROP COLUMN verdict, DROP COLUMN expected"
-    await store.connection.execute(old)
     await store.connection.execute(
+        "DROP VIEW change_verdicts, signals_current, incidents_current; ALTER TABLE incidents DROP COLUMN roles; "
+        "ALTER TABLE signals DROP COLUMN verdict, DROP COLUMN expected"
+    )
+    await store.connection.execute(
+        "CREATE VIEW incidents_current WITH (security_invoker) AS SELECT DISTINCT ON (id) * FROM incidents "
+        "ORDER BY id, version DESC;"
         "CREATE VIEW signals_current WITH (security_invoker) AS SELECT DISTINCT ON (id) * FROM signals "
         "ORDER BY id, time DESC, sequence DESC; UPDATE pilothouse_schema SET version_num = '0001'; "
-        "INSERT INTO signals VALUES (now(), 's', 1, 'eu1', 'old', 'open', 'locks', 'x:y', 'r', null, now(), 2, 0.5, 't', '[]', '{}')"
+        "INSERT INTO signals VALUES (now(), 's', 1, 'eu1', 'old', 'open', 'locks', 'x:y', 'r', null, now(), 2, 0.5, 't', '[]', '{}');"
+        "INSERT INTO incidents VALUES (now(), 's', 2, 'eu1', 'old', 1, 'open', now(), 2, 't', '[]', '{}', '{}', '{}')"
     )
     await migrate(store.url)
     assert await store.all("SELECT id, verdict FROM signals_current") == [("old", None)]
+    assert await store.all("SELECT id, roles FROM incidents_current") == [("old", [])]
 
 
 async def test_points_logs_documents_and_findings_arrive_with_all_they_say(bus: Bus, store: Store) -> None:
@@ -224,7 +230,8 @@ async def test_points_logs_documents_and_findings_arrive_with_all_they_say(bus: 
     assert await store.all("SELECT name, attributes FROM operations") == [("odoo.worker.killed", '{"pid": 7}')]
     assert await store.all("SELECT actor, outcome FROM security") == [("joe", "failure")]
     assert await store.all("SELECT id, phase, evidence->0->>'text' FROM signals_current") == [("s1", "open", "slow")]
-    assert await store.all("SELECT id, version, causes->0->>'cause' FROM incidents_current") == [("i1", 1, "x:y")]
+    stories = await store.all("SELECT id, version, causes->0->>'cause', roles FROM incidents_current")
+    assert stories == [("i1", 1, "x:y", ["dba"])]
 
 
 def one_of_each(tenant: str = "acme", names: str = "1") -> list[Record]:
@@ -271,7 +278,14 @@ def one_of_each(tenant: str = "acme", names: str = "1") -> list[Record]:
             summary="s",
             evidence=evidence,
         ),
-        Incident(**finding, id=f"i{names}", version=1, title="t", causes=({"cause": "x:y", "probability": 1.0},)),
+        Incident(
+            **finding,
+            id=f"i{names}",
+            version=1,
+            title="t",
+            causes=({"cause": "x:y", "probability": 1.0},),
+            roles=("dba",),
+        ),
     ]
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from schemas.estate import Route
 from schemas.impact import CutOffStake, Stake
-from schemas.records import Cause, Evidence, Impact, Incident, Part, Phase, Severity, Signal
+from schemas.records import Cause, Evidence, Impact, Incident, Part, Phase, Role, Severity, Signal
 from sinks.alerts_news import Heartbeat, Notification, Told, body, concerns, due, flush, fold, is_heartbeat
 from tests.support.golden import GOLDEN, agrees
 
@@ -27,6 +27,7 @@ def incident(
     cause: str = "redis.latency:valkey-eu1",
     tenants: tuple[str, ...] = ("acme",),
     documents: int = 0,
+    roles: tuple[Role, ...] = (),
 ) -> Incident:
     return Incident(
         cell="eu1",
@@ -40,6 +41,7 @@ def incident(
         causes=(Cause(cause=cause, probability=0.8),),
         tenants=tenants,
         impact=Impact(documents=documents),
+        roles=roles,
     )
 
 
@@ -162,6 +164,33 @@ def test_a_story_of_the_fleet_reaches_the_routes_of_the_cells_that_it_touches() 
     assert hears == ["eu1", "us1"]
 
 
+DBA = Route(name="dba", url="https://x", roles=(Role.DBA,))
+
+
+def test_a_route_of_a_role_hears_of_what_concerns_it_and_of_what_nobody_has_judged() -> None:
+    assert concerns(DBA, incident(roles=(Role.PLATFORM, Role.DBA)))
+    assert not concerns(DBA, incident(roles=(Role.PLATFORM,)))
+    assert concerns(DBA, incident(roles=()))
+    assert concerns(ROUTE, incident(roles=(Role.PLATFORM,)))
+
+
+def test_an_incident_opens_at_a_role_once_it_concerns_it() -> None:
+    ours = incident(2, Phase.UPDATED, at_s=1, roles=(Role.PLATFORM, Role.DBA))
+    over = incident(3, Phase.RESOLVED, roles=(Role.PLATFORM, Role.DBA))
+    assert story(incident(roles=(Role.PLATFORM,)), ours, over, route=DBA) == [(Phase.OPEN, 2), (Phase.RESOLVED, 3)]
+
+
+def test_who_was_told_of_an_opening_is_told_of_the_end_whatever_roles_it_has_by_then() -> None:
+    other = incident(2, Phase.UPDATED, at_s=90, roles=(Role.PLATFORM,), cause="a:x")
+    over = incident(3, Phase.RESOLVED, at_s=99, roles=(Role.PLATFORM,))
+    assert [phase for phase, _ in story(incident(roles=(Role.DBA,)), other, over, route=DBA)] == [*Phase]
+
+
+def test_a_new_role_is_told_at_once_to_those_who_pass_alerts_on() -> None:
+    wider = incident(2, Phase.UPDATED, at_s=1, roles=(Role.PLATFORM, Role.EXECUTIVE))
+    assert story(incident(roles=(Role.PLATFORM,)), wider) == [(Phase.OPEN, 1), (Phase.UPDATED, 2)]
+
+
 def test_an_id_names_incident_and_version_and_holds_no_full_stop() -> None:
     odd = incident(7).model_copy(update={"id": "eu1/a.b%2E"})
     assert Notification(Phase.UPDATED, odd).id == "eu1%2Fa%2Eb%252E-7"
@@ -192,6 +221,7 @@ def test_the_body_is_as_documented(phase: Phase) -> None:
             ),
         ),
         tenants=("acme", "bolt"),
+        roles=(Role.DBA, Role.ERP_SUPPORT, Role.BUSINESS_OPERATIONS),
         impact=Impact(
             documents=37,
             by_type={"sale.order": 37},

@@ -24,6 +24,16 @@ def test_check_says_what_an_estate_holds(tmp_path: Path) -> None:
     assert (result.exit_code, json.loads(result.stdout)["tenants"]) == (0, 1)
 
 
+def test_check_says_whose_alerts_no_route_takes(tmp_path: Path) -> None:
+    everybody = "platform, dba, security, erp_support, business_operations, executive"
+    for given, says in (("dba", "no route takes platform, security, erp_support"), (everybody, ""), ("", "")):
+        route = f"routes: [{{name: r, url: 'https://x.example/y', roles: [{given}]}}]"
+        (tmp_path / "estate.yaml").write_text(ESTATE + route)
+        result = run("check", "-c", str(tmp_path))
+        assert result.exit_code == 0
+        assert says in result.stdout if says else "no route" not in result.stdout
+
+
 def test_check_reads_openslo_documents_wherever_they_stand(tmp_path: Path) -> None:
     (tmp_path / "estate.yaml").write_text(ESTATE)
     slo = (Path(__file__).parent.parent / "golden/slo/availability.openslo.yaml").read_text()
@@ -45,6 +55,11 @@ def test_check_reads_openslo_documents_wherever_they_stand(tmp_path: Path) -> No
         ("cells: [{name: eu1, tenants: []}]", "tenants"),
         ("cells: [{name: eu1, tenants: [{name: acme, tier: golden}]}]", "'golden'"),
         ("cells: 7", "must be a list"),
+        (
+            ESTATE + "routes: [{name: db, url: 'https://x.example/y', roles: [dbas]}]",
+            "routes.0.roles.0: Input should be 'platform', 'dba', 'security', 'erp_support', 'business_operations' or "
+            "'executive', got 'dbas'",
+        ),
         ("sells: []", "holds sells"),
         ("cells: [", "cannot be read as YAML"),
     ],

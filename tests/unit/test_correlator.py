@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterable
 from typing import Any
@@ -17,7 +18,7 @@ from processors.steps.correlator import STEP, grouping, quiet
 from processors.steps.correlator.tables import EXPLAINS, KINDS
 from schemas.estate import Estate
 from schemas.impact import CutOffStake, Impact, Stake
-from schemas.records import Change, Evidence, Incident, Phase, Scrape, Severity, Signal
+from schemas.records import Change, Evidence, Incident, Phase, Role, Scrape, Severity, Signal
 
 T0 = 1_795_262_400_000  # 2026-11-21T12:00:00Z
 DAY_MS = 86_400_000
@@ -285,6 +286,32 @@ def test_an_old_release_still_is_the_cause_of_what_it_began() -> None:
     assert stories[("borealis",)] == "odoo.workers:borealis"
 
 
+# Whom they concern.
+
+
+def test_a_story_that_grows_calls_more_roles_and_lets_none_go() -> None:
+    told = fold(
+        signal("postgresql.lock:acme", 0, 100),
+        signal("process.delayed:acme", 30, 90, impact=impact(4, 900.0)),
+        until_s=200,
+    )
+    assert told[0].roles == (Role.DBA,)
+    assert told[-1].phase is Phase.RESOLVED
+    assert told[-1].roles == (Role.DBA, Role.ERP_SUPPORT, Role.BUSINESS_OPERATIONS)
+    assert all(set(one.roles) <= set(after.roles) for one, after in itertools.pairwise(told))
+
+
+def test_who_was_told_of_a_cause_that_turned_out_wrong_is_told_how_it_ends() -> None:
+    told = fold(signal("postgresql.lock:acme", 0, 60), signal("storage:host-eu1", 40, 60, started_ms=T0), until_s=200)
+    assert (top(told[0]), top(told[-1])) == ("postgresql.lock:acme", "storage:host-eu1")
+    assert told[-1].roles == (Role.PLATFORM, Role.DBA)
+
+
+def test_a_server_that_the_estate_calls_a_database_calls_its_administrator() -> None:
+    assert only(fold(signal("unreachable:pg-eu1", 0))).roles == (Role.PLATFORM, Role.DBA)
+    assert only(fold(signal("unreachable:valkey-eu1", 0))).roles == (Role.PLATFORM,)
+
+
 # Stories that split and merge.
 
 
@@ -300,6 +327,7 @@ def test_two_stories_that_turn_out_to_be_one_are_merged_and_say_so() -> None:
     assert kept.absorbed == (absorbed.id,)
     assert top(kept) == "redis.latency:valkey-eu1"
     assert set(kept.signals) >= set(absorbed.signals)
+    assert set(kept.roles) >= set(absorbed.roles)
 
 
 def test_a_story_splits_when_two_independent_causes_turn_out() -> None:

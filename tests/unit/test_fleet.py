@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from processors.step import Item
 from processors.steps import correlator, fleet
-from schemas.records import Change, Incident, Phase, Record, Severity, Signal
+from schemas.records import Change, Incident, Phase, Record, Role, Severity, Signal
 
 T0 = 1_795_262_400_000
 STEPS = {"correlator": correlator.STEP, "fleet": fleet.STEP}
@@ -78,6 +78,7 @@ def test_a_release_that_hurts_two_cells_is_one_story_that_names_them_and_their_i
     assert {one.cell for one in told[0].parts} == {"eu1", "eu2"}
     assert {one.incident for one in told[0].parts} <= {item.record.id for item in items}
     assert told[0].tenants == ("eu1/acme", "eu2/zeta")
+    assert told[0].roles == (Role.PLATFORM,)
     assert told[-1].phase is Phase.RESOLVED
     assert [one.version for one in told] == list(range(1, len(told) + 1))
 

@@ -69,6 +69,14 @@ class Config(StepConfig):
         default={Tier.CRITICAL: 2_000.0, Tier.HIGH: 10_000.0, Tier.MEDIUM: 50_000.0, Tier.LOW: 200_000.0},
         description="So much value of theirs is critical, in the tenant's currency.",
     )
+    calls: float = Field(
+        0.25, gt=0, le=1, description="A cause that is not the first calls its roles from this probability on."
+    )
+    many_tenants: int = Field(
+        3,
+        ge=1,
+        description="So many tenants whose documents wait, with money in it and critical, are told to executives.",
+    )
     forecast_warns_ms: int = Field(14 * DAY_MS, gt=0, description="A forecast that comes true sooner is a warning, ms.")
 
     reopen_ms: int = Field(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from processors.episodes import signal_id
+from processors.roles import Suspect, concerned
 from processors.step import Findings
 from processors.steps.correlator import quiet
 from processors.steps.correlator.config import Config
@@ -21,7 +22,7 @@ from processors.steps.correlator.severity import forecast_ms, impact_of, severit
 from processors.steps.correlator.state import Node, State, Story, change_text
 from processors.steps.correlator.tables import EXPLAINED_BY, FELT, Urgency, kind_of
 from schemas.impact import Impact
-from schemas.records import Evidence, Incident, Inhibited, Phase, Severity, Signal
+from schemas.records import Evidence, Incident, Inhibited, Phase, Role, Severity, Signal
 
 SIGNALS = 500
 INHIBITED = 100
@@ -134,6 +135,9 @@ def _go_on(config: Config, state: State, members: Group, stories: list[Story], a
     absorbed = [_absorbed(state, other, story, at_ms) for other in others]
     for other in others:
         story.members = sorted({*story.members, *other.members})
+        # Who heard of one of them hears how it goes on.
+        called = (*story.incident.roles, *other.incident.roles)
+        story.incident = story.incident.model_copy(update={"roles": called})
     if any(node.over_ms is None for node in members):
         quiet.turn(config, story, at_ms, is_on=True)
     story.members = _members(state, members, story)
@@ -287,6 +291,7 @@ class Assessment(NamedTuple):
     tenants: tuple[str, ...]
     impact: Impact
     severity: Severity
+    roles: tuple[Role, ...]
 
 
 def assess(config: Config, state: State, members: Group, at_ms: int, before: Incident | None) -> Assessment:
@@ -295,7 +300,21 @@ def assess(config: Config, state: State, members: Group, at_ms: int, before: Inc
     tenants = _tenants(config, state, ranked.first.cause, members, before, at_ms)
     impact = impact_of(members, before.impact if before else None)
     severity = severity_of(config, members, impact, tenants, forecast_ms(ranked.first, members, at_ms))
-    return Assessment(members, ranked, tenants, impact, max(severity, before.severity) if before else severity)
+    if before:
+        severity = max(severity, before.severity)
+    known = before.roles if before else ()
+    roles = concerned(_suspects(config, ranked), impact, severity, config.many_tenants, known)
+    return Assessment(members, ranked, tenants, impact, severity, roles)
+
+
+def _suspects(config: Config, ranked: Ranked) -> Iterable[Suspect]:
+    """The first cause, and others that may well be it, with the systems that they name."""
+    resources = config.declared.resources_by_name if config.declared else {}
+    for view, share in zip(ranked.views, ranked.shares, strict=True):
+        if view.root is ranked.first or share >= config.calls:
+            cause = view.root.cause
+            known = resources.get(cause.partition(":")[2])
+            yield Suspect(cause, known.system if known else None)
 
 
 def _compose(config: Config, state: State, view: Assessment, at_ms: int, before: Incident | None) -> Incident:
@@ -315,6 +334,7 @@ def _compose(config: Config, state: State, view: Assessment, at_ms: int, before:
         title=told[0].summary if told else _change_title(root, members),
         causes=argue(config, state, view.ranked),
         tenants=view.tenants,
+        roles=view.roles,
         impact=view.impact,
         signals=tuple(sorted(ids | set(before.signals if before else ()))[:SIGNALS]),
         advice=_advice(root, told),
@@ -386,6 +406,6 @@ def _is_news(config: Config, story: Story, now: Assessment, at_ms: int) -> bool:
         return True
     grown = now.impact.documents > 1.2 * before.impact.documents
     joined = {one.signal.id for node in now.members for one in node.kept}.difference(before.signals)
-    lesser = grown or bool(joined) or set(now.tenants) != set(before.tenants)
+    lesser = grown or bool(joined) or set(now.tenants) != set(before.tenants) or now.roles != before.roles
     story.has_news = lesser and at_ms - before.time_ms < config.tell_every_ms
     return lesser and not story.has_news
