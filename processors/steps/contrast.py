@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processors.steps import always_valid
-from processors.steps.outcomes import BATCHES, GROUPS, Floats, Ledger, Past
+from processors.steps.ledger import BATCHES, Floats, Ledger, Past
+from processors.steps.outcomes import GROUPS
 from schemas.calendar import MINUTE_MS, Calendar
 
 Mask = NDArray[np.bool_]

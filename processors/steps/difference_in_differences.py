@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -27,9 +28,11 @@ from pydantic import Field
 
 from processors.episodes import signal_id
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
+from processors.steps import proof
 from processors.steps.contrast import BATCHES_MIN, Contrast, Margin, Question, Since, contrast, groups_of
 from processors.steps.correlator.tables import kind_of
-from processors.steps.outcomes import Ledger, speaks
+from processors.steps.ledger import Ledger
+from processors.steps.outcomes import speaks
 from processors.steps.rivals import KINDS, Rival, Rivals, reached
 from processors.steps.trials import Head, Trial, follows, imagine, returns, takes_back
 from processors.steps.verdicts import advice, evidence, row_text, sufferers, summary
@@ -38,9 +41,8 @@ from schemas.records import Change, ChangeStatus, Phase, Record, Scrape, Severit
 
 TRIALS_MAX = 16
 WARM_MS = 180_000  # caches are cold so long after a restart, and slow things down, though not to a half
-LIKELY_FINE = math.log(1.25)  # what is left of a level, when at best guess it no longer matters
-AGAIN_HITS = 2  # looks that are still bad before what is lately so is asked anew
 AHEAD_S = (60, 120, 300, 600, 900, 1_800, 3_600)
+NOTHING_BEFORE = "nothing that could tell was measured before it"
 
 
 class Config(StepConfig):
@@ -137,9 +139,8 @@ def _change(config: Config, state: State, change: Change, at_ms: int) -> Finding
     trial = Trial(head, state.ledger.past(started_ms), Since.none(width), Since.none(width))
     state.trials.append(trial)
     while len(state.trials) > TRIALS_MAX:
-        found += _end(
-            config, state, state.trials[0], Verdict.INCONCLUSIVE, "too many changes at once to judge it", at_ms
-        )
+        why = "too many changes at once to judge it"
+        found += _end(config, state, state.trials[0], Verdict.INCONCLUSIVE, why, at_ms)
     return found + _tell(config, state, trial, Verdict.INCONCLUSIVE, None, _outlook(config, state, trial, at_ms), at_ms)
 
 
@@ -171,28 +172,21 @@ def _judge(config: Config, state: State, trial: Trial, at_ms: int) -> Findings:
         head.is_warm = True
         trial.since.forget(~state.ledger.is_count)
     seen = _contrast(config, state, trial, at_ms)
-    if seen is not None and (guilty := _regressed(config, seen, cold=not head.is_warm)).size:
-        if _may_be_shared(seen, guilty):
+    if seen is not None and (guilty := proof.worse(seen, config.alpha, cold=not head.is_warm)).size:
+        if proof.may_be_shared(seen, guilty):
             head.suspected_ms = head.suspected_ms or at_ms
             if at_ms - head.suspected_ms < config.confirm_ms:
                 return acquitted
         head.guilty_ms = at_ms
         trial.lately.forget(np.ones(len(state.ledger.slots), bool))
-        trial.head.guilty = [int(seen.slot[row]) for row in guilty if seen.slot[row] >= 0] or _members(
-            state, seen, guilty
-        )
-        trial.head.harm = _harm(seen, guilty)
+        head.guilty = proof.slots_behind(state.ledger, seen, guilty)
+        head.harm = proof.harm_of(seen, guilty)
         return _tell(config, state, trial, Verdict.REGRESSED, seen, "", at_ms)
     if seen is not None and age_ms >= config.fine_after_ms and not _missing(config, state, trial, seen):
         return _end(config, state, trial, Verdict.FINE, "", at_ms, seen)
     if age_ms >= config.horizon_ms:
         return _end(config, state, trial, Verdict.INCONCLUSIVE, _why_not(config, state, trial, seen), at_ms, seen)
     return acquitted
-
-
-def _may_be_shared(seen: Contrast, rows: Any) -> bool:
-    """Whether it is slowness that whatever all share may have brought about, as far as nobody stands beside."""
-    return not seen.controls and all(seen.group[row] == "latency" for row in rows)
 
 
 def _acquit(config: Config, state: State, trial: Trial, rivals: list[Rival], at_ms: int) -> Findings:
@@ -211,24 +205,17 @@ def _judge_again(config: Config, state: State, trial: Trial, at_ms: int) -> Find
     head = trial.head
     seen = _contrast(config, state, trial, at_ms, only=set(head.guilty))
     if at_ms - head.started_ms >= config.give_up_ms:
-        return _end(
-            config,
-            state,
-            trial,
-            Verdict.NOT_RECOVERED,
-            "it has lasted so long that it counts as usual now",
-            at_ms,
-            seen,
-        )
+        why = "it has lasted so long that it counts as usual now"
+        return _end(config, state, trial, Verdict.NOT_RECOVERED, why, at_ms, seen)
     if seen is None:
         return []
     lately = _contrast(config, state, trial, at_ms, only=set(head.guilty), since=trial.lately)
     for view in (seen, lately):
-        if view is not None and _over(trial, view):
+        if view is not None and proof.is_over(view, head.harm):
             return _end(config, state, trial, Verdict.RECOVERED, "", at_ms, view)
     if lately is not None:
-        trial.lately.forget(_still_bad(trial, lately))
-    if not _regressed(config, seen).size or at_ms - head.since_ms < config.tell_every_ms:
+        trial.lately.forget(proof.still_bad(lately, head.harm))
+    if not proof.worse(seen, config.alpha).size or at_ms - head.since_ms < config.tell_every_ms:
         return []
     head.since_ms = at_ms
     trial.since.forget(np.ones(len(state.ledger.slots), bool))
@@ -236,59 +223,16 @@ def _judge_again(config: Config, state: State, trial: Trial, at_ms: int) -> Find
     return _tell(config, state, trial, verdict, seen, "", at_ms)
 
 
-def _regressed(config: Config, seen: Contrast, *, cold: bool = False) -> np.ndarray[Any, np.dtype[np.intp]]:
-    """Rows that are worse, most evident first. The mean of e-values decides, so each row answers for all of them."""
-    threshold = math.log(seen.questions / config.alpha)
-    large = seen.is_count | (seen.shift >= math.log(2.0)) if cold else True
-    rows = np.flatnonzero(seen.worse & (seen.log_e >= threshold) & large)
-    return rows[np.argsort(-seen.log_e[rows], kind="stable")]
+def _missing(config: Config, state: State, trial: Trial, seen: Contrast | None) -> list[str]:
+    """Groups of evidence that were there before the change and do not say fine."""
+    groups = _groups(config, state, trial)
+    return proof.missing(seen, groups, config.margin) if seen is not None else groups
 
 
-def _members(state: State, seen: Contrast, rows: Any) -> list[int]:
-    """Slots behind rows that speak of a pool as a whole."""
-    names = {seen.pool[row] for row in rows}
-    return [int(slot) for slot in seen.slot if slot >= 0 and state.ledger.slots[slot].pool in names]
-
-
-def _harm(seen: Contrast, rows: Any) -> dict[str, float]:
-    excess = np.where(seen.is_count, (seen.observed - seen.expected) * seen.sign, seen.shift)
-    harm: dict[str, float] = {}
-    for row in rows:
-        harm[seen.pool[row]] = max(harm.get(seen.pool[row], 0.0), float(excess[row]))
-    return harm
-
-
-def _still_bad(trial: Trial, seen: Contrast) -> np.ndarray[Any, np.dtype[np.intp]]:
-    """Slots of levels at which more than half of the harm is seen."""
-    half = 0.5 * np.array([trial.head.harm.get(pool, 0.0) for pool in seen.pool])
-    bad = (seen.slot >= 0) & ~seen.is_count & (seen.weight >= AGAIN_HITS) & (seen.shift > half)
-    return seen.slot[bad]
-
-
-def _over(trial: Trial, seen: Contrast) -> bool:
-    """Whether nothing that matters is left, nine tenths of the harm are gone, or surely half and likely all that matters."""
-    harm = np.array([trial.head.harm.get(pool, 0.0) for pool in seen.pool])
-    events = np.where(seen.is_count, seen.observed * seen.weight, 0.0)
-    most = (events + 3.0 + 2.0 * np.sqrt(events)) / np.maximum(seen.weight, 1e-9)
-    rare = seen.is_count & (seen.sign > 0) & (most <= seen.expected + 0.1 * harm)
-    likely = (seen.shift <= LIKELY_FINE) & (seen.high <= 0.5 * harm)
-    gone = seen.fine | (~seen.is_count & ((seen.high <= 0.1 * harm) | likely)) | rare
-    pooled = seen.slot < 0
-    return bool(gone[pooled].all() and not (seen.worse & (seen.log_e > 0))[~pooled].any())
-
-
-def _missing(config: Config, state: State, trial: Trial, seen: Contrast) -> list[str]:
-    """Groups of evidence that were there before and do not say fine; what looks bad is missing to its proof too."""
+def _groups(config: Config, state: State, trial: Trial) -> list[str]:
+    """Groups of evidence that were there before the change."""
     treated = _treated(config, state, trial.head.change)
-    pooled = seen.slot < 0
-    doubtful = (seen.shift >= math.log1p(config.margin)) & (pooled | (seen.log_e > 0)) & ~seen.fine
-    good = {seen.group[row] for row in np.flatnonzero(pooled & seen.fine)}
-    bad = {seen.group[row] for row in np.flatnonzero(doubtful)}
-    return [
-        group
-        for group in groups_of(state.ledger, treated & (trial.past.batches >= BATCHES_MIN))
-        if group not in good or group in bad
-    ]
+    return groups_of(state.ledger, treated & (trial.past.batches >= BATCHES_MIN))
 
 
 def _treated(config: Config, state: State, change: Change) -> Any:
@@ -332,8 +276,8 @@ def _contrast(
 
 def _outlook(config: Config, state: State, trial: Trial, at_ms: int) -> str:
     """When it is likely to be known: how long evidence like that of the past must be gathered until nothing is missing."""
-    if not (_treated(config, state, trial.head.change) & (trial.past.batches >= BATCHES_MIN)).any():
-        return "nothing that could tell was measured before it"
+    if not _groups(config, state, trial):
+        return NOTHING_BEFORE
     for ahead_s in AHEAD_S:
         after_s = max(ahead_s, config.fine_after_ms // 1000)
         since = imagine(state.ledger, trial.past, after_s)
@@ -348,11 +292,9 @@ def _outlook(config: Config, state: State, trial: Trial, at_ms: int) -> str:
 
 
 def _why_not(config: Config, state: State, trial: Trial, seen: Contrast | None) -> str:
-    groups = groups_of(state.ledger, _treated(config, state, trial.head.change) & (trial.past.batches >= BATCHES_MIN))
-    if not groups:
-        return "nothing that could tell was measured before it"
-    missing = _missing(config, state, trial, seen) if seen is not None else groups
-    return f"not enough evidence on {', '.join(missing)}"
+    if not _groups(config, state, trial):
+        return NOTHING_BEFORE
+    return f"not enough evidence on {', '.join(_missing(config, state, trial, seen))}"
 
 
 def _end(
@@ -377,13 +319,10 @@ def _tell(
     harmful = verdict in (Verdict.REGRESSED, Verdict.NOT_RECOVERED)
     was_open = head.told is not None and head.told.phase is not Phase.RESOLVED
     opened = Phase.UPDATED if was_open else Phase.OPEN
-    rows = _regressed(config, seen) if seen is not None and harmful else np.zeros(0, np.intp)
-    also = [
-        one.head.change
-        for one in state.trials
-        if one is not trial and abs(one.head.started_ms - head.started_ms) < 10 * MINUTE_MS
-    ]
+    rows = proof.worse(seen, config.alpha) if seen is not None and harmful else np.zeros(0, np.intp)
+    worst = row_text(state.ledger, seen, int(rows[0])) if rows.size and seen else ""
     tenants = sufferers(state.ledger, seen, rows) or change.tenants or config.tenants()
+    also, rivals = _at_that_time(state, trial), state.rivals.against(change, at_ms)
     signal = Signal(
         cell=change.cell,
         time_ms=at_ms,
@@ -394,20 +333,10 @@ def _tell(
         resource=change.service,
         tenant=tenants[0] if len(tenants) == 1 else None,
         started_ms=head.started_ms,
-        severity=_severity(seen, rows) if harmful else Severity.INFO,
-        score=float(min(0.9999, max(0.0, 1.0 - math.exp(-max(seen.log_e[rows].max(), 0.0)))))
-        if rows.size and seen
-        else 0.0,
-        summary=summary(
-            change,
-            verdict,
-            row_text(state.ledger, seen, int(rows[0])) if rows.size and seen else "",
-            why,
-            bool(head.mended_by),
-        ),
-        evidence=evidence(
-            state.ledger, seen, rows, also, state.rivals.against(change, at_ms), head.started_ms, at_ms, why
-        ),
+        severity=proof.severity(seen, rows) if harmful else Severity.INFO,
+        score=proof.certainty(seen, rows),
+        summary=summary(change, verdict, worst, why, bool(head.mended_by)),
+        evidence=evidence(state.ledger, seen, rows, also, rivals, head.started_ms, at_ms, why),
         tenants=tenants if harmful else (),
         advice=advice(change, bool(head.mended_by)) if harmful else None,
         verdict=verdict,
@@ -416,11 +345,10 @@ def _tell(
     return [signal]
 
 
-def _severity(seen: Contrast | None, rows: Any) -> Severity:
-    stops = seen is not None and any(
-        seen.group[row] in ("jobs", "flow") or seen.shift[row] >= math.log(3.0) for row in rows
-    )
-    return Severity.CRITICAL if stops else Severity.WARNING
+def _at_that_time(state: State, trial: Trial) -> list[Change]:
+    """Other changes within ten minutes, which are on trial, too."""
+    others = [one.head for one in state.trials if one is not trial]
+    return [one.change for one in others if abs(one.started_ms - trial.head.started_ms) < 10 * MINUTE_MS]
 
 
 def unit(record: Record) -> str | None:
@@ -432,17 +360,9 @@ def unit(record: Record) -> str | None:
     return "" if isinstance(record, Scrape) and _tells(record.series) else None
 
 
-_TELLS: dict[str, bool] = {}
-_TELLS_MAX = 10_000
-
-
+@lru_cache(maxsize=10_000)
 def _tells(layout: str) -> bool:
-    known = _TELLS.get(layout)
-    if known is None:
-        if len(_TELLS) >= _TELLS_MAX:
-            _TELLS.clear()
-        known = _TELLS[layout] = any(map(speaks, layout.split("\n")))
-    return known
+    return any(map(speaks, layout.split("\n")))
 
 
 def pack(state: State) -> Parts:

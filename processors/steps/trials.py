@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from processors import columns
 from processors.steps.contrast import Since
-from processors.steps.outcomes import Ledger, Look, Past
+from processors.steps.ledger import Ledger, Look, Past
 from schemas.records import Change, Signal
 
 

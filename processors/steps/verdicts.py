@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from processors.steps.contrast import Contrast
-from processors.steps.outcomes import Ledger
+from processors.steps.ledger import Ledger
 from processors.steps.rivals import Rival
 from schemas.metrics import describe
 from schemas.records import Change, Evidence, Verdict
