@@ -29,12 +29,12 @@ AFTERMATH_MS = 1_800_000
 
 
 class Rival(BaseModel):
-    """Trouble as its detector tells it. `tenants` are those that it can reach, None for everybody."""
+    """Trouble as its detector tells it. `tenants` are those that it can reach in their order, None for everybody."""
 
     cause: str
     resource: str
     by: str | None
-    tenants: frozenset[str] | None
+    tenants: tuple[str, ...] | None
     started_ms: int
     ended_ms: int | None = None
 
@@ -82,10 +82,15 @@ def _rival_of(signal: Signal, cell: Cell | None) -> Rival | None:
     reach, tenants = known(name).reach, None
     by = whose if name in ("postgresql.lock", "tenant.load") else None
     if reach is Reach.TENANT:
-        tenants = frozenset({one for one in (by, signal.tenant, *signal.tenants) if one})
+        tenants = _sorted({one for one in (by, signal.tenant, *signal.tenants) if one})
     elif cell is not None and (needing := Topology(cell).needing(signal.resource, reach)):
-        tenants = needing.tenants
+        tenants = _sorted(needing.tenants)
     return Rival(cause=signal.cause, resource=signal.resource, by=by, tenants=tenants, started_ms=signal.started_ms)
+
+
+def _sorted(names: Iterable[str]) -> tuple[str, ...]:
+    # The order of a set differs from process to process, and a state's bytes must not.
+    return tuple(sorted(names))
 
 
 def reached(rivals: Iterable[Rival], slots: Sequence[Slot]) -> NDArray[np.bool_]:

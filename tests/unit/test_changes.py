@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from processors.step import Item
 from processors.steps import always_valid
 from processors.steps.difference_in_differences import STEP, State
 from schemas.records import Phase, Record, Severity, Signal, Verdict
@@ -86,6 +88,16 @@ def _with_redis(draw: Draw, told_s: float, over_s: float | None = None) -> list[
         over_ms = T0 + round((draw.before_s + over_s) * 1000)
         added.append(rival.model_copy(update={"time_ms": over_ms, "phase": Phase.RESOLVED}))
     return sorted([*draw.records(), *added], key=lambda one: one.time_ms)
+
+
+def test_whom_other_trouble_reaches_stands_in_order_so_that_every_process_writes_the_same_state() -> None:
+    tenants = tuple(f"tenant-{number}" for number in range(9))
+    lock = Signal(
+        cell="eu1", time_ms=T0, id="lock", phase=Phase.OPEN, detector="locks", cause="postgresql.lock:tenant-4",
+        resource="pg-eu1", started_ms=T0, severity=Severity.WARNING, score=0.9, summary="locks", tenants=tenants[::-1],
+    )  # fmt: skip
+    state, _ = STEP.step(STEP.config(cell="eu1"), STEP.fresh(), Item(T0, lock))
+    assert orjson.loads(STEP.pack(state)["rivals"])["open"]["lock"]["tenants"] == list(tenants)
 
 
 def test_what_a_slow_redis_explains_is_not_the_changes_fault() -> None:
