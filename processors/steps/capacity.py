@@ -7,48 +7,26 @@ What rises is told when the median of its time to exhaustion is shorter than the
 - it has risen already by as much as is left: what has gone on so long has even odds to go on as long again (Gott 1993);
 - it is higher than ever before, where it has come and gone before (clean-ups, days, month ends): a sawtooth runs into nothing.
 
-A limit that is moved re-scales the past. State: about 2.6 KiB a share; at most `SHARES_MAX` shares a resource.
+A limit that is moved re-scales the past (see `shares`).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 
-from processors import columns
-from processors.episodes import Episodes
-from processors.step import About, Findings, Item, Parts, Step, StepConfig
-from processors.steps.bounds import DAY_S, HOUR_S, NAMES, Bound, Reading, Share, knee, readings
+from processors.step import About, Findings, Item, Step, StepConfig
+from processors.steps.bounds import DAY_S, HOUR_S, NAMES, Bound, Share, readings
 from processors.steps.forecast import Course, Outlook, course, time_to
+from processors.steps.shares import SCALES, Layout, State, pack, unpack
 from schemas.records import Evidence, Record, Scrape, Severity
 
-SHARES_MAX = 256
 NORMAL_80 = 2.563  # standard deviations between the ends of a normal distribution's middle 80 %
 LAYOUTS_MAX = 256
-FULL_LEAST = 5
-
-
-class Scale(NamedTuple):
-    """A grain of the past: its length, how many are kept and looked ahead, the season in it, how often it is judged."""
-
-    name: str
-    length: float
-    kept: int
-    ahead: int
-    period: int
-    points: int
-    every: int
-
-
-SCALES = (
-    Scale("minute", 60.0, 240, 240, 0, 60, 10),
-    Scale("hour", HOUR_S, 336, 336, 24, 8, 1),
-    Scale("day", DAY_S, 84, 84, 7, 8, 1),
-)
 
 
 class Config(StepConfig):
@@ -70,38 +48,6 @@ class Config(StepConfig):
     confirm: int = Field(2, ge=1, description="Judgements in a row that open an episode, and that end it.")
 
 
-@dataclass
-class State:
-    """The shares of one resource."""
-
-    shares: list[Share] = field(default_factory=list)
-    rings: list[Any] = field(default_factory=lambda: [np.full((scale.kept, 0), np.nan, np.float32) for scale in SCALES])
-    numbers: list[int] = field(default_factory=lambda: [-1] * len(SCALES))
-    peaks: list[list[float]] = field(default_factory=lambda: [[] for _ in SCALES])
-    limits: list[float] = field(default_factory=list)
-    units: list[float] = field(default_factory=list)  # the limit in whose shares the rings are kept
-    totals: list[float] = field(default_factory=list)
-    hot: list[list[int]] = field(default_factory=list)
-    servers: list[float] = field(default_factory=list)  # most that were busy at once while others waited
-    waited: list[list[int]] = field(
-        default_factory=list
-    )  # looks at which others waited, and at how many of them most were busy
-    loads: dict[int, tuple[float, int]] = field(default_factory=dict)  # by slot: sum and number of this minute's
-    first_ms: int = -1
-    last_ms: int = -1
-    start_ms: int = -1
-    episodes: Episodes = field(default_factory=Episodes)
-    layouts: dict[str, Layout] = field(default_factory=dict)
-
-
-class Layout(NamedTuple):
-    """What of a scrape's values is taken, by slot: shares as they are, pairs of what is used and its limit, and the rest."""
-
-    shares: list[tuple[int, int]]
-    pairs: list[tuple[int, int, int]]
-    others: list[tuple[int, Reading]]
-
-
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     """Take in a scrape; what has become whole by it is judged."""
     scrape: Scrape = item.record
@@ -112,79 +58,11 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     elapsed_s = (
         (scrape.time_ms - state.last_ms) / 1000 if state.last_ms >= 0 and started == state.start_ms else math.inf
     )
-    _take(_layout(config, state, scrape), state, scrape.values, elapsed_s)
+    state.take(_layout(config, state, scrape), scrape.values, elapsed_s)
     if state.first_ms < 0:
         state.first_ms = scrape.time_ms
     state.last_ms, state.start_ms = scrape.time_ms, started
     return state, found
-
-
-def _take(layout: Layout, state: State, values: tuple[float | None, ...], elapsed_s: float) -> None:
-    """Note the highest of this minute. What is used is kept in units of the first limit, see `_past`."""
-    peaks, units, limits = state.peaks[0], state.units, state.limits
-    for slot, place in layout.shares:
-        share = values[place]
-        if share is not None and share > peaks[slot]:
-            peaks[slot] = share
-    for slot, place, limit_place in layout.pairs:
-        used, limit = values[place], values[limit_place]
-        if used is not None and limit:  # else none is set, or it was not measured
-            limits[slot] = limit
-            used /= units[slot] or _unit(state, slot, limit)
-            if used > peaks[slot]:
-                peaks[slot] = used
-    for slot, reading in layout.others:
-        other = _other(state, slot, reading, values, elapsed_s)
-        if other is not None and other > peaks[slot]:
-            peaks[slot] = other
-
-
-def _unit(state: State, slot: int, limit: float) -> float:
-    state.units[slot] = limit
-    return limit
-
-
-def _other(
-    state: State, slot: int, reading: Reading, values: tuple[float | None, ...], elapsed_s: float
-) -> float | None:
-    """The share of what is a rate, a load or limited by a number."""
-    known = [value for place in reading.used if (value := values[place]) is not None]
-    if not known:
-        return None
-    used, bound = math.fsum(known), reading.of.bound
-    limit = _carried(state, slot, reading, used, values) if bound.is_load else reading.fixed
-    if not limit:
-        return None
-    if bound.is_rate:
-        before, state.totals[slot] = state.totals[slot], used
-        return (used - before) / elapsed_s / limit if used >= before >= 0 and elapsed_s < 1_200 else None
-    state.limits[slot] = limit
-    used /= state.units[slot] or _unit(state, slot, limit)
-    if not bound.is_load:
-        return used
-    total, count = state.loads.get(slot, (0.0, 0))
-    state.loads[slot] = total + used, count + 1
-    return None
-
-
-def _carried(state: State, slot: int, reading: Reading, busy: float, values: tuple[float | None, ...]) -> float | None:
-    """The load that the servers carry until waiting is as long as service; None while it is not known how many there are."""
-    count = reading.fixed if reading.limit is None else values[reading.limit]
-    if reading.waits is not None:
-        count = _servers(state, slot, busy, is_waited_for=(values[reading.waits] or 0.0) > 0.0)
-    return knee(round(count)) if count and count >= 1 else None
-
-
-def _servers(state: State, slot: int, busy: float, *, is_waited_for: bool) -> float | None:
-    """How many there are: who waits for a full pool sees all of them busy, time and again; else it waits for something else."""
-    waited = state.waited[slot]
-    if is_waited_for:
-        if busy > state.servers[slot]:
-            state.servers[slot], waited[1] = busy, 0
-        waited[0] += 1
-        waited[1] += busy == state.servers[slot]
-    looks, full = waited
-    return state.servers[slot] if full >= FULL_LEAST and 2 * full >= looks else None
 
 
 def _turn(config: Config, state: State, scrape: Scrape) -> Findings:
@@ -198,26 +76,10 @@ def _turn(config: Config, state: State, scrape: Scrape) -> Findings:
             break
         if before < 0 or not state.shares:
             continue
-        _close(state, place, before, number)
+        state.close(place, before, number)
         if number // scale.every != before // scale.every:
             found += _judge(config, state, place, scrape)
     return found
-
-
-def _close(state: State, place: int, before: int, number: int) -> None:
-    ring, peaks = state.rings[place], state.peaks[place]
-    if place == 0:
-        for slot, (total, count) in state.loads.items():
-            peaks[slot] = total / count
-        state.loads.clear()
-    kept = ring.shape[0]
-    values = np.array(peaks, np.float32)
-    ring[before % kept] = np.where(values < 0, np.nan, values)
-    for hole in range(before + 1, min(number, before + 1 + kept)):
-        ring[hole % kept] = np.nan
-    if place + 1 < len(SCALES):
-        state.peaks[place + 1] = [max(pair) for pair in zip(state.peaks[place + 1], peaks, strict=True)]
-    state.peaks[place] = [-1.0] * len(peaks)
 
 
 def _judge(config: Config, state: State, place: int, scrape: Scrape) -> Findings:
@@ -241,7 +103,7 @@ def _is_refuted(state: State, slot: int, of: Share, time_ms: int) -> bool:
     told = state.episodes.open.get(of.key)
     if told is None or told.signal.expected_ms is None or time_ms >= told.signal.expected_ms:
         return True
-    share, present = told.signal.evidence[0].value or 0.0, _past(state, 0, slot)
+    share, present = told.signal.evidence[0].value or 0.0, state.past(0, slot)
     known = present[~np.isnan(present)]
     return not known.size or 1.0 - float(known[-1]) > 1.25 * (1.0 - share)
 
@@ -249,7 +111,7 @@ def _is_refuted(state: State, slot: int, of: Share, time_ms: int) -> bool:
 def _outlook(config: Config, state: State, place: int, slot: int, bound: Bound) -> Outlook | None:
     """When the share is exhausted as this scale sees it; None when that is none too soon, or not to be believed."""
     scale, factor = SCALES[place], config.minute_s / 60.0
-    values = _past(state, place, slot)
+    values = state.past(place, slot)
     if (
         np.count_nonzero(~np.isnan(values)) < min(scale.points, 8)
         or values.size < scale.points
@@ -276,16 +138,6 @@ def _goes_on(seen: Course, outlook: Outlook) -> bool:
     return outlook.slope > 0 and outlook.median <= seen.flat.size - seen.began
 
 
-def _past(state: State, place: int, slot: int) -> Any:
-    """Oldest first, as far back as it was measured."""
-    ring, number = state.rings[place], state.numbers[place]
-    values = np.roll(ring[:, slot], -(number % ring.shape[0])).astype(np.float64)
-    if state.limits[slot] > 0:  # of a limit that was moved, the past is told in shares of the new one
-        values *= state.units[slot] / state.limits[slot]
-    known = np.flatnonzero(~np.isnan(values))
-    return values[known[0] :] if known.size else values[:0]
-
-
 def _is_new(state: State, place: int, slot: int, seen: Course, values: Any) -> bool:
     """Whether it is higher than ever, where it has come and gone before: in its own grain without the season, in longer ones."""
     flat = seen.flat[~np.isnan(seen.flat)]
@@ -294,7 +146,7 @@ def _is_new(state: State, place: int, slot: int, seen: Course, values: Any) -> b
     pasts = [(flat[:-3], seen.present)]
     for other in range(place + 1, len(SCALES)):
         rising = math.ceil((values.size - seen.began) * SCALES[place].length / SCALES[other].length)
-        pasts.append((_past(state, other, slot)[: -rising - 1], top))
+        pasts.append((state.past(other, slot)[: -rising - 1], top))
     # The median of the last values lags behind a steep rise.
     at_top = max(seen.present, float(flat[-1])) >= 0.98 * float(flat.max())
     return at_top and all(now >= np.nanmax(past) for past, now in pasts if _swings(past))
@@ -315,7 +167,7 @@ def _tell(config: Config, state: State, place: int, slot: int, outlook: Outlook,
     median_s, low_s, high_s = (steps * scale.length for steps in (outlook.median, outlook.low, outlook.high))
     least_s, most_s = (steps * scale.length for steps in outlook.widest)
     what = _named(of.key.partition(" ")[2] or bound.used)
-    values = _past(state, place, slot)
+    values = state.past(place, slot)
     share = round(float(values[~np.isnan(values)][-1]), 4)
     text = (
         f"{what} of {scrape.resource} is {share:.0%} of its limit and exhausted in {duration(median_s)} "
@@ -391,7 +243,7 @@ def _layout(config: Config, state: State, scrape: Scrape) -> Layout:
         if len(state.layouts) >= LAYOUTS_MAX:
             state.layouts.clear()
         every = readings(scrape.series, scrape.resource, config.limits, config.workers)
-        _grow(state, [one.of for one in every if one.of not in state.shares])
+        state.grow([one.of for one in every if one.of not in state.shares])
         places = {share: slot for slot, share in enumerate(state.shares)}
         mine = [(places[one.of], one) for one in every if one.of in places]
         pairs = [one for one in mine if one[1].limit is not None and not one[1].of.bound.is_load]
@@ -403,77 +255,14 @@ def _layout(config: Config, state: State, scrape: Scrape) -> Layout:
     return known
 
 
-def _grow(state: State, shares: list[Share]) -> None:
-    new = shares[: SHARES_MAX - len(state.shares)]
-    state.shares += new
-    state.rings = [np.pad(ring, ((0, 0), (0, len(new))), constant_values=np.nan) for ring in state.rings]
-    state.peaks = [peaks + [-1.0] * len(new) for peaks in state.peaks]
-    state.limits += [0.0] * len(new)
-    state.units += [0.0] * len(new)
-    state.totals += [-1.0] * len(new)
-    state.servers += [0.0] * len(new)
-    state.waited += [[0, 0] for _ in new]
-    state.hot = [(state.hot[place] if state.hot else []) + [0] * len(new) for place in range(len(SCALES))]
-
-
 def unit(record: Record) -> str | None:
     """A resource is a unit, when something of it can run out."""
     return f"{record.resource}|{record.system}" if isinstance(record, Scrape) and _bounded(record.series) else None
 
 
-_BOUNDED: dict[str, bool] = {}
-_BOUNDED_MAX = 10_000
-
-
+@lru_cache(maxsize=10_000)
 def _bounded(layout: str) -> bool:
-    known = _BOUNDED.get(layout)
-    if known is None:
-        if len(_BOUNDED) >= _BOUNDED_MAX:
-            _BOUNDED.clear()
-        known = _BOUNDED[layout] = any(one.partition("{")[0] in NAMES for one in layout.split("\n"))
-    return known
-
-
-def pack(state: State) -> Parts:
-    """Each grain by itself, since days change rarely."""
-    more = {
-        "shares": [tuple(share) for share in state.shares],
-        "numbers": state.numbers,
-        "peaks": state.peaks,
-        "limits": state.limits,
-        "units": state.units,
-        "totals": state.totals,
-        "hot": state.hot,
-        "servers": state.servers,
-        "waited": state.waited,
-        "loads": [(slot, *load) for slot, load in state.loads.items()],
-        "times": [state.first_ms, state.last_ms, state.start_ms],
-        "episodes": state.episodes.dump(),
-    }
-    rings = {scale.name: columns.pack({"ring": ring}) for scale, ring in zip(SCALES, state.rings, strict=True)}
-    return {"present": columns.pack({}, more), **rings}
-
-
-def unpack(parts: Parts) -> State:
-    """What `pack` gave."""
-    _, more = columns.unpack(parts["present"])
-    return State(
-        shares=[Share(*one) for one in more["shares"]],
-        rings=[columns.unpack(parts[scale.name])[0]["ring"] for scale in SCALES],
-        numbers=more["numbers"],
-        peaks=more["peaks"],
-        limits=more["limits"],
-        units=more.get("units", list(more["limits"])),
-        totals=more["totals"],
-        hot=more["hot"],
-        servers=more.get("servers", [0.0] * len(more["shares"])),
-        waited=more.get("waited", [[0, 0] for _ in more["shares"]]),
-        loads={slot: (total, count) for slot, total, count in more.get("loads", ())},
-        first_ms=more["times"][0],
-        last_ms=more["times"][1],
-        start_ms=more["times"][2],
-        episodes=Episodes.load(more["episodes"]),
-    )
+    return any(one.partition("{")[0] in NAMES for one in layout.split("\n"))
 
 
 ABOUT = About(

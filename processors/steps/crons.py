@@ -10,6 +10,7 @@ Source: odoo/addons/base/models/ir_cron.py of 16-19, seen on running 17-19.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from pydantic import BaseModel, Field
@@ -153,19 +154,11 @@ class Columns(NamedTuple):
     runs: list[tuple[int, str]]
 
 
-_COLUMNS: dict[str, Columns] = {}
-_COLUMNS_MAX = 1_000
-
-
+@lru_cache(maxsize=1_000)
 def _columns(layout: str) -> Columns:
-    known = _COLUMNS.get(layout)
-    if known is None:
-        if len(_COLUMNS) >= _COLUMNS_MAX:
-            _COLUMNS.clear()
-        found = [(place, parse(one)) for place, one in enumerate(split(layout)) if one.startswith(RUNS)]
-        names = [(place, series.attributes.get("odoo.cron.name", "?")) for place, series in found]
-        known = _COLUMNS[layout] = Columns(found[0][1].tenant if found else None, names)
-    return known
+    found = [(place, parse(one)) for place, one in enumerate(split(layout)) if one.startswith(RUNS)]
+    names = [(place, series.attributes.get("odoo.cron.name", "?")) for place, series in found]
+    return Columns(found[0][1].tenant if found else None, names)
 
 
 def unit(record: Record) -> str | None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from processors.step import Item
 from processors.steps.bounds import erlang_c, knee
-from processors.steps.capacity import STEP, _past
+from processors.steps.capacity import STEP
 from processors.steps.forecast import course, time_to, without_shifts
 from schemas.records import Phase, Scrape, Severity, Signal
 
@@ -119,7 +119,7 @@ def test_a_moved_limit_tells_the_past_anew() -> None:
         points: dict[str, float | None] = {"redis.memory.used": 4e8, "redis.memory.max": 5e8 if number < 100 else 1e9}
         scrape = Scrape.of(points, cell="eu1", resource="valkey", system="redis", time_ms=time_ms)
         state, _ = STEP.step(chosen, state, Item(time_ms, scrape))
-    assert np.nanmax(np.abs(_past(state, 0, 0) - 0.4)) < 1e-6
+    assert np.nanmax(np.abs(state.past(0, 0) - 0.4)) < 1e-6
 
 
 def test_without_a_limit_nothing_can_run_out() -> None:

@@ -10,7 +10,6 @@ import pytest
 from processors.step import Item
 from processors.steps.bounds import knee
 from processors.steps.capacity import STEP as CAPACITY
-from processors.steps.capacity import _past
 from processors.steps.saturation import STEP
 from schemas.records import Phase, Scrape, Signal
 
@@ -116,7 +115,7 @@ def test_a_load_is_the_mean_of_its_minute_and_a_share_of_what_the_pool_carries()
         points = {f"odoo.worker.busy{HTTP}": 2.0 + 4.0 * (number % 2), f"odoo.worker.count{HTTP}": 8.0}
         scrape = Scrape.of(points, cell="eu1", resource="workers-1", system="odoo_workers", time_ms=at)
         state, _ = CAPACITY.step(config, state, Item(at, scrape))
-    assert _past(state, 0, 0)[-1] == pytest.approx(4.0 / knee(8), rel=1e-6)
+    assert state.past(0, 0)[-1] == pytest.approx(4.0 / knee(8), rel=1e-6)
 
 
 def jobs(status: str) -> str:
@@ -130,7 +129,7 @@ def channel(started: list[float], pending: list[float]) -> list[float]:
         at, points = MONDAY + number * 60_000, {jobs("started"): runs, jobs("pending"): waits}
         scrape = Scrape.of(points, cell="eu1", resource="odoo-1", system="odoo", time_ms=at)
         state, _ = CAPACITY.step(config, state, Item(at, scrape))
-    return list(_past(state, 0, 0))
+    return list(state.past(0, 0))
 
 
 def test_a_channel_has_as_many_servers_as_were_busy_whenever_jobs_waited() -> None:
