@@ -12,13 +12,11 @@ Source: state clocks of process mining (van der Aalst, Process Mining, 2nd ed., 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, time, timedelta
 from functools import cached_property
-from operator import itemgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import orjson
@@ -28,18 +26,11 @@ from processors.durations import Durations
 from processors.episodes import Episodes
 from processors.pace import Due, Pace, late
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
+from processors.steps.documents import SHIPPED, SHIPS, WAY, Document, Stage, rows
+from processors.steps.stakes import impact_of, misses, said
 from schemas.calendar import Calendar
-from schemas.impact import CutOffStake, Impact, Stake
 from schemas.records import BusinessBatch, Evidence, Record, Severity
 
-WAY = {
-    "sale.order": ("sale",),
-    "stock.picking": ("waiting", "confirmed", "assigned"),
-    "account.move": ("draft",),
-}
-"""States in which a document waits for something, in their order."""
-SHIPS, SHIPPED = "stock.picking", "done"
-K = TypeVar("K", str, tuple[int, str])
 PARTS = 16  # of the open documents in a snapshot; only those that changed are written again
 
 
@@ -66,50 +57,6 @@ class Config(StepConfig):
     def pause_ms(self) -> int:
         """Time from one reading of the clocks to the next, ms."""
         return max(self.look_every_ms, round(self.looks * self.interval_ms()))
-
-
-class Document(NamedTuple):
-    """An open document. `begun_ms` is when its state began by the business clock, `place` the order in which they came."""
-
-    kind: str
-    state: str
-    since_ms: int
-    name: str | None
-    order: int | None
-    amount: float | None
-    currency: str | None
-    warehouse: str | None
-    carrier: str | None
-    deadline_ms: int | None
-    begun_ms: int = 0
-    place: int = 0
-
-    @property
-    def stage(self) -> str:
-        """Type and state in one."""
-        return f"{self.kind},{self.state}"
-
-
-@dataclass
-class Stage:
-    """The documents that stand in one state, how long they usually do, and how many are late however well all goes."""
-
-    here: dict[str, Document] = field(default_factory=dict)
-    durations: Durations = field(default_factory=Durations)
-    usual_late: float | None = None
-    by_hour: list[float] = field(default_factory=lambda: [0.0] * 24)
-    """Most that were late at each hour of the day: what was left over in the evening is late in the morning."""
-    hour: int = -1
-    most: float = 0.0
-    """Most that were late in the present hour."""
-
-    def turn(self, hour: int, most_more: float) -> None:
-        """The hour is over: what was usual in it moves a third of the way, by `most_more` at most."""
-        if hour != self.hour and self.hour >= 0:
-            usual = self.by_hour[self.hour]
-            self.by_hour[self.hour] = usual + (min(self.most, 2 * usual + most_more) - usual) / 3
-            self.most = 0.0
-        self.hour = hour
 
 
 @dataclass
@@ -140,7 +87,7 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     state.tenant = next((tenant for tenant in batch.tenants if tenant), state.tenant)
     calendar = config.calendar(state.tenant)
     _move_clock(calendar, state, item.at_ms)
-    for row in _rows(batch):
+    for row in rows(batch):
         _move(config, calendar, state, *row)
     _forget_ended(config, state)
     if state.due_ms is None:
@@ -183,15 +130,6 @@ def _clock_at(calendar: Calendar, state: State, time_ms: int) -> int:
     if time_ms > state.at_ms:
         return state.clock_ms + calendar.business_ms(state.at_ms, time_ms)
     return state.clock_ms - calendar.business_ms(time_ms, state.at_ms)
-
-
-def _rows(batch: BusinessBatch) -> Iterable[tuple[str, Document]]:
-    columns = zip(
-        batch.document_types, batch.document_ids, batch.states, batch.times_ms, batch.document_names, batch.orders,
-        batch.amounts, batch.currencies, batch.warehouses, batch.carriers, batch.deadlines_ms, strict=True,
-    )  # fmt: skip
-    for kind, number, *rest in columns:
-        yield f"{kind},{number}", Document(kind, *rest)
 
 
 def _move(config: Config, calendar: Calendar, state: State, key: str, document: Document) -> None:
@@ -292,8 +230,8 @@ def _finding(
 ) -> dict[str, Any]:
     cut_offs = _missing_cut_offs(config, state, calendar, at_ms)
     impact = impact_of(state.tenant, delayed, cut_offs)
-    misses = list(_misses(state, calendar, impact, at_ms))
-    evidence = [*_stuck(config, state, delayed), *misses]
+    missed = list(misses(state.pace, calendar, impact, at_ms))
+    evidence = [*_stuck(config, state, delayed), *missed]
     soon = impact.next_cut_off
     presses = soon is not None and soon.documents >= config.documents and soon.cut_off_ms - at_ms <= 3_600_000
     what = f"{impact.documents} documents of {state.tenant} are stuck, {impact.value:,.0f} {impact.currency or ''} at stake"
@@ -305,7 +243,7 @@ def _finding(
         "tenant": state.tenant,
         "severity": Severity.CRITICAL if presses else Severity.WARNING,
         "score": min(0.99, 1 - 1 / (1 + impact.documents / config.documents)),
-        "summary": f"{what}; {misses[0].text}" if misses else what,
+        "summary": f"{what}; {missed[0].text}" if missed else what,
         "evidence": tuple(one.model_copy(update={"time_ms": at_ms}) for one in evidence),
         "tenants": (state.tenant,),
         "impact": impact,
@@ -342,59 +280,6 @@ def _needs_ms(state: State, document: Document) -> float:
     return max(times[0] - (state.clock_ms - document.begun_ms), 0.0) + math.fsum(times[1:])
 
 
-def impact_of(
-    tenant: str, delayed: Iterable[Document], cut_offs: Iterable[tuple[int, str | None, Document]] = ()
-) -> Impact:
-    """What is at stake: delayed documents and the value of the orders behind them, whole and in parts."""
-    found = sorted(delayed, key=lambda one: (-(one.amount or 0.0), one.kind, one.name or ""))
-    ahead = list(cut_offs)
-    whole, missing = _stake(found), [one for _, _, one in ahead]
-    return Impact(
-        documents=whole.documents,
-        by_type=dict(sorted(Counter(one.kind for one in found).items())),
-        value=whole.value,
-        currency=next((one.currency for one in [*found, *missing] if one.currency), None),
-        names=tuple(one.name for one in found if one.name)[:10],
-        by_tenant={tenant: whole},
-        by_warehouse=_by_warehouse(tenant, found),
-        by_carrier=_by_carrier(found),
-        by_cut_off=tuple(
-            CutOffStake(**stake.model_dump(), cut_off_ms=cut_off_ms, carrier=carrier or None)
-            for (cut_off_ms, carrier), stake in sorted(
-                _parts(((at, carrier or ""), one) for at, carrier, one in ahead).items(), key=itemgetter(0)
-            )
-        ),
-        missing_by_tenant={tenant: _stake(missing)} if missing else {},
-        missing_by_warehouse=_by_warehouse(tenant, missing),
-        missing_by_carrier=_by_carrier(missing),
-    )
-
-
-def _by_warehouse(tenant: str, documents: Iterable[Document]) -> dict[str, Stake]:
-    return _parts((f"{tenant}/{one.warehouse or '?'}", one) for one in documents)
-
-
-def _by_carrier(documents: Iterable[Document]) -> dict[str, Stake]:
-    return _parts((one.carrier, one) for one in documents if one.carrier)
-
-
-def _parts(pairs: Iterable[tuple[K, Document]]) -> dict[K, Stake]:
-    parts: dict[K, list[Document]] = {}
-    for key, one in pairs:
-        parts.setdefault(key, []).append(one)
-    return {key: _stake(members) for key, members in parts.items()}
-
-
-def _stake(documents: Iterable[Document]) -> Stake:
-    """Each order counts once, however many documents serve it."""
-    found = list(documents)
-    orders: dict[Any, float] = {}
-    for one in found:
-        key = one.order if one.order is not None else (one.kind, one.name)
-        orders[key] = max(orders.get(key, 0.0), one.amount or 0.0)
-    return Stake(documents=len(found), value=round(math.fsum(orders.values()), 2))
-
-
 def _stuck(config: Config, state: State, delayed: list[Document]) -> Iterable[Evidence]:
     stages: dict[str, list[Document]] = {}
     for one in delayed:
@@ -413,32 +298,13 @@ def _stuck(config: Config, state: State, delayed: list[Document]) -> Iterable[Ev
             window_ms=round(limit_ms(config, stage) or 0),
         )
         yield Evidence(
-            text=f"the oldest of them is {oldest.name or '?'}, for {_told(waits_ms)} of business time; "
-            f"{config.quantile:.0%} leave the state within {_told(usual)}",
+            text=f"the oldest of them is {oldest.name or '?'}, for {said(waits_ms)} of business time; "
+            f"{config.quantile:.0%} leave the state within {said(usual)}",
             unit="s",
             value=waits_ms / 1000,
             expected=usual / 1000,
             window_ms=waits_ms,
         )
-
-
-def _misses(state: State, calendar: Calendar, impact: Impact, at_ms: int) -> Iterable[Evidence]:
-    now, usual = state.pace.present_per_ms * 3_600_000, state.pace.usual_per_ms * 3_600_000
-    for one in impact.by_cut_off[:3]:
-        left = calendar.business_ms(at_ms, one.cut_off_ms)
-        text = (
-            f"{one.documents} pickings will miss the cut-off of {one.carrier or 'all carriers'} at "
-            f"{calendar.local(one.cut_off_ms):%H:%M}, in {_told(left)} of business time: {now:.0f} an hour leave now, "
-            f"usually {usual:.0f}"
-        )
-        yield Evidence(text=text, unit="{document}", value=float(one.documents), expected=0.0, window_ms=round(left))
-
-
-def _told(duration_ms: float) -> str:
-    seconds = duration_ms / 1000
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7_200 else f"{seconds / 3_600:.1f} h"
 
 
 def due(state: State) -> int | None:
