@@ -21,14 +21,15 @@ import orjson
 from pydantic import Field, TypeAdapter
 
 from processors import columns, promises
-from processors.budgets import Burning, Counts, Late, Terms, Track, doubt, exhaustion_ms, group_counts, ratio
+from processors.budgets import Counts, Late, Terms, Track, doubt, group_counts
 from processors.episodes import Episodes, signal_id
 from processors.indicators import Came, Last, Look, Meter, Reader, Readings
 from processors.promises import Promises
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
-from schemas.burn_rates import PAGE, TICKET, WORKBOOK, BurnRate
+from processors.steps.burning import Judged, evidence, rate, what_is_left
+from schemas.burn_rates import PAGE, TICKET
 from schemas.openslo import BudgetingMethod
-from schemas.records import BusinessBatch, Evidence, Record, Scrape, Severity
+from schemas.records import BusinessBatch, Record, Scrape, Severity
 from schemas.slo import Column, Indicator, Period, Slo, Target
 
 CHUNK_ROWS = 60  # of a ring, in one part of a snapshot
@@ -98,12 +99,12 @@ def tick(config: Config, state: State, at_ms: int) -> tuple[State, Findings]:
         if key in setup.meters:
             for came in promises.broken(open_promises, at_ms - config.margin_ms, at_ms):
                 _add(config, state, setup.meters[key], came, at_ms)
-    judged: dict[str, list[tuple[Meter, Budget, Burning]]] = {}
+    judged: dict[str, list[Judged]] = {}
     for key, budget in state.budgets.items():
         if key in setup.meters and budget.track.step < at_ms // config.step_ms:
-            burning = budget.track.advance_to(at_ms // config.step_ms, budget.late)
+            verdict, meter = budget.track.advance_to(at_ms // config.step_ms, budget.late), setup.meters[key]
             budget.late = []
-            judged.setdefault(setup.meters[key].slo.name, []).append((setup.meters[key], budget, burning))
+            judged.setdefault(meter.slo.name, []).append(Judged(meter, budget.track, verdict))
     found = [told for name, objectives in judged.items() for told in _tell(config, state, name, objectives, at_ms)]
     declared = {meter.slo.name for meter in setup.meters.values()}
     undeclared = [key for key in state.episodes.open if key.partition("\x1f")[0] not in declared]
@@ -187,17 +188,11 @@ def _add(config: Config, state: State, meter: Meter, came: Came, at_ms: int) -> 
     return True
 
 
-def _tell(
-    config: Config, state: State, name: str, objectives: list[tuple[Meter, Budget, Burning]], at_ms: int
-) -> Findings:
+def _tell(config: Config, state: State, name: str, objectives: list[Judged], at_ms: int) -> Findings:
     found: Findings = []
     for number, group in enumerate(state.groups[name]):
         key = f"{name}\x1f{group}"
-        burning = [
-            (meter, budget, verdict)
-            for meter, budget, verdict in objectives
-            if number < verdict.legs.shape[2] and verdict.legs[-1, :, number].any()
-        ]
+        burning = [one for one in objectives if one.broken(number)]
         if not burning:
             found += state.episodes.close(key, at_ms)
             continue
@@ -211,92 +206,26 @@ def _tell(
 
 
 def _signal(
-    state: State, name: str, group: str, number: int, burning: list[tuple[Meter, Budget, Burning]], at_ms: int
+    state: State, name: str, group: str, number: int, burning: list[Judged], at_ms: int
 ) -> dict[str, Any] | None:
-    severities = [
-        SEVERITY[rule.severity]
-        for _, _, verdict in burning
-        for place, rule in enumerate(WORKBOOK)
-        if verdict.legs[-1, place, number]
-    ]
-    meter, budget, verdict = burning[0]
-    rule = next(rule for place, rule in enumerate(WORKBOOK) if verdict.legs[-1, place, number])
-    burn = _burn(budget, verdict, rule.long_ms, number)
+    first = burning[0]
+    rule = first.broken(number)[0]
+    burn = rate(first, rule.long_ms, number)
     if math.isnan(burn):
         return None
     whose, (resource, series) = f" of {group}" if group else "", state.seen.get(f"{name}\x1f{group}", (name, ""))
-    held = verdict.sums[rule.long_ms][-1]
+    held, slo = first.verdict.sums[rule.long_ms][-1], first.meter.slo
     return {
         "cause": f"slo.burn:{name}/{group}" if group else f"slo.burn:{name}",
         "resource": resource,
         "tenant": group or None,
         "tenants": (group,) if group else (),
-        "severity": max(severities),
-        "score": float(np.clip(1 - doubt(held, meter.target.budget)[number], 0, 0.99)),
-        "summary": f"{meter.slo.title}{whose} burns its error budget {burn:.1f} times as fast as allowed; "
-        f"{_left(budget, burn, number)}",
-        "evidence": tuple(_evidence(burning, number, series, at_ms))[:20],
+        "severity": max(SEVERITY[rule.severity] for one in burning for rule in one.broken(number)),
+        "score": float(np.clip(1 - doubt(held, first.meter.target.budget)[number], 0, 0.99)),
+        "summary": f"{slo.title}{whose} burns its error budget {burn:.1f} times as fast as allowed; "
+        f"{what_is_left(first.track, burn, number)}",
+        "evidence": tuple(evidence(burning, number, series, at_ms))[:20],
     }
-
-
-def _burn(budget: Budget, verdict: Burning, length_ms: int, number: int) -> float:
-    return float(ratio(verdict.sums[length_ms][-1])[number]) / budget.track.terms.budget
-
-
-def _left(budget: Budget, burn: float, number: int) -> str:
-    left = float(budget.track.left()[number])
-    lasts_ms = exhaustion_ms(left, burn, budget.track.terms.period.length_ms)
-    if lasts_ms == 0:
-        return "nothing of it is left"
-    return f"{left:.0%} of it is left" + (f", gone in {_span(lasts_ms)}" if lasts_ms else "")
-
-
-def _evidence(burning: list[tuple[Meter, Budget, Burning]], number: int, series: str, at_ms: int) -> Iterable[Evidence]:
-    for meter, budget, verdict in burning:
-        for place, rule in enumerate(WORKBOOK):
-            if verdict.legs[-1, place, number] and not math.isnan(_burn(budget, verdict, rule.short_ms, number)):
-                yield _leg(budget, verdict, rule, number, series, at_ms)
-        bad, total, _ = (int(count) / 1e6 for count in budget.track.in_period()[:, number])
-        target, period = meter.target, meter.slo.period
-        events = "slices" if target.slice_ms else "events"
-        text = (
-            f"{target.name}: {bad:,.6g} of {total:,.6g} {events} of the last {period.duration} were bad, "
-            f"{100 * target.budget:.4g} % of them may be"
-        )
-        journey = f"; journey {meter.slo.options.journey}" if meter.slo.options.journey else ""
-        yield Evidence(
-            text=text + journey,
-            unit="{slice}" if target.slice_ms else "{event}",
-            value=bad,
-            expected=round(target.budget * total, 6),
-            window_ms=period.length_ms,
-            time_ms=at_ms,
-        )
-
-
-def _leg(budget: Budget, verdict: Burning, rule: BurnRate, number: int, series: str, at_ms: int) -> Evidence:
-    factor = rule.factor(budget.track.terms.period.length_ms)
-    short, long = (_burn(budget, verdict, length, number) for length in (rule.short_ms, rule.long_ms))
-    text = (
-        f"{rule.severity}: the budget burns {long:.1f} times as fast as allowed over {_span(rule.long_ms)} and "
-        f"{short:.1f} times over {_span(rule.short_ms)}; both are more than {factor:.1f}"
-    )
-    return Evidence(
-        text=text,
-        series=series or None,
-        unit="1",
-        value=round(long, 6),
-        expected=factor,
-        time_ms=at_ms,
-        window_ms=rule.long_ms,
-    )
-
-
-def _span(length_ms: int) -> str:
-    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000)):
-        if length_ms >= 2 * size or length_ms == size:
-            return f"{length_ms / size:.0f} {unit}"
-    return f"{length_ms / 1000:.0f} s"
 
 
 def _step_end(config: Config, at_ms: int) -> int:
