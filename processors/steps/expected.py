@@ -1,0 +1,121 @@
+"""What is usual of each flow just now: what the tenants' calendars say, and what this hour of the week has taught.
+
+Read once a minute. Hours that are over go into the season; a silence that was told is no new usual, unless it comes every week.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from processors.flows import FLOWS
+from processors.steps.odds import HOUR_MS, Odds
+from processors.steps.seasonal import HOURS, hour_of_week
+from processors.steps.silences import Clock, State
+from schemas.calendar import DAY_MS, MINUTE_MS, Calendar
+
+SHIFTED_DAYS = 35  # until the season has learned a change of clocks
+WEEK_WEIGHT = 0.15  # of a new week, once several are known
+
+CalendarOf = Callable[[str | None], Calendar]
+"""The calendar of a tenant."""
+
+
+def clock_of(odds: Odds, calendar_of: CalendarOf, state: State, time_ms: int) -> Clock:
+    """What calendars and the season say by stream; they are read once a minute."""
+    minute = time_ms // MINUTE_MS
+    if state.clock is None or state.clock[0] != minute:
+        at = _read_calendars(calendar_of, state, minute * MINUTE_MS)
+        _turn_hours(odds, state, at.hour)
+        state.remember()
+        state.clock = (minute, _with_season(odds, state, at))
+    return state.clock[1]
+
+
+def _read_calendars(calendar_of: CalendarOf, state: State, time_ms: int) -> Clock:
+    told: dict[str | None, tuple[int, float, bool, bool, bool, bool]] = {}
+    for tenant in {one.tenant for one in state.streams}:
+        calendar = calendar_of(tenant)
+        moment = calendar.at(time_ms)
+        hour, into = hour_of_week(calendar, time_ms)
+        shifted = (
+            calendar.local(time_ms).utcoffset() != calendar.local(max(time_ms - SHIFTED_DAYS * DAY_MS, 0)).utcoffset()
+        )
+        told[tenant] = (hour, into, moment.is_open, not moment.maintenance, shifted, bool(calendar.shifts))
+    rows = [(*told[one.tenant], FLOWS[one.flow]) for one in state.streams]
+    nothing = np.zeros(len(rows))
+    return Clock(
+        hour=np.array([row[0] for row in rows], np.intp),
+        into=np.array([row[1] for row in rows]),
+        works=np.array([row[3] and (row[2] or row[6].around_the_clock) for row in rows], bool),
+        shifted=np.array([row[4] for row in rows], bool),
+        needs_gate=np.array([row[6].needs_gate for row in rows], bool),
+        declared=np.array([row[5] or row[6].around_the_clock for row in rows], bool),
+        usual=nothing,
+        known=nothing > 0,
+        least=nothing,
+        limit=nothing,
+    )
+
+
+def _turn_hours(odds: Odds, state: State, hour: NDArray[np.intp]) -> None:
+    """Fold the hours that are over into the season. A silence that was told is no new usual, unless it comes every week."""
+    arrays, season = state.arrays, state.season
+    over = (arrays["hour"] != hour) & (arrays["hour"] >= 0)
+    arrays["hour"][arrays["hour"] < 0] = hour[arrays["hour"] < 0]
+    if not over.any():
+        return
+    at, which = arrays["hour"][over].astype(np.intp), np.flatnonzero(over)
+    enough = arrays["hour_ms"][over] >= HOUR_MS / 6
+    weeks, told = season["weeks"][at, which], arrays["told"][over] > 0
+    rate = np.divide(arrays["hour_sum"][over], arrays["hour_ms"][over], out=np.zeros(which.size), where=enough)
+    weight = np.where(enough, np.maximum(1 / (weeks + 1.0), WEEK_WEIGHT) * np.where(told, 0.3, 1.0), 0.0)
+    season["mean"][at, which] += (weight * (rate - season["mean"][at, which])).astype(np.float32)
+    # The longest silence of the hour, in what is now known to be usual in it: a day that begins late has one, too.
+    before = season["healthy"][at, which]
+    worst = odds.gain * np.maximum(rate, season["mean"][at, which]) * arrays["worst_ms"][over]
+    worst = np.maximum(worst, arrays["worst"][over])
+    limit = odds.enough(odds.least(state)[over], before)
+    worst = np.where(told, np.minimum(worst, 2 * limit), worst)
+    kept = np.where(enough, 0.8, 1.0) * before
+    season["healthy"][at, which] = np.maximum(kept, np.where(enough, worst, 0.0)).astype(np.float32)
+    season["weeks"][at, which] = np.minimum(weeks + (enough & ~told), 250).astype(np.uint8)
+    arrays["longest"][over] = np.maximum(arrays["longest"][over] * 0.99, worst)
+    for name in ("hour_sum", "hour_ms", "worst", "worst_ms"):
+        arrays[name][over] = 0.0
+    arrays["hour"][over] = hour[over]
+
+
+def _with_season(odds: Odds, state: State, clock: Clock) -> Clock:
+    """By stream: the usual rate a ms, whether the hour is known, and the evidence that is enough.
+
+    Until a working day's hour was seen on its own day, other working days speak for it.
+    """
+    season, which = state.season, np.arange(len(state.streams))
+    hour, before, after = clock.hour, (clock.hour - 1) % HOURS, (clock.hour + 1) % HOURS
+    known = season["weeks"][hour, which] > 0
+    mean = season["mean"][hour, which].astype(np.float64)
+    beside = np.where(clock.into >= 0.5, after, before)
+    there = np.where(season["weeks"][beside, which] > 0, season["mean"][beside, which], mean)
+    usual = np.minimum(mean, mean + (there - mean) * np.abs(clock.into - 0.5))
+    days = np.arange(5)[:, None] * 24 + (hour % 24)[None, :]
+    near = [season["healthy"][one, which] for one in (hour, before, after)]
+    # Working days begin and end alike: what was healthy on one of them is so on the others.
+    alike = np.where(hour < 120, season["healthy"][days, which].max(axis=0), 0.0)
+    healthy = np.max([*near, alike], axis=0).astype(np.float64)
+    if clock.shifted.any():
+        least = np.minimum(season["mean"][before, which], season["mean"][after, which])
+        usual = np.where(clock.shifted, np.minimum(usual, least), usual)
+    if not known.all():
+        seen = season["weeks"][days, which] > 0
+        stands_in = ~known & (hour < 120) & seen.any(axis=0)
+        least = np.where(seen, season["mean"][days, which], np.inf).min(axis=0)
+        usual = np.where(stands_in, least, usual)
+        known |= stands_in
+    least_evidence = odds.least(state)
+    healthy = np.where(known, healthy, state.arrays["longest"])
+    limit = odds.enough(least_evidence, healthy)
+    return replace(clock, usual=usual, known=known, least=least_evidence, limit=limit)

@@ -1,0 +1,163 @@
+"""Whether a flow goes on or has stopped: two stories weighed against each other, look by look, and how much is enough.
+
+The evidence is the logarithm of their odds, begun anew at 0 (Page's CUSUM): it rises with every event that was to be expected
+and falls with every one that came. By Lundberg's inequality the sum of a healthy flow climbs to h after an event with
+probability e^-rh at most, so the limit holds a stated number of false alarms. While nothing speaks for a stop it is learned how
+busy the day is and in what clumps events come. Sources: see `absence`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from processors import columns
+from processors.steps.seasonal import Floats
+from processors.steps.silences import Clock, Flags, State
+
+HOUR_MS = 3_600_000
+CLUMP_LOOKS = 200  # over which clumps are remembered
+CLUMP_DUE_MAX = 20.0
+LEVEL_MS, LEVEL_LOOKS = 120_000, 20  # over which the level of the day is remembered, whichever is longer
+USUAL_MIN = 0.001  # events that were usual; what came instead of fewer tells no level
+EVENTS_MIN = 1_000.0  # a flow that has fewer a week is held for one that has so many
+
+
+@dataclass(frozen=True)
+class Odds:
+    """The two stories: events come at the usual rate, of which a share is counted on (`caution`), or a share is `left`."""
+
+    left: float
+    caution: float
+    false_alarm_weeks: float
+    healthy_factor: float
+
+    @cached_property
+    def gain(self) -> float:
+        """Evidence of one usual event that did not come."""
+        return self.caution * (1 - self.left)
+
+    @cached_property
+    def loss(self) -> float:
+        """Evidence that one event takes away."""
+        return -math.log(self.left)
+
+    @cached_property
+    def exponent(self) -> float:
+        """Lundberg's: the root of `gain` r = 1 - `left`^r, beyond which the sum of a healthy flow is exponentially rare."""
+        root = 1.0 / self.gain
+        for _ in range(50):
+            root = (1 - self.left**root) / self.gain
+        return root
+
+    def least(self, state: State) -> Floats:
+        """By stream: the evidence that a Poisson flow of so many events a week, in clumps, reaches as seldom as is wanted."""
+        a_week = np.maximum(state.season["mean"].sum(axis=0, dtype=np.float64) * HOUR_MS, EVENTS_MIN)
+        limit: Floats = np.log(self.false_alarm_weeks * a_week * len(state.streams)) / self.exponent
+        return limit * state.clumps()
+
+    def enough(self, least: Floats, healthy: Floats) -> Floats:
+        """By stream: the evidence that is told, also after the highest that health has had."""
+        limit: Floats = np.maximum(least, self.healthy_factor * healthy)
+        return limit
+
+
+def weigh(
+    odds: Odds, state: State, clock: Clock, came: Floats, measured: Flags, elapsed_ms: int, forget_ms: int
+) -> None:
+    """Add up what speaks for a stop and what against it; learn how busy the day is while nothing does."""
+    arrays = state.arrays
+    # What came between two looks came in open time only if both were in it.
+    works, arrays["worked"] = clock.works & (arrays["worked"] > 0), clock.works.astype(np.int8)
+    if not elapsed_ms:
+        return
+    something = measured & (came > 0)
+    # What is usual is learned whenever it is open; what waited at both looks was to be expected between them.
+    awaited = ~clock.needs_gate | (arrays["waited_ms"] > 0) & (arrays["waits"] == 1)
+    open_ms = np.where(measured & works, float(elapsed_ms), 0.0)
+    looked = measured & works & awaited
+    looked_ms = np.where(looked, float(elapsed_ms), 0.0)
+    level = _level(arrays)
+    due, told = _rate(arrays, clock, level) * looked_ms, arrays["told"] > 0
+    events = np.where(measured, came, 0.0)
+    arrays["due"] += due
+    arrays["came"] += np.where(looked, came, 0.0)
+    arrays["waited_ms"] = np.where(arrays["waits"] == 1, arrays["waited_ms"] + elapsed_ms, 0.0)
+    rise = odds.gain * due - odds.loss * events
+    # Bounded, so that the end is seen within a few events.
+    most = 1.25 * np.where(told, clock.least, clock.limit)
+    missed = arrays["missed"] = np.clip(arrays["missed"] + rise, 0.0, most)
+    low = missed > 0
+    for name, more in (("low_ms", looked_ms), ("low_usual", odds.caution * due), ("low_came", events)):
+        arrays[name] = np.where(low, arrays[name] + more, 0.0)
+    silent_ms = arrays["silent_ms"] + looked_ms
+    is_open = open_ms > 0
+    _learn_hour(arrays, events, open_ms, np.where(something | ~looked, 0.0, silent_ms))
+    _learn_level(state, clock, events, open_ms, is_open & something & (missed <= most / 4))
+    _learn_clumps(
+        odds,
+        arrays,
+        np.where(looked & clock.known & (missed <= most / 2), clock.usual * level * elapsed_ms, 0.0),
+        events,
+    )
+    arrays["silent_ms"] = np.where(something, 0.0, silent_ms)
+    # When people come to work the clock begins at nought; a silence that was told goes on until enough comes.
+    for name in ("missed", "low_ms", "low_usual", "low_came", "silent_ms", "since_usual"):
+        arrays[name][~works & ~told] = 0.0
+    gone = arrays["silent_ms"] > forget_ms
+    arrays["told"][(missed < clock.least / 2) | gone] = 0
+    arrays["seen"] = np.where(gone, 0, arrays["seen"] + something).astype(np.uint32)
+
+
+def _level(arrays: columns.Arrays) -> Floats:
+    """How busy the day is: events in those that were usual."""
+    usual: Floats = arrays["usual"]
+    return np.divide(arrays["arrivals"], usual, out=np.ones_like(usual), where=usual > USUAL_MIN)
+
+
+def _rate(arrays: columns.Arrays, clock: Clock, level: Floats) -> Floats:
+    """Events a ms that are to be expected: on a quiet day fewer; of an hour not known yet as many as came of late."""
+    time_ms = arrays["time_ms"]
+    recent = np.divide(arrays["arrivals"], time_ms, out=np.zeros_like(level), where=time_ms > 0)
+    return np.where(clock.known, clock.usual * np.minimum(level, 1.0), recent)
+
+
+def _learn_hour(arrays: columns.Arrays, events: Floats, open_ms: Floats, silent_ms: Floats) -> None:
+    """What the present hour brings, and its longest silence while something was to be expected."""
+    arrays["hour_sum"] += np.where(open_ms > 0, events, 0.0)
+    arrays["hour_ms"] += open_ms
+    arrays["worst"] = np.maximum(arrays["worst"], arrays["missed"])
+    within = np.minimum(silent_ms, arrays["hour_ms"])  # what was silent before belongs to the hours before
+    arrays["worst_ms"] = np.maximum(arrays["worst_ms"], within)
+
+
+def _learn_level(state: State, clock: Clock, events: Floats, open_ms: Floats, teaches: Flags) -> None:
+    """The level of the day: that of the last twenty looks that brought something, two minutes at least.
+
+    Rare looks bring hundreds of events, and twenty of them are half a day, in which the level has changed: an hour that has
+    twenty clumps of events is enough. An hour that is not known yet says nothing of the level.
+    """
+    arrays = state.arrays
+    arrays["since_usual"] += clock.usual * open_ms
+    arrays["since_ms"] += open_ms
+    since_ms, usual = arrays["since_ms"], np.where(clock.known, arrays["since_usual"], events)
+    enough = np.minimum(since_ms / HOUR_MS, events / (LEVEL_LOOKS * state.clumps()))
+    keep = np.where(teaches, np.exp(-np.minimum(since_ms / LEVEL_MS, np.maximum(1 / LEVEL_LOOKS, enough))), 1.0)
+    for name, more in (("arrivals", events), ("usual", usual), ("time_ms", since_ms)):
+        arrays[name] = arrays[name] * keep + np.where(teaches, more, 0.0)
+    for name in ("since_usual", "since_ms"):
+        arrays[name][events > 0] = 0.0
+
+
+def _learn_clumps(odds: Odds, arrays: columns.Arrays, due: Floats, events: Floats) -> None:
+    """How many events come at once: the variance of counts over their mean, without that of a rate that wanders.
+
+    Only looks at which few were due tell: the more, the more it is the rate that scatters.
+    """
+    counts = (due > 0) & (due <= CLUMP_DUE_MAX)
+    scatter = (events - due) ** 2 - ((1 - odds.caution) * due) ** 2
+    for name, more in (("scatter", scatter), ("scatter_of", due)):
+        arrays[name] = arrays[name] * np.where(counts, 1 - 1 / CLUMP_LOOKS, 1.0) + np.where(counts, more, 0.0)

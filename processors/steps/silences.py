@@ -1,0 +1,202 @@
+"""The flows of one resource: what came of each, what was to be expected, and how silent each has been.
+
+Columns are by stream, so a look is a few vectorised lines however many flows there are. What is learned of the hours of the
+week stands by itself (`season`), since it changes once an hour.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from processors import columns
+from processors.episodes import Episodes
+from processors.flows import Layout, Stream
+from processors.step import Parts
+from processors.steps.seasonal import HOURS, Floats
+from schemas.records import Scrape
+
+Flags = NDArray[np.bool_]
+CLUMP_PRIOR = 20.0  # events that are held for single ones before clumps are known
+RING = 32  # minutes
+
+_SEASON = {"mean": np.float32, "healthy": np.float32, "weeks": np.uint8}
+_PRESENT: dict[str, Any] = {
+    "missed": np.float64,  # evidence that the flow has stopped, log odds
+    "low_ms": np.float64,  # since that began to rise: time, what was to be expected and what came
+    "low_usual": np.float64,
+    "low_came": np.float64,
+    "silent_ms": np.float64,  # since the last event
+    "waited_ms": np.float64,  # since work was last not seen to wait
+    "due": np.float64,  # sums of all that was to be expected, and of what came
+    "came": np.float64,
+    "arrivals": np.float64,  # decayed: events, what was usual, and time, at looks that brought something
+    "usual": np.float64,
+    "time_ms": np.float64,
+    "since_usual": np.float64,  # what was usual since the last event, and the time
+    "since_ms": np.float64,
+    "scatter": np.float64,  # decayed: squared distances of counts from what was to be expected, and that
+    "scatter_of": np.float64,
+    "longest": np.float64,  # highest healthy evidence of all hours
+    "worst": np.float64,  # the same of the present hour, and its longest silence
+    "worst_ms": np.float64,
+    "hour_sum": np.float64,
+    "hour_ms": np.float64,
+    "hour": np.int16,
+    "seen": np.uint32,
+    "told": np.int8,
+    "worked": np.int8,  # whether the calendar was open at the last look
+    "waits": np.int8,  # 1: work is seen to wait; 0: nothing waits; -1: unknown
+}
+
+
+@dataclass(slots=True)
+class Clock:
+    """What the calendars say by stream."""
+
+    hour: NDArray[np.intp]
+    into: Floats
+    works: Flags
+    shifted: Flags
+    needs_gate: Flags
+    declared: Flags
+    usual: Floats
+    known: Flags
+    least: Floats
+    limit: Floats
+
+
+@dataclass
+class State:
+    """The flows of one resource. `last` is by series, the other arrays by stream, the season by hour of the week."""
+
+    series: list[str] = field(default_factory=list)
+    last: Floats = field(default_factory=lambda: np.zeros(0))
+    streams: list[Stream] = field(default_factory=list)
+    arrays: columns.Arrays = field(default_factory=lambda: {name: np.zeros(0, kind) for name, kind in _PRESENT.items()})
+    season: columns.Arrays = field(
+        default_factory=lambda: {name: np.zeros((HOURS, 0), kind) for name, kind in _SEASON.items()}
+    )
+    rings: columns.Arrays = field(default_factory=lambda: {name: np.zeros((RING, 0)) for name in ("due", "came")})
+    rings_ms: Floats = field(default_factory=lambda: np.full(RING, -1.0))
+    """Sums of the last minutes that were looked at, the oldest first, and when they were taken."""
+    causes: dict[str, str] = field(default_factory=dict)  # of the streams that are told, by name
+    last_ms: int = -1
+    start_ms: int = -1
+    episodes: Episodes = field(default_factory=Episodes)
+    places: tuple[Layout, Any, Any] | None = None
+    clock: tuple[int, Clock] | None = None
+
+    def changes(self, scrape: Scrape, layout: Layout, streams_max: int) -> tuple[Floats, Flags]:
+        """Events by stream since the last look, and which streams were measured. A fall or a new start is a reset."""
+        series_at, stream_at = self._places(layout, streams_max)
+        values = layout.values(scrape)
+        started = scrape.start_time_ms if scrape.start_time_ms is not None else -1
+        change = values - self.last[series_at]
+        counted = (change >= 0) & (started == self.start_ms)
+        # Streams beyond the bound stand at -1: they fall into a place before the first, which is cut off.
+        width = len(self.streams) + 1
+        came = np.bincount(stream_at + 1, np.where(counted, change, 0.0), width)[1:].astype(np.float64)
+        measured = np.bincount(stream_at + 1, counted, width)[1:] > 0
+        known = ~np.isnan(values)
+        self.last[series_at[known]] = values[known]
+        self.start_ms = started
+        self._take_gates(scrape, layout)
+        return came, measured
+
+    def _places(self, layout: Layout, streams_max: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        if self.places is None or self.places[0] is not layout:
+            series = {name: place for place, name in enumerate(self.series)}
+            for name in layout.identities:
+                series.setdefault(name, len(series))
+            streams = {one.name: place for place, one in enumerate(self.streams)}
+            for one in layout.streams:
+                if one.name not in streams and len(streams) < streams_max:
+                    streams[one.name] = len(streams)
+                    self.streams.append(one)
+            self.series = list(series)
+            self._grow()
+            places = [
+                (series[name], streams.get(layout.streams[of].name, 0))
+                for name, of in zip(layout.identities, layout.stream_of, strict=True)
+            ]
+            at = np.array(places, np.intp)
+            self.places = (layout, at[:, 0], at[:, 1])
+        return self.places[1], self.places[2]
+
+    def _grow(self) -> None:
+        self.last = np.pad(self.last, (0, len(self.series) - self.last.size), constant_values=np.nan)
+        more = len(self.streams) - self.arrays["seen"].size
+        if more:
+            empty = {"hour": -1, "waits": -1}
+            self.arrays = {
+                name: np.pad(one, (0, more), constant_values=empty.get(name, 0)) for name, one in self.arrays.items()
+            }
+            for table in (self.season, self.rings):
+                table.update({name: np.pad(one, ((0, 0), (0, more))) for name, one in table.items()})
+            self.clock = None
+
+    def _take_gates(self, scrape: Scrape, layout: Layout) -> None:
+        """Whether work is seen to wait for a stream."""
+        waits: dict[str, float] = {}
+        for place, name in layout.gates:
+            value = scrape.values[place]
+            if value is not None:
+                waits[name] = waits.get(name, 0.0) + value
+        if layout.gates:
+            self.arrays["waits"][:] = [-1 if one.name not in waits else waits[one.name] > 0 for one in self.streams]
+
+    def clumps(self) -> Floats:
+        """By stream: events that come at once; one until it is known better."""
+        arrays = self.arrays
+        found: Floats = (arrays["scatter"] + CLUMP_PRIOR) / (arrays["scatter_of"] + CLUMP_PRIOR)
+        return np.maximum(found, 1.0)
+
+    def remember(self) -> None:
+        """Keep the sums as they stand now, once a minute."""
+        self.rings_ms = np.append(self.rings_ms[1:], float(max(self.last_ms, 0)))
+        for name, ring in self.rings.items():
+            ring[:-1], ring[-1] = ring[1:].copy(), self.arrays[name]
+
+    def since(self, since_ms: float) -> tuple[Floats, Floats]:
+        """By stream, what was due and what came since about then."""
+        arrays = self.arrays
+        place = max(int(np.searchsorted(self.rings_ms, since_ms, side="right")) - 1, 0)
+        return arrays["due"] - self.rings["due"][place], arrays["came"] - self.rings["came"][place]
+
+
+def pack(state: State) -> Parts:
+    """The season by itself, since it changes once an hour."""
+    more = {
+        "series": state.series,
+        "streams": [list(one) for one in state.streams],
+        "causes": state.causes,
+        "last_ms": state.last_ms,
+        "start_ms": state.start_ms,
+        "episodes": state.episodes.dump(),
+    }
+    rings = {f"ring_{name}": ring for name, ring in state.rings.items()}
+    present = {"last": state.last, **state.arrays, **rings, "rings_ms": state.rings_ms}
+    return {"present": columns.pack(present, more), "season": columns.pack(state.season)}
+
+
+def unpack(parts: Parts) -> State:
+    """What `pack` gave."""
+    arrays, more = columns.unpack(parts["present"])
+    season, _ = columns.unpack(parts["season"])
+    return State(
+        series=more["series"],
+        last=arrays.pop("last"),
+        rings={name: arrays.pop(f"ring_{name}") for name in ("due", "came")},
+        rings_ms=arrays.pop("rings_ms"),
+        streams=[Stream(*one) for one in more["streams"]],
+        arrays=arrays,
+        season=season,
+        causes=more["causes"],
+        last_ms=more["last_ms"],
+        start_ms=more["start_ms"],
+        episodes=Episodes.load(more["episodes"]),
+    )
