@@ -6,23 +6,20 @@ remembered from one piece to the next is `Memory`.
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from ingest.collector import Target
-from ingest.collectors.odoo_log_lines import Entry, Request
-from ingest.collectors.sql_text import normalise
+from ingest.collectors.odoo_log_bodies import body, exception_type
+from ingest.collectors.odoo_log_groups import GROUPS, Group
+from ingest.collectors.odoo_log_lines import ERROR, INFO, WARN, Entry, Request
 from schemas.records import LogBatch, OperationsEvent, Record, Scalar, SecurityEvent
 from schemas.series import identity
 
-INFO, WARN, ERROR = 9, 13, 17
-MAX_BODY = 16_384
-MAX_NAMES = 50  # of modules in one event
 KILL_MEMORY_MS = 600_000  # the master tells a kill up to three times within seconds; a pid comes back much later
 MAX_REMEMBERED = 1_000
 
@@ -59,9 +56,6 @@ _CRON_ENDED = (
     ),
 )
 RARE = ("odoo.log.errors", "odoo.log.retries", "odoo.http.errors")
-_EMAIL = re.compile(r"[\w.+%-]+@[\w-]+(?:\.[\w-]+)+")
-_LOGIN = re.compile(r"(?<=login:).*(?= from )|(?<=\(user ').*(?='\) on )|(?<=> for ').*(?=' \(#\d+\) from )")
-_EXCEPTION = re.compile(r"([A-Za-z_][\w.]*)(?::|$)")
 
 
 class Memory(BaseModel):
@@ -80,17 +74,6 @@ class Memory(BaseModel):
 
 
 @dataclass(slots=True)
-class _Group:
-    """Like things of one look, told as one event."""
-
-    first: Entry
-    time_ms: int
-    count: int = 0
-    seconds: float = 0.0
-    names: list[str] = field(default_factory=list)
-
-
-@dataclass(slots=True)
 class _Wait:
     """How long the requests of a tenant took in one look."""
 
@@ -106,7 +89,7 @@ class Reading:
         self.target, self.memory, self.ship_all, self.mask = target, memory, ship_all, mask
         self.events: list[Record] = []
         self._logs: list[tuple[Entry, dict[str, Scalar]]] = []
-        self._groups: dict[tuple[str, str | None, str], _Group] = {}
+        self._groups: dict[tuple[str, str | None, str], Group] = {}
         self._waits: dict[str | None, _Wait] = {}
 
     @property
@@ -271,15 +254,15 @@ class Reading:
     def _tenant(self, database: str | None) -> str | None:
         return self.target.cell.tenant_of_database.get(database) if database else None
 
-    def _group(self, name: str, entry: Entry, reason: str = "") -> _Group:
+    def _group(self, name: str, entry: Entry, reason: str = "") -> Group:
         key = (name, self._tenant(entry.database), reason)
-        group = self._groups.setdefault(key, _Group(entry, entry.time_ms))
+        group = self._groups.setdefault(key, Group(entry.time_ms))
         group.time_ms = max(group.time_ms, entry.time_ms)
         return group
 
-    def _grouped(self, key: tuple[str, str | None, str], group: _Group) -> OperationsEvent:
+    def _grouped(self, key: tuple[str, str | None, str], group: Group) -> OperationsEvent:
         name, tenant, reason = key
-        severity_number, body, attributes = _GROUPS[name](reason, group)
+        severity_number, body, attributes = GROUPS[name](reason, group)
         return OperationsEvent(
             **self.target.identity(),
             time_ms=group.time_ms,
@@ -355,46 +338,6 @@ def trim(memory: Memory) -> None:
     memory.failing = dict(list(memory.failing.items())[-MAX_REMEMBERED:])
 
 
-def body(entry: Entry, *, mask: bool) -> str:
-    """The message as it may be shipped: statements without their values, and masked without addresses and logins."""
-    text = _without_values(entry.message) if entry.message.startswith("bad query: ") else entry.message
-    # Under DETAIL PostgreSQL quotes the row that it refused; nothing of use follows it.
-    text = text.partition("\nDETAIL: ")[0]
-    if mask:
-        text = _EMAIL.sub("<address>", text)
-        if entry.logger.startswith("odoo.addons.base.models.res_users"):
-            text = _LOGIN.sub("<login>", text)
-    return text[:MAX_BODY]
-
-
-def exception_type(message: str) -> str | None:
-    """The type of the exception whose traceback the message ends with."""
-    if "Traceback (most recent call last)" not in message:
-        return None
-    # Below the frames, which are indented, the exception stands at the margin; its own text may follow over lines.
-    lines = message.rpartition("Traceback (most recent call last)")[2].split("\n")[1:]
-    last = next((line for line in lines if line and not line[0].isspace()), "")
-    found = _EXCEPTION.match(last)
-    return found[1] if found else None
-
-
-def _without_values(message: str) -> str:
-    """A refused statement without its literals, and the error's first line."""
-    statement, _, error = message.removeprefix("bad query: ").partition("\nERROR: ")
-    first = error.split("\n", 1)[0].strip()
-    return f"bad query: {normalise(_text_of(statement))}" + (f"\nERROR: {first}" if first else "")
-
-
-def _text_of(statement: str) -> str:
-    """The statement itself: 18 and 19 print Python's representation of its bytes."""
-    if not statement.startswith(("b'", 'b"')):
-        return statement
-    try:
-        return str(ast.literal_eval(statement.strip()).decode(errors="replace"))
-    except (ValueError, SyntaxError, AttributeError):
-        return statement[2:]
-
-
 def _of(tenant: str | None) -> dict[str, str]:
     return {"tenant.id": tenant} if tenant else {}
 
@@ -415,27 +358,6 @@ def _cron(found: Mapping[str, str | None]) -> dict[str, Scalar]:
     return attributes
 
 
-def _recycled(reason: str, group: _Group) -> tuple[int, str, dict[str, Scalar]]:
-    attributes: dict[str, Scalar] = {"odoo.worker.limit": reason, "odoo.worker.count": group.count}
-    return INFO, f"{group.count} Odoo workers were recycled: {reason} reached", attributes
-
-
-def _modules(reason: str, group: _Group) -> tuple[int, str, dict[str, Scalar]]:
-    names = ",".join(group.names[:MAX_NAMES])
-    attributes: dict[str, Scalar] = {"odoo.module.count": group.count, "odoo.module.names": names}
-    attributes["odoo.module.duration"] = round(group.seconds, 3)
-    return INFO, f"{group.count} modules were installed or upgraded: {names[:200]}", attributes
-
-
-def _pool_full(reason: str, group: _Group) -> tuple[int, str, dict[str, Scalar]]:
-    return ERROR, f"No database connection was to be had, {group.count} times", {"odoo.pool.count": group.count}
-
-
-_GROUPS: dict[str, Callable[[str, _Group], tuple[int, str, dict[str, Scalar]]]] = {
-    "odoo.worker.recycled": _recycled,
-    "odoo.module.loaded": _modules,
-    "odoo.pool.full": _pool_full,
-}
 _SECURITY_BODIES = {
     ("odoo.login", "success"): "A login succeeded",
     ("odoo.login", "failure"): "A login failed",

@@ -22,8 +22,18 @@ _REQUEST = re.compile(
     r'\S+ - - \[[^\]]*\] "(?:(?P<method>[A-Z]+) )?(?P<path>\S*).*?" (?P<status>\d{3}) \S+'
     r"(?: (?P<queries>\d+|-) (?P<sql>[\d.]+|-) (?P<rest>[\d.]+|-)(?: (?:ro|rw|ro->rw|-))?)?\s*"
 )
+INFO, WARN, ERROR = 9, 13, 17  # severity numbers of OpenTelemetry
 _NO_DATABASE = {"?", "None", "-", ""}
-_LEVELS = {"DEBUG": 5, "INFO": 9, "RUNBOT": 9, "WARNING": 13, "WARN": 13, "ERROR": 17, "CRITICAL": 21, "FATAL": 21}
+_LEVELS = {
+    "DEBUG": 5,
+    "INFO": INFO,
+    "RUNBOT": INFO,
+    "WARNING": WARN,
+    "WARN": WARN,
+    "ERROR": ERROR,
+    "CRITICAL": 21,
+    "FATAL": 21,
+}
 # Names under which JSON formatters write the fields, first one found wins.
 _JSON_FIELDS = {
     "time": ("asctime", "timestamp", "time", "created"),
