@@ -22,6 +22,9 @@ from schemas.codec import explain
 from schemas.estate import Cell, Resource
 from schemas.records import Record, Scrape
 
+INFO, WARN, ERROR = 9, 13, 17
+"""Severity numbers of OpenTelemetry's log data model."""
+
 OptionsModel = TypeVar("OptionsModel", bound=BaseModel)
 
 

@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from ingest.collector import Target
+from ingest.collector import INFO, WARN, Target
 from schemas.records import OperationsEvent, Record, Scalar
-
-WARN = 13
-INFO = 9
 
 
 @dataclass(frozen=True, slots=True)

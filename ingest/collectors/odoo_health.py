@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import aiohttp
 from pydantic import Field
 
-from ingest.collector import Collected, CollectorKind, Options, Target
+from ingest.collector import ERROR, INFO, Collected, CollectorKind, Options, Target
 from schemas.records import OperationsEvent, Record
 from schemas.series import identity
 
@@ -90,7 +90,7 @@ class OdooHealth:
             time_ms=now_ms,
             tenant=self._target.resource.tenant,
             name=f"odoo.health.{state}",
-            severity_number=9 if answer.is_up else 17,
+            severity_number=INFO if answer.is_up else ERROR,
             body=f"{self._url}: {answer.why}",
         )
 

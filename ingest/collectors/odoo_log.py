@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator
 
-from ingest.collector import Collected, CollectorKind, Options, Target, Unavailable
+from ingest.collector import WARN, Collected, CollectorKind, Options, Target, Unavailable
 from ingest.collectors.odoo_log_events import Memory, Reading, trim
 from ingest.collectors.odoo_log_lines import Unread, split
 from ingest.collectors.tail import Piece, Place, end_of, read
@@ -113,7 +113,7 @@ class OdooLog:
             return []
         body = f"May be lost: {piece.missing}. Keep one rotated log uncompressed (delaycompress)"
         event = OperationsEvent(
-            **self._target.identity(), time_ms=now_ms, name="collector.gap", severity_number=13, body=body
+            **self._target.identity(), time_ms=now_ms, name="collector.gap", severity_number=WARN, body=body
         )
         return [event]
 

@@ -13,10 +13,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from ingest.collector import Target
+from ingest.collector import ERROR, INFO, WARN, Target
 from ingest.collectors.odoo_log_bodies import body, exception_type
 from ingest.collectors.odoo_log_groups import GROUPS, Group
-from ingest.collectors.odoo_log_lines import ERROR, INFO, WARN, Entry, Request
+from ingest.collectors.odoo_log_lines import Entry, Request
 from schemas.records import LogBatch, OperationsEvent, Record, Scalar, SecurityEvent
 from schemas.series import identity
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ingest.collectors.odoo_log_lines import ERROR, INFO
+from ingest.collector import ERROR, INFO
 from schemas.records import Scalar
 
 MAX_NAMES = 50  # of modules in one event

@@ -14,6 +14,8 @@ from typing import Any
 
 import orjson
 
+from ingest.collector import ERROR, INFO, WARN
+
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _PREFIX = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[,.]\d{3}) (\d+) ([A-Z]+) (\S+) ([^\s:]+): ?(.*)", re.DOTALL)
 # The counters are queries, their time and the rest, s; dashes when the request had none. A fourth word names the cursor
@@ -22,7 +24,6 @@ _REQUEST = re.compile(
     r'\S+ - - \[[^\]]*\] "(?:(?P<method>[A-Z]+) )?(?P<path>\S*).*?" (?P<status>\d{3}) \S+'
     r"(?: (?P<queries>\d+|-) (?P<sql>[\d.]+|-) (?P<rest>[\d.]+|-)(?: (?:ro|rw|ro->rw|-))?)?\s*"
 )
-INFO, WARN, ERROR = 9, 13, 17  # severity numbers of OpenTelemetry
 _NO_DATABASE = {"?", "None", "-", ""}
 _LEVELS = {
     "DEBUG": 5,

@@ -19,7 +19,7 @@ from redis import exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from ingest.collector import Collected, CollectorKind, Options, Target, Unavailable
+from ingest.collector import WARN, Collected, CollectorKind, Options, Target, Unavailable
 from ingest.collectors.edges import Edges, Fault
 from ingest.collectors.redis_points import (
     LENGTH_OF_TYPE,
@@ -43,7 +43,6 @@ CLIENT_NAME = "pilothouse"
 MAX_SLOW = 128
 PING_SHARE = 0.8  # of the resource's time-out; the rest is left for the rest
 LOOK_SHARE = 0.95
-WARN = 13
 
 
 class Queue(BaseModel):

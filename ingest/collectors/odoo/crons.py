@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ingest.collector import ERROR, INFO, WARN
 from ingest.collectors.odoo.look import Group, Look
 from ingest.collectors.odoo.memory import Cron
 from ingest.collectors.odoo.schema import Schema, epoch_ms
 
 MAX_CRONS = 500
-INFO, WARN, ERROR = 9, 13, 17
 
 
 async def look(look: Look) -> None:

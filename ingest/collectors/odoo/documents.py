@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ingest.collector import WARN
 from ingest.collectors.odoo.look import Group, Look, naive, number
 from ingest.collectors.odoo.memory import Documents, Known
 from ingest.collectors.odoo.schema import Schema, epoch_ms
@@ -23,7 +24,6 @@ from schemas.records import BusinessBatch
 
 MAX_TOLD = 10_000  # of one type in one look, which is one batch; the rest follows at the next
 DAY_MS = 86_400_000
-WARN = 13
 
 
 @dataclass(frozen=True, slots=True)

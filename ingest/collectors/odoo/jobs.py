@@ -15,6 +15,7 @@ from collections import Counter
 from datetime import timedelta
 from typing import Any
 
+from ingest.collector import ERROR
 from ingest.collectors.odoo.look import Group, Look, naive
 from ingest.collectors.odoo.memory import Jobs
 from ingest.collectors.odoo.schema import epoch_ms
@@ -24,7 +25,6 @@ MAX_CHANNELS = 200
 MAX_FAILED = 2_000  # newest failed jobs that are remembered
 MAX_EVENTS = 50
 DEAD_AFTER_S = 10  # as the runner has it: a job just handed out may not have been begun
-ERROR = 17
 
 _COUNTS = f"""
     SELECT coalesce(channel, 'root') AS channel, state, count(*) AS jobs,

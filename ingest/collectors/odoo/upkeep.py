@@ -6,12 +6,12 @@ A refused SMTP connection leaves no line in the log, only `mail_mail.state = exc
 
 from __future__ import annotations
 
+from ingest.collector import INFO, WARN
 from ingest.collectors.odoo.look import Group, Look
 from ingest.collectors.odoo.schema import epoch_ms
 from schemas.records import Scalar
 
 MAX_NAMES = 50
-INFO, WARN = 9, 13
 
 
 async def mails(look: Look) -> None:

@@ -14,7 +14,7 @@ import asyncpg
 import psutil
 from pydantic import Field
 
-from ingest.collector import Collected, CollectorKind, Options, Target, Unavailable
+from ingest.collector import INFO, WARN, Collected, CollectorKind, Options, Target, Unavailable
 from ingest.collectors.edges import Edges
 from ingest.collectors.postgresql import locks, points, queries
 from ingest.collectors.postgresql.look import Look, mend, no_extension, no_grant
@@ -30,8 +30,6 @@ LONG_AGO_MS = -(10**15)
 STATEMENTS = "pilothouse.collector.statements"
 # InternalClientError is what a connection says that the server ended while nobody listened.
 LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-WARN = 13
-INFO = 9
 
 
 class PostgresqlOptions(Options):
