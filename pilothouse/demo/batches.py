@@ -14,7 +14,7 @@ from typing import Any
 import asyncpg
 
 from pilothouse.demo.business import LOCK_SEQUENCE
-from pilothouse.demo.schema import STOCK_LOCATION
+from pilothouse.demo.seed import STOCK_LOCATION
 
 POSTING, STORM, EDI = "posting", "storm", "edi"
 

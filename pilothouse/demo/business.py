@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from pilothouse.demo.erp import Cursor
-from pilothouse.demo.schema import CUSTOMERS, PARTNERS, PRODUCTS, STOCK_LOCATION
+from pilothouse.demo.seed import CUSTOMERS, PARTNERS, PRODUCTS, STOCK_LOCATION
 
 NOW = "(now() AT TIME ZONE 'UTC')"  # as Odoo has it: when the transaction began
 CLOCK = "(clock_timestamp() AT TIME ZONE 'UTC')"

@@ -28,7 +28,7 @@ from typing import Any, Self
 import asyncpg
 import psutil
 
-from pilothouse.demo import certificate, levels, schema
+from pilothouse.demo import certificate, levels, schema, seed
 from pilothouse.demo.company import (
     CARRIERS,
     CELL_OF,
@@ -373,12 +373,12 @@ async def _make_role(connection: Any, role: str, password: str) -> None:
 async def _fill(odoo: Odoo, tenant: Tenant) -> None:
     """Tables and a company that has been in business for a while, owned by the tenant, readable by the watcher."""
     connection = await asyncpg.connect(odoo.postgres.database_url(tenant.name))
-    crons = schema.Crons(CRONS, CRON_INTERVAL_S)
+    crons = seed.Crons(CRONS, CRON_INTERVAL_S)
     try:
         await connection.execute(
             f"SET ROLE {tenant.name};"
             + schema.ddl(tenant.version)
-            + schema.seed(tenant.version, datetime.now(UTC).year, tenant.name, crons, CARRIERS)
+            + seed.seed(tenant.version, datetime.now(UTC).year, tenant.name, crons, CARRIERS)
             + f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {WATCHER};"
         )
     finally:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pilothouse.demo.certificate import VALID_FOR
 from pilothouse.demo.company import CRON_INTERVAL_S, CRONS, WEEK_MS, Cell, Plan, Tenant, load, queue_of
 from pilothouse.demo.estate import DemoEstate, calendars
-from pilothouse.demo.schema import ORDERS
+from pilothouse.demo.seed import ORDERS
 from schemas.metrics import Kind, describe
 from schemas.records import BusinessBatch, Record, Scrape
 from schemas.series import identity, join

@@ -18,7 +18,7 @@ from pilothouse.demo.company import CRON_INTERVAL_S, queue_of
 from pilothouse.demo.erp import AWAY, Cursor, Erp, Spent
 from pilothouse.demo.odoo_log import CRON, ERROR, INFO, JOB_RUNNER, WARNING, OdooLog, cron_ends, cron_starts
 from pilothouse.demo.resp import Valkey
-from pilothouse.demo.schema import STOCK_LOCATION
+from pilothouse.demo.seed import STOCK_LOCATION
 
 CONNECTIONS = 2
 TAKE_S = 2  # a worker waits so long for a job before it looks round

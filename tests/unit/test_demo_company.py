@@ -14,7 +14,7 @@ import pytest
 from ingest.collectors.odoo_log_lines import parse
 from ingest.receivers.github import GitHub
 from ingest.receivers.receiver import Request
-from pilothouse.demo import faults, history, odoo_log, schema
+from pilothouse.demo import faults, history, odoo_log, schema, seed
 from pilothouse.demo.company import CELLS, DAY_MS, HOUR_MS, TENANTS, WEEK_MS, Peak, Plan, Tenant, load
 from pilothouse.demo.estate import calendars
 from pilothouse.demo.odoo_log import OdooLog
@@ -172,4 +172,4 @@ def test_the_last_hours_hold_documents_on_their_way() -> None:
     assert set(batch.document_types) == {"sale.order", "stock.picking", "account.move"}
     assert list(batch.times_ms) == sorted(batch.times_ms)
     assert max(batch.times_ms) <= batch.time_ms
-    assert max(batch.document_ids) == schema.ORDERS
+    assert max(batch.document_ids) == seed.ORDERS
