@@ -12,13 +12,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from ingest.collector import Collected, Target, Unavailable
+from ingest.collector import Target, Unavailable
 from ingest.collectors import host
 from ingest.collectors.host import Host, Points
 from schemas.estate import Cell, Resource, Tenant
 from schemas.metrics import BY_NAME
 from schemas.records import Scrape
 from schemas.series import identity, parse, split
+from tests.support.collected import points, scrape
 from tests.support.golden import GOLDEN, agrees
 
 # A kernel may keep no account of pressure, and a container may have no disk of its own.
@@ -37,17 +38,6 @@ async def collector(read: Callable[[], Points] | None = None) -> AsyncIterator[H
 
 def now_ms() -> int:
     return int(time.time() * 1000)
-
-
-def scrape(collected: Collected) -> Scrape:
-    (one,) = collected.records
-    assert isinstance(one, Scrape)
-    return one
-
-
-def points(collected: Collected) -> Points:
-    one = scrape(collected)
-    return dict(zip(split(one.series), one.values, strict=True))
 
 
 async def test_a_look_tells_the_catalogue() -> None:

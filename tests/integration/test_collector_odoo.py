@@ -20,8 +20,9 @@ from ingest.collectors.odoo.look import naive
 from ingest.collectors.odoo.memory import Documents, Known
 from schemas.estate import Cell, Resource, Tenant
 from schemas.metrics import BY_NAME
-from schemas.records import BusinessBatch, OperationsEvent, Scrape
+from schemas.records import BusinessBatch, OperationsEvent
 from schemas.series import parse
+from tests.support.collected import points
 from tests.support.golden import GOLDEN, agrees, told
 
 VERSIONS = ("17.0", "18.0", "19.0")
@@ -98,11 +99,6 @@ async def acme(company: Company) -> Company:
             await company.run(f"TRUNCATE {path.stem}")
     await company.look()
     return company
-
-
-def points(collected: Collected) -> dict[str, float | None]:
-    scrape = next(record for record in collected.records if isinstance(record, Scrape))
-    return dict(zip(scrape.series.split("\n"), scrape.values, strict=True))
 
 
 def point(collected: Collected, name: str, attributes: dict[str, str] | None = None) -> float | None:

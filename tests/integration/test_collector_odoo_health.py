@@ -12,7 +12,8 @@ from aiohttp.test_utils import TestServer
 from ingest.collector import Collected, Target
 from ingest.collectors.odoo_health import OdooHealth
 from schemas.estate import Cell, Resource, Tenant
-from schemas.records import OperationsEvent, Scrape
+from schemas.records import OperationsEvent
+from tests.support.collected import points
 
 NOW_MS = 1_795_240_000_000
 
@@ -53,11 +54,6 @@ async def look(where: Target, position: str | None = None) -> Collected:
         return await collector.collect(NOW_MS, position)
     finally:
         await collector.close()
-
-
-def points(collected: Collected) -> dict[str, float | None]:
-    scrape = next(record for record in collected.records if isinstance(record, Scrape))
-    return dict(zip(scrape.series.split("\n"), scrape.values, strict=True))
 
 
 def events(collected: Collected) -> list[tuple[str, str]]:

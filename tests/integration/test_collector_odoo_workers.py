@@ -14,12 +14,11 @@ from typing import Any
 
 import pytest
 
-from ingest.collector import Collected, Target, Unavailable
+from ingest.collector import Target, Unavailable
 from ingest.collectors.odoo_workers import OdooWorkers
 from pilothouse.services.child import free_port
 from schemas.estate import Cell, Resource, Tenant
-from schemas.records import Scrape
-from schemas.series import split
+from tests.support.collected import points
 from tests.support.golden import GOLDEN, agrees, told
 
 NOW_MS = 1_795_000_000_000
@@ -47,12 +46,6 @@ os.wait()
 def collector(**options: Any) -> OdooWorkers:
     resource = Resource(name="workers-1", system="odoo_workers", options=options)
     return OdooWorkers(Target(Cell(name="eu1", tenants=(Tenant(name="acme"),), resources=(resource,)), resource, ""))
-
-
-def points(collected: Collected) -> dict[str, float | None]:
-    (one,) = collected.records
-    assert isinstance(one, Scrape)
-    return dict(zip(split(one.series), one.values, strict=True))
 
 
 @pytest.fixture

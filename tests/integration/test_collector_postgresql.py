@@ -19,6 +19,7 @@ from schemas.estate import Cell, Resource, Tenant
 from schemas.metrics import BY_NAME
 from schemas.records import OperationsEvent, Scrape
 from schemas.series import identity, parse, split
+from tests.support.collected import points, scrape
 from tests.support.golden import GOLDEN, agrees
 
 SECRET = "customer-4711"
@@ -72,16 +73,6 @@ async def role(admin: Connection, url: str, name: str) -> AsyncIterator[str]:
 def replaced(url: str, user: str, password: str, port: int | None = None) -> str:
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=f"{user}:{password}@{parts.hostname}:{port or parts.port}"))
-
-
-def scrape(collected: Collected) -> Scrape:
-    (one,) = (record for record in collected.records if isinstance(record, Scrape))
-    return one
-
-
-def points(collected: Collected) -> dict[str, float | None]:
-    one = scrape(collected)
-    return dict(zip(split(one.series), one.values, strict=True))
 
 
 def events(collected: Collected, name: str) -> list[OperationsEvent]:

@@ -20,6 +20,7 @@ from schemas.estate import Cell, Resource, Tenant
 from schemas.metrics import BY_NAME
 from schemas.records import OperationsEvent, Scrape
 from schemas.series import parse, split
+from tests.support.collected import points, scrape
 from tests.support.golden import GOLDEN, agrees
 
 SECRET = "customer-4711"
@@ -43,16 +44,6 @@ async def collector(url: str, timeout_s: float = 5.0, **options: Any) -> AsyncIt
         yield one
     finally:
         await one.close()
-
-
-def scrape(collected: Collected) -> Scrape:
-    (one,) = (record for record in collected.records if isinstance(record, Scrape))
-    return one
-
-
-def points(collected: Collected) -> dict[str, float | None]:
-    one = scrape(collected)
-    return dict(zip(split(one.series), one.values, strict=True))
 
 
 def events(collected: Collected, name: str) -> list[OperationsEvent]:

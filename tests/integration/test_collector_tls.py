@@ -27,6 +27,7 @@ from schemas.estate import Cell, Resource, Tenant
 from schemas.metrics import BY_NAME
 from schemas.records import OperationsEvent, Scrape
 from schemas.series import parse, split
+from tests.support.collected import points as collected_points
 from tests.support.golden import GOLDEN, agrees
 
 DAY_S = 86_400
@@ -131,8 +132,7 @@ def now_ms() -> int:
 
 
 def points(collected: Collected) -> dict[str, float | None]:
-    (scrape,) = (record for record in collected.records if isinstance(record, Scrape))
-    return {parse(series).name: value for series, value in zip(split(scrape.series), scrape.values, strict=True)}
+    return {parse(series).name: value for series, value in collected_points(collected).items()}
 
 
 def events(collected: Collected) -> list[OperationsEvent]:

@@ -12,6 +12,7 @@ import numpy as np
 from processors.step import Item
 from processors.steps.difference_in_differences import STEP
 from schemas.records import Change, Record, Scrape, Signal
+from tests.support.folding import folded
 
 T0 = 1_795_230_000_000
 
@@ -113,12 +114,5 @@ def judged(
     **config: Any,
 ) -> list[Signal]:
     """What is told of the drawn change, or of other records; `between` is done to the state after each."""
-    chosen, state, told = STEP.config(cell="eu1", **config), STEP.fresh(), []
-    for record in draw.records() if records is None else records:
-        while (due := STEP.due(state)) is not None and due <= record.time_ms:
-            state, found = STEP.tick(chosen, state, due)
-            told += found
-        state, found = STEP.step(chosen, state, Item(record.time_ms, record))
-        told += found
-        state = between(state)
-    return told
+    items = (Item(one.time_ms, one) for one in (draw.records() if records is None else records))
+    return folded(STEP, STEP.config(cell="eu1", **config), items, between=between)

@@ -14,6 +14,7 @@ from processors.steps import burn_rate
 from schemas.estate import Estate
 from schemas.records import BusinessBatch, Phase, Scrape, Severity
 from schemas.series import identity
+from tests.support.folding import folded, restarted
 
 T0 = 1_795_262_400_000  # a Saturday noon, UTC
 MINUTE = 60_000
@@ -73,22 +74,9 @@ def estate(*texts: str, **annotations: str) -> Estate:
 
 def run(items: list[Item], declared: Estate, until_ms: int = 0, **more: Any) -> list[Any]:
     step = burn_rate.STEP
-    config, state, told = step.config(cell="eu1", estate=declared, **more), step.fresh(), []
-
-    def ticks(until: int) -> None:
-        nonlocal state
-        while (due := step.due(state)) is not None and due <= until:
-            state, found = step.tick(config, state, due)
-            told.extend(found)
-
-    for item in items:
-        ticks(item.at_ms)
-        parts = step.pack(state)
-        state = step.unpack(parts) if parts else state  # every record may be the last before a restart
-        state, found = step.step(config, state, item)
-        told.extend(found)
-    ticks(until_ms)
-    return told
+    config = step.config(cell="eu1", estate=declared, **more)
+    # Every record may be the last before a restart.
+    return folded(step, config, items, until_ms=until_ms, between=restarted(step))
 
 
 def looks(

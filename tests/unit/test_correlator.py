@@ -19,6 +19,7 @@ from processors.steps.correlator.tables import EXPLAINS, KINDS
 from schemas.estate import Estate
 from schemas.impact import CutOffStake, Impact, Stake
 from schemas.records import Change, Evidence, Incident, Phase, Role, Scrape, Severity, Signal
+from tests.support.folding import folded, restarted
 
 T0 = 1_795_262_400_000  # 2026-11-21T12:00:00Z
 DAY_MS = 86_400_000
@@ -86,18 +87,13 @@ def change(
 
 def fold(*items: Iterable[Item], until_s: float = 60, restart_every: int = 0, **more: Any) -> list[Incident]:
     """All items in the order of time, with the ticks between them; the state may go through a snapshot now and then."""
-    config, state, told = STEP.config(cell="eu1", estate=ESTATE, **more), STEP.fresh(), []
     ordered = sorted((one for part in items for one in part), key=lambda item: item.at_ms)
-    for number, item in enumerate([*ordered, None]):
-        limit = item.at_ms if item else T0 + round(until_s * 1000)
-        while (due := STEP.due(state)) is not None and due <= limit:
-            state, found = STEP.tick(config, state, due)
-            told += found
-        if item:
-            state, found = STEP.step(config, state, item)
-            told += found
-        if restart_every and number % restart_every == 0:
-            state = STEP.unpack(STEP.pack(state))
+    config, numbers, snapshot = STEP.config(cell="eu1", estate=ESTATE, **more), itertools.count(), restarted(STEP)
+
+    def between(state: Any) -> Any:
+        return snapshot(state) if restart_every and next(numbers) % restart_every == 0 else state
+
+    told = folded(STEP, config, ordered, until_ms=T0 + round(until_s * 1000), between=between)
     return [one for one in told if isinstance(one, Incident)]
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from processors.step import Item
 from processors.steps import correlator, fleet
-from schemas.records import Change, Incident, Phase, Record, Role, Severity, Signal
+from schemas.records import Change, Incident, Phase, Role, Severity, Signal
+from tests.support.folding import folded, restarted
 
 T0 = 1_795_262_400_000
 STEPS = {"correlator": correlator.STEP, "fleet": fleet.STEP}
@@ -39,17 +40,9 @@ def release(cell: str, at_s: float) -> list[Item]:
 
 def fold(name: str, cell: str, items: Iterable[Item], until_s: float, snapshots: bool = False) -> list[Incident]:
     step = STEPS[name]
-    config, state, told = step.config(cell=cell), step.fresh(), list[Record]()
-    for item in [*sorted(items, key=lambda item: item.at_ms), None]:
-        limit = item.at_ms if item else T0 + round(until_s * 1000)
-        while (due := step.due(state)) is not None and due <= limit:
-            state, found = step.tick(config, state, due)
-            told += found
-        if item:
-            state, found = step.step(config, state, item)
-            told += found
-        if snapshots:
-            state = step.unpack(step.pack(state))
+    ordered, until_ms = sorted(items, key=lambda item: item.at_ms), T0 + round(until_s * 1000)
+    between = restarted(step) if snapshots else lambda state: state
+    told = folded(step, step.config(cell=cell), ordered, until_ms=until_ms, between=between)
     return [one for one in told if isinstance(one, Incident)]
 
 

@@ -17,6 +17,7 @@ from schemas.calendar import Calendar, Shift
 from schemas.estate import Estate
 from schemas.impact import Stake
 from schemas.records import BusinessBatch, Phase, Severity, Signal
+from tests.support.folding import folded, restarted
 
 MINUTE, HOUR, DAY = 60_000, 3_600_000, 86_400_000
 MONDAY_8 = round(datetime(2026, 11, 16, 8, tzinfo=UTC).timestamp() * 1000)
@@ -63,21 +64,7 @@ def stuck(first_ms: int, minutes: int, start: int, **columns: Any) -> list[Item]
 
 
 def run(items: Iterable[Item], until_ms: int) -> list[Signal]:
-    state, told = journeys.STEP.fresh(), []
-
-    def ticks(end_ms: int) -> None:
-        nonlocal state
-        while (due := journeys.due(state)) is not None and due <= end_ms:
-            state, found = journeys.tick(CONFIG, state, due)
-            told.extend(found)
-
-    for item in items:
-        ticks(item.at_ms)
-        state, found = journeys.step(CONFIG, state, item)
-        told.extend(found)
-        state = journeys.unpack(journeys.pack(state))
-    ticks(until_ms)
-    return told
+    return folded(journeys.STEP, CONFIG, items, until_ms=until_ms, between=restarted(journeys.STEP))
 
 
 def test_pickings_that_do_not_leave_are_told_with_what_they_are_worth() -> None:

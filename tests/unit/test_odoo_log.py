@@ -15,6 +15,7 @@ from schemas.estate import Cell, Resource, Tenant
 from schemas.metrics import BY_NAME
 from schemas.records import LogBatch, OperationsEvent, Record, Scrape, SecurityEvent
 from schemas.series import parse
+from tests.support.collected import points
 from tests.support.golden import GOLDEN, agrees, told
 
 VERSIONS = ("17.0", "18.0", "19.0")
@@ -48,11 +49,6 @@ async def read_lines(tmp_path: Path, *lines: str, **options: object) -> Collecte
     path = tmp_path / "odoo.log"
     write(path, "".join(f"{line}\n" for line in lines).encode())
     return await look(watch(path, **options))
-
-
-def points(collected: Collected) -> dict[str, float | None]:
-    scrape = next(record for record in collected.records if isinstance(record, Scrape))
-    return dict(zip(scrape.series.split("\n"), scrape.values, strict=True))
 
 
 def events(collected: Collected) -> list[OperationsEvent]:

@@ -12,6 +12,7 @@ from processors.step import Item
 from processors.steps.service_map import FAILED, REQUESTS, SECONDS, STEP, Config, State
 from schemas.records import Phase, Record, Scrape, Signal, SpanBatch
 from schemas.series import identity
+from tests.support.folding import Folding
 
 MINUTE = 60_000
 T0 = 1_795_230_000_000 - 1_795_230_000_000 % MINUTE
@@ -122,21 +123,12 @@ def traffic(
 
 def fold(records: Iterable[Record], state: State | None = None, config: Config = CONFIG) -> tuple[list[Signal], State]:
     """Records through the step, with the ticks that it asks for, until it asks for no more."""
-    state, told = state or STEP.fresh(), []
-
-    def wake(until_ms: float) -> None:
-        nonlocal state
-        while (due := STEP.due(state)) is not None and due <= until_ms:
-            state, found = STEP.tick(config, state, due)
-            told.extend(found)
-
+    one = Folding(STEP, config, state)
     for record in records:
-        wake(record.time_ms)
         assert STEP.unit(record) == ""
-        state, found = STEP.step(config, state, Item(record.time_ms, record))
-        told += found
-    wake(float("inf"))
-    return [one for one in told if isinstance(one, Signal)], state
+        one.take(Item(record.time_ms, record))
+    one.until(float("inf"))
+    return [told for told in one.told if isinstance(told, Signal)], one.state
 
 
 def test_a_service_at_fault_is_told_once_with_what_it_holds_up_and_closed_when_it_is_well() -> None:

@@ -10,7 +10,8 @@ import pytest
 from processors.step import Item, Step
 from processors.steps import baseline, contention, correlator, locks
 from schemas.estate import Estate
-from schemas.records import Change, Incident, OperationsEvent, Phase, Record, Scrape, Severity, Signal
+from schemas.records import Change, Incident, OperationsEvent, Phase, Scrape, Severity, Signal
+from tests.support.folding import folded
 
 T0 = 1_795_262_400_000  # a Saturday noon, UTC
 
@@ -46,22 +47,7 @@ def config(step: Step[Any, Any], **more: Any) -> Any:
 
 def run(step: Step[Any, Any], items: Iterable[Item], *, until_ms: int = 0, **more: Any) -> list[Any]:
     """Fold items and the ticks between them; gives what is told."""
-    chosen, state, told = config(step, **more), step.fresh(), []
-    for item in items:
-        state, found = _ticks(step, chosen, state, item.at_ms)
-        told += found
-        state, found = step.step(chosen, state, item)
-        told += found
-    state, found = _ticks(step, chosen, state, until_ms)
-    return told + found
-
-
-def _ticks(step: Step[Any, Any], chosen: Any, state: Any, until_ms: int) -> tuple[Any, list[Record]]:
-    told: list[Record] = []
-    while (due := step.due(state)) is not None and due <= until_ms:
-        state, found = step.tick(chosen, state, due)
-        told += found
-    return state, told
+    return folded(step, config(step, **more), items, until_ms=until_ms)
 
 
 def scrapes(values: Sequence[float | None], name: str, system: str = "redis", **more: Any) -> list[Item]:
