@@ -12,9 +12,14 @@ from uuid import uuid4
 import asyncpg
 import pytest
 import redis.asyncio as redis_client
+from hypothesis import settings
 
 from pilothouse.services.stack import STORE, Stack
 from pilothouse.settings import Settings, from_env
+
+# A machine that is busy is no failure of what is tested.
+settings.register_profile("pilothouse", deadline=None)
+settings.load_profile("pilothouse")
 
 
 @pytest.fixture(scope="session")

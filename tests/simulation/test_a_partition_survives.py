@@ -102,7 +102,7 @@ def undisturbed(log: list[list[Any]]) -> list[str]:
     return out + goodbye(fold, log)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(logs(), st.randoms(use_true_random=False))
 def test_the_interleaving_of_topics_does_not_matter(log: list[list[Any]], rng: Any) -> None:
     fold, out, heads = PartitionFold(PLAN), [], [0] * TOPICS
@@ -113,7 +113,7 @@ def test_the_interleaving_of_topics_does_not_matter(log: list[list[Any]], rng: A
     assert out + goodbye(fold, log) == undisturbed(log)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(logs(), st.randoms(use_true_random=False))
 def test_kills_at_any_moment_change_nothing(log: list[list[Any]], rng: Any) -> None:
     """Snapshots are written piece by piece and a kill may fall between any two pieces; acknowledgements lag."""

@@ -140,7 +140,7 @@ def test_workers_run_out_when_waiting_is_as_long_as_service() -> None:
 
 
 @given(st.integers(0, 10_000), st.integers(20, 90), st.floats(0.05, 5.0))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_step_is_taken_out_wherever_it_is(seed: int, at: int, size: float) -> None:
     rng = np.random.default_rng(seed)
     values = 0.001 * np.arange(100) + rng.normal(0, 0.003, 100)
@@ -151,7 +151,7 @@ def test_a_step_is_taken_out_wherever_it_is(seed: int, at: int, size: float) -> 
 
 
 @given(st.lists(st.floats(0, 1), min_size=8, max_size=60), st.floats(1.0, 2.0))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_any_series_has_an_outlook_in_order(values: list[float], bound: float) -> None:
     outlook = time_to(course(np.array(values), 6), bound, 50)
     assert 0 < outlook.low <= outlook.median <= outlook.high

@@ -194,7 +194,7 @@ def test_a_state_stays_small() -> None:
     assert size / len(state.ledger.slots) < 2_048 + 1_024  # of which 840 are the week's profile
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10_000), st.floats(0.2, 5.0), st.integers(5, 40))
 def test_looking_after_every_event_does_not_inflate_errors(seed: int, scale: float, past: int) -> None:
     """Of an e-value the mean is one under health, at whatever time one stops; so above 1,000 it hardly ever comes."""

@@ -580,7 +580,7 @@ def stories(draw: st.DrawFn) -> list[Item]:
     return items
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(stories(), st.integers(0, 2**16))
 def test_the_order_within_a_moment_and_restarts_change_nothing(items: list[Item], seed: int) -> None:
     shuffled = list(items)

@@ -125,7 +125,7 @@ def test_an_incident_whose_cause_turns_out_to_be_another_leaves_the_story() -> N
     assert told[-1].phase is Phase.RESOLVED
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(0, 2**16),
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 30), st.booleans()), min_size=2, max_size=8),

@@ -70,7 +70,7 @@ async def test_a_recorded_log_is_told_as_in_its_golden_file(version: str, tmp_pa
     assert {parse(series).name for series in points(collected)} <= set(BY_NAME)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data(), version=st.sampled_from(VERSIONS))
 async def test_any_chunking_of_a_log_gives_the_same_records(
     data: st.DataObject, version: str, tmp_path_factory: pytest.TempPathFactory

@@ -181,7 +181,7 @@ def named(edges: tuple[set[int], ...]) -> dict[str, list[str]]:
     return {f"s{place}": [f"s{callee}" for callee in sorted(called)] for place, called in enumerate(edges)}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(maps, st.integers(0, 6), st.integers(0, 2**16))
 def test_probabilities_add_up_and_the_names_and_order_of_services_are_irrelevant(
     edges: tuple[set[int], ...], ill: int, seed: int
@@ -207,7 +207,7 @@ def test_probabilities_add_up_and_the_names_and_order_of_services_are_irrelevant
     assert [one.probability for one in again.ranked] == pytest.approx([one.probability for one in diagnosis.ranked])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(maps, st.integers(0, 2**16), st.sampled_from([1e-3, 60.0, 1e3]))
 def test_the_unit_of_time_is_irrelevant(edges: tuple[set[int], ...], seed: int, factor: float) -> None:
     callees = named(edges)

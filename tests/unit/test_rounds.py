@@ -99,7 +99,7 @@ queues = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     queue=queues, round_rows=st.integers(1, 15), failing=st.sampled_from([0.0, 0.1, 0.4]), seed=st.integers(0, 2**32)
 )

@@ -117,14 +117,14 @@ def test_clocks_that_change_move_the_load_with_them() -> None:
     assert np.allclose(winter[1:20], summer[:19], rtol=0.01)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**31), st.floats(30.0, 3_600.0))
 def test_wander_has_the_same_spread_on_any_grain(seed: int, grain_s: float) -> None:
     values = noise.wander(np.random.default_rng(seed), np.full(4_000, grain_s), 0.1, 60.0, None)
     assert 0.05 < values.std() < 0.2
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), min_size=1, max_size=60), st.integers(0, 30))
 def test_what_comes_is_done_or_waits(pairs: list[tuple[int, int]], before: int) -> None:
     came, pace = (np.array(column, float) for column in zip(*pairs, strict=True))

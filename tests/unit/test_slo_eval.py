@@ -106,14 +106,14 @@ def by_hand(rows: Rows) -> dict[str, list[list[int]]]:
     return found
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(rows=gappy_series())
 def test_alerts_are_those_of_sums_made_by_hand(tmp_path_factory: pytest.TempPathFactory, rows: Rows) -> None:
     answer = evaluate(SLO, write(tmp_path_factory.mktemp("slo") / "rows.csv", rows)).as_json()
     assert {severity: answer[severity] for severity in SEVERITIES} == by_hand(rows)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     rows=gappy_series(),
     moves=st.sampled_from([10**9, 288]),

@@ -151,7 +151,7 @@ def test_no_log_at_all_is_an_error(log: Follower) -> None:
         log.look()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(actions=st.lists(st.sampled_from(["write", "look", "rename", "copytruncate"]), max_size=25))
 def test_any_order_of_writing_and_rotating_gives_each_line_once(
     actions: list[str], tmp_path_factory: pytest.TempPathFactory
