@@ -9,9 +9,10 @@ from pilothouse.settings import Settings
 from processors.fold import PartitionFold
 from processors.steps.fleet import FLEET as FLEET_CELL
 from schemas.codec import Received, encode
-from schemas.records import Change, ChangeKind, ChangeStatus, Incident, OperationsEvent, Phase
+from schemas.records import Incident, Phase
 from schemas.topics import FLEET, INCIDENTS
 from tests.support.house import House, now_ms, running
+from tests.support.hurt import hurt_by_a_release
 
 CELLS = ("eu2", "us1", "ap1")
 CAUSE = "release:odoo@2.4.1"
@@ -20,14 +21,7 @@ CAUSE = "release:odoo@2.4.1"
 async def hurt(one: House, cell: str, sequence: int) -> None:
     """A release, and a scheduled action that is switched off by its failures right afterwards."""
     at_ms = now_ms()
-    released = Change(
-        cell=cell, time_ms=at_ms, change_id=f"{cell}-1", kind=ChangeKind.RELEASE, status=ChangeStatus.SUCCEEDED,
-        service="odoo", revision="2.4.1", origin="generic",
-    )  # fmt: skip
-    stopped = OperationsEvent(
-        cell=cell, time_ms=at_ms + 1, resource=f"odoo-{cell}", system="odoo", tenant="acme", name="odoo.cron.deactivated",
-        attributes={"odoo.cron.name": "Mail: Email Queue Manager", "odoo.cron.failures": 5},
-    )  # fmt: skip
+    released, stopped = hurt_by_a_release(cell, at_ms)
     await one.put(released, f"test-{cell}", sequence, at_ms)
     await one.put(stopped, f"test-{cell}", sequence, at_ms + 1)
 

@@ -11,8 +11,9 @@ from processors.fold import PartitionFold
 from processors.lineage import Entry, Writer, restore
 from processors.runner import Message, Runner
 from schemas.codec import Envelope, Heartbeat, Received, Wire, decode, encode, encode_heartbeat
-from schemas.records import Change, ChangeKind, ChangeStatus, Incident, OperationsEvent, Record
+from schemas.records import Incident
 from schemas.topics import FLEET, INPUTS, topic_of
+from tests.support.hurt import hurt_by_a_release
 
 T0 = 1_795_262_400_000
 CELLS = ("eu1", "us1", "ap1")
@@ -39,20 +40,6 @@ class Bus:
         return future
 
 
-def day(cell: str, late_s: int) -> list[Record]:
-    """A release, and a scheduled action that its failures switch off."""
-    at_ms = T0 + late_s * 1_000
-    released = Change(
-        cell=cell, time_ms=at_ms, change_id=f"{cell}-1", kind=ChangeKind.RELEASE, status=ChangeStatus.SUCCEEDED,
-        service="odoo", revision="2.4.1", origin="generic",
-    )  # fmt: skip
-    stopped = OperationsEvent(
-        cell=cell, time_ms=at_ms + 1, resource=f"odoo-{cell}", system="odoo", tenant="acme", name="odoo.cron.deactivated",
-        attributes={"odoo.cron.name": "Mail: Email Queue Manager", "odoo.cron.failures": 5},
-    )  # fmt: skip
-    return [released, stopped]
-
-
 class Partition:
     """One cell's partition, as a worker runs it."""
 
@@ -77,7 +64,7 @@ async def fleet_log() -> list[Received | Heartbeat]:
     for one in cells.values():
         await one.beat(T0 - 60_000)
     for late_s, (cell, one) in zip((0, 20, 45), cells.items(), strict=True):
-        for number, record in enumerate(day(cell, late_s)):
+        for number, record in enumerate(hurt_by_a_release(cell, T0 + late_s * 1_000)):
             wire = encode(record, Envelope(cell, number, record.time_ms))
             await one.put(INPUTS.index(topic_of(record)), wire)
     for second in range(0, 180, 5):
