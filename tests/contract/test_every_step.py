@@ -302,6 +302,38 @@ def test_a_redelivered_record_changes_nothing(name: str) -> None:
 
 
 @every_step
+def test_any_order_of_arrival_within_the_grace_gives_the_same(name: str) -> None:
+    """Whichever publisher's records of a topic stand first, and whichever topic is read first: their times decide."""
+    assert run(PartitionFold(plan(name)), arrived(1)) == run(PartitionFold(plan(name)), arrived(None))
+
+
+def arrived(seed: int | None) -> list[tuple[int, int, Received | Heartbeat]]:
+    """The log with the records of each topic a few ms apart; with a seed, between two heartbeats in a drawn order.
+
+    Every record is the only one of its publisher there, so that none of them goes back.
+    """
+    rng, out, offsets = random.Random(seed), list[tuple[int, int, Received | Heartbeat]](), [0] * len(INPUTS)
+    waiting: list[tuple[int, Received]] = []
+    for topic, _, message in log():
+        if isinstance(message, Received):
+            place = len(waiting)
+            at_ms = message.record.time_ms - 100 + place
+            waiting.append(
+                (topic, Received(Envelope(f"test-{place}", message.envelope.sequence, at_ms), message.record))
+            )
+            continue
+        if seed is not None:
+            rng.shuffle(waiting)
+        for of, received in waiting:
+            out.append((of, offsets[of], received))
+            offsets[of] += 1
+        waiting.clear()
+        out.append((topic, offsets[topic], message))
+        offsets[topic] += 1
+    return out
+
+
+@every_step
 def test_the_order_of_series_in_a_scrape_is_irrelevant(name: str) -> None:
     """New series come first in one run and last in the other; both tell the same."""
 
