@@ -251,7 +251,11 @@ def replay(
         estate = load(config) if config else None
         result = asyncio.run(
             replaying.replay(
-                programs.kafka_options(settings), programs.plans(estate), window, settings.topic_prefix, compare=diff
+                programs.kafka_options(settings),
+                programs.plans(estate, settings.steps),
+                window,
+                settings.topic_prefix,
+                compare=diff,
             )
         )
     if out:

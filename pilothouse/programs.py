@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 
 import uvloop
@@ -18,13 +18,13 @@ import uvloop
 from ingest.app import IngestSettings, ReceiverSettings, run_ingest
 from ingest.references import resolve
 from pilothouse import telemetry
-from pilothouse.settings import Settings
+from pilothouse.settings import Settings, SettingsError
 from processors.agents import Worker
 from processors.agents import run as run_worker
 from processors.fold import Plan
 from processors.steps.fleet import FLEET as FLEET_CELL
 from processors.steps.registry import FLEET as FLEET_STEPS
-from processors.steps.registry import STEPS
+from processors.steps.registry import ON_REQUEST, chosen
 from schemas.estate import Estate, Reference
 from schemas.topics import FLEET, FLEET_STATE
 from sinks import registry as sinks
@@ -62,14 +62,16 @@ def ingest(estate: Estate, settings: Settings, *, host: str = "127.0.0.1", port:
     _until_stopped(lambda stop: run_ingest(estate, configured, stop))
 
 
-def plans(estate: Estate | None) -> tuple[Plan, Plan]:
-    """What a worker folds with, in its two stages; replay uses the same."""
-    return plan(estate), fleet_plan(estate)
+def plans(estate: Estate | None, steps: Collection[str] = ()) -> tuple[Plan, Plan]:
+    """What a worker folds with, in its two stages; replay uses the same. `steps` are those on request."""
+    return plan(estate, steps), fleet_plan(estate)
 
 
-def plan(estate: Estate | None) -> Plan:
-    """What every partition is folded with."""
-    return replace(Plan.of(STEPS.values(), estate), tells_fleet=True)
+def plan(estate: Estate | None, steps: Collection[str] = ()) -> Plan:
+    """What every partition is folded with. Raises SettingsError for a step that is not there on request."""
+    if unknown := [name for name in steps if name not in ON_REQUEST]:
+        raise SettingsError(f"PILOTHOUSE_STEPS names {unknown[0]!r}; steps on request are {', '.join(ON_REQUEST)}")
+    return replace(Plan.of(chosen(steps), estate), tells_fleet=True)
 
 
 def fleet_plan(estate: Estate | None) -> Plan:
@@ -83,7 +85,9 @@ def fleet_plan(estate: Estate | None) -> Plan:
 
 def process(estate: Estate, settings: Settings, instance: str | None = None) -> None:
     """A Faust worker, until SIGTERM. `instance` makes its group membership static."""
-    worker, fleet = (Worker(one, kafka_options(settings), settings.topic_prefix) for one in plans(estate))
+    worker, fleet = (
+        Worker(one, kafka_options(settings), settings.topic_prefix) for one in plans(estate, settings.steps)
+    )
     with telemetry.reporting(settings, "process", instance, lambda: telemetry.of_worker(worker.counts())):
         run_worker(worker, settings.topic_prefix + GROUP, str(settings.data_dir / "processors"), instance, fleet)
 

@@ -10,6 +10,7 @@
 | PILOTHOUSE_CACHE | directory of what is fetched once | ~/.cache/pilothouse |
 | PILOTHOUSE_TOPIC_PREFIX | precedes every topic's name, for a broker that is shared | nothing |
 | PILOTHOUSE_PARTITIONS | partitions of every topic, fixed when they are made | 24 |
+| PILOTHOUSE_STEPS | steps on request that workers and replay run besides the others, such as shapes | none |
 | PILOTHOUSE_KAFKA_JARS | directory with the jars of Kafka, for machines without a network | fetched into the cache |
 """
 
@@ -98,6 +99,7 @@ class Settings(Model):
     cache_dir: Path = Field(description="directory of what is fetched once")
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="precedes every topic's name")
     partitions: int = Field(PARTITIONS, ge=1, le=1_000, description="partitions of every topic")
+    steps: tuple[str, ...] = Field((), description="steps on request that workers and replay run besides the others")
     kafka_jars_dir: Path | None = Field(None, description="directory with the jars of Kafka; None: they are fetched")
 
 
@@ -114,6 +116,7 @@ def from_env(environ: Mapping[str, str]) -> Settings:
         cache_dir=_directory(environ, "PILOTHOUSE_CACHE") or Path(home, ".cache", "pilothouse"),
         topic_prefix=_prefix(environ),
         partitions=_partitions(environ),
+        steps=tuple(filter(None, (name.strip() for name in environ.get("PILOTHOUSE_STEPS", "").split(",")))),
         kafka_jars_dir=_directory(environ, "PILOTHOUSE_KAFKA_JARS"),
     )
 

@@ -26,6 +26,7 @@ def environment(settings: Settings) -> dict[str, str]:
         "PILOTHOUSE_CACHE": str(settings.cache_dir),
         "PILOTHOUSE_TOPIC_PREFIX": settings.topic_prefix,
         "PILOTHOUSE_PARTITIONS": str(settings.partitions),
+        "PILOTHOUSE_STEPS": ",".join(settings.steps),
         "PILOTHOUSE_DATABASE_URL": settings.database_url or "",
         "PILOTHOUSE_REDIS_URL": settings.redis_url or "",
         "PILOTHOUSE_OTLP_ENDPOINT": settings.otlp_endpoint or "",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pilothouse.programs import plan
 from pilothouse.settings import SettingsError, from_env, masked
 
 HOME = {"HOME": "/home/ann"}
@@ -100,3 +101,10 @@ def test_masking_hides_passwords_only() -> None:
     assert masked("redis://:pw@h:6379/0") == "redis://:***@h:6379/0"
     assert masked("b:1?sasl_password=pw&x=1") == "b:1?sasl_password=***&x=1"
     assert masked("postgresql://h/db") == "postgresql://h/db"
+
+
+def test_a_worker_runs_the_steps_on_request_that_are_named() -> None:
+    named = from_env({"PILOTHOUSE_STEPS": "shapes, "}).steps
+    assert set(plan(None, named).by_name) - set(plan(None).by_name) == {"shapes"}
+    with pytest.raises(SettingsError, match="'shape'; steps on request are shapes"):
+        plan(None, ("shape",))
