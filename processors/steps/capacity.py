@@ -47,6 +47,10 @@ class Config(StepConfig):
     )
     confirm: int = Field(2, ge=1, description="Judgements in a row that open an episode, and that end it.")
 
+    def lead_s(self, bound: Bound) -> float:
+        """Time that its owner needs, s."""
+        return self.leads_s.get(bound.kind, bound.lead_s)
+
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     """Take in a scrape; what has become whole by it is judged."""
@@ -128,7 +132,7 @@ def _outlook(config: Config, state: State, place: int, slot: int, bound: Bound) 
     seen = course(values, scale.period)
     if 1.0 - seen.present > seen.rise or not _is_new(state, place, slot, seen, values):
         return None
-    lead = config.leads_s.get(bound.kind, bound.lead_s) / scale.length
+    lead = config.lead_s(bound) / scale.length
     outlook = time_to(seen, 1.0, scale.ahead)
     return outlook if outlook.median <= min(lead, scale.ahead) and _goes_on(seen, outlook) else None
 
@@ -164,22 +168,9 @@ def _swings(past: Any) -> bool:
 def _tell(config: Config, state: State, place: int, slot: int, outlook: Outlook, scrape: Scrape) -> Findings:
     of, scale = state.shares[slot], SCALES[place]
     bound, where = of.bound, of.tenant or scrape.resource
-    median_s, low_s, high_s = (steps * scale.length for steps in (outlook.median, outlook.low, outlook.high))
-    least_s, most_s = (steps * scale.length for steps in outlook.widest)
-    what = _named(of.key.partition(" ")[2] or bound.used)
-    values = state.past(place, slot)
-    share = round(float(values[~np.isnan(values)][-1]), 4)
-    text = (
-        f"{what} of {scrape.resource} is {share:.0%} of its limit and exhausted in {duration(median_s)} "
-        f"(80 %: {duration(low_s)} to {duration(high_s)}), at {outlook.slope * DAY_S / scale.length:+.1%} a day"
-    )
-    again = f", {outlook.shifts} steps taken out" if outlook.shifts else ""
-    lead_s = config.leads_s.get(bound.kind, bound.lead_s)
-    note = (
-        f"it is exhausted in {duration(median_s)} and told from {duration(lead_s)} before, which its owner needs; "
-        f"95 %: {duration(least_s)} to {duration(most_s)}; judged by its highest values of each {scale.name}{again}"
-    )
-    critical_s = min(bound.critical_s, lead_s / 4)
+    median_s = outlook.median * scale.length
+    critical_s = min(bound.critical_s, config.lead_s(bound) / 4)
+    evidence = _evidence(config, state, place, slot, outlook, scrape)
     return state.episodes.seen(
         key=of.key,
         time_ms=scrape.time_ms,
@@ -191,27 +182,39 @@ def _tell(config: Config, state: State, place: int, slot: int, outlook: Outlook,
         tenant=of.tenant,
         severity=Severity.CRITICAL if median_s <= critical_s else Severity.WARNING,
         score=round(min(0.99, 0.5 + 0.5 * math.exp(-median_s / bound.lead_s)), 4),
-        summary=text,
-        evidence=(
-            Evidence(
-                text=text,
-                unit="1",
-                value=share,
-                expected=1.0,
-                window_ms=round(values.size * scale.length * config.minute_s / 60 * 1000),
-                time_ms=scrape.time_ms,
-            ),
-            Evidence(
-                text=note,
-                unit="s",
-                value=_finite(median_s),
-                scale=_finite((high_s - low_s) / NORMAL_80),
-                time_ms=scrape.time_ms,
-            ),
-        ),
+        summary=evidence[0].text,
+        evidence=evidence,
         tenants=(of.tenant,) if of.tenant else (),
         advice=bound.advice.format(where=where),
         expected_ms=scrape.time_ms + round(median_s * 1000) if math.isfinite(median_s) else None,
+    )
+
+
+def _evidence(
+    config: Config, state: State, place: int, slot: int, outlook: Outlook, scrape: Scrape
+) -> tuple[Evidence, Evidence]:
+    """How full it is and when it is exhausted; how sure that is, and why it is told now."""
+    of, scale = state.shares[slot], SCALES[place]
+    median_s, low_s, high_s = (steps * scale.length for steps in (outlook.median, outlook.low, outlook.high))
+    least_s, most_s = (steps * scale.length for steps in outlook.widest)
+    what = _named(of.key.partition(" ")[2] or of.bound.used)
+    values = state.past(place, slot)
+    share = round(float(values[~np.isnan(values)][-1]), 4)
+    text = (
+        f"{what} of {scrape.resource} is {share:.0%} of its limit and exhausted in {duration(median_s)} "
+        f"(80 %: {duration(low_s)} to {duration(high_s)}), at {outlook.slope * DAY_S / scale.length:+.1%} a day"
+    )
+    again = f", {outlook.shifts} steps taken out" if outlook.shifts else ""
+    lead = duration(config.lead_s(of.bound))
+    note = (
+        f"it is exhausted in {duration(median_s)} and told from {lead} before, which its owner needs; "
+        f"95 %: {duration(least_s)} to {duration(most_s)}; judged by its highest values of each {scale.name}{again}"
+    )
+    window_ms = round(values.size * scale.length * config.minute_s / 60 * 1000)
+    spread = _finite((high_s - low_s) / NORMAL_80)
+    return (
+        Evidence(text=text, unit="1", value=share, expected=1.0, window_ms=window_ms, time_ms=scrape.time_ms),
+        Evidence(text=note, unit="s", value=_finite(median_s), scale=spread, time_ms=scrape.time_ms),
     )
 
 
