@@ -7,16 +7,16 @@ tenant. An outcome is how long a tenant's own people or jobs wait. A new collect
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from operator import itemgetter
 from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
 
+from processors.values import values_of
 from schemas.metrics import Kind, describe
 from schemas.records import Scrape
 from schemas.series import Series, parse, split
@@ -114,7 +114,7 @@ class Columns:
     places: list[int] = field(default_factory=list)
     rows: list[int] = field(default_factory=list)
     tenants: list[str] = field(default_factory=list)
-    _get: Callable[[Any], Any] | None = None
+    _at: Places | None = None
 
     def add(self, place: int, row: int, tenant: str) -> None:
         """One more column."""
@@ -124,11 +124,9 @@ class Columns:
 
     def values(self, scrape: Scrape) -> Floats:
         """What the scrape has there; NaN where it was not measured."""
-        if len(self.places) == 1:
-            return np.array([scrape.values[self.places[0]]], dtype=np.float64)
-        if self._get is None:
-            self._get = itemgetter(*self.places)
-        return np.array(self._get(scrape.values), dtype=np.float64)
+        if self._at is None:
+            self._at = np.array(self.places, np.intp)
+        return values_of(scrape)[self._at]
 
 
 @dataclass(slots=True)

@@ -13,40 +13,31 @@ take in place of cycles per instruction; average active sessions as the measure 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from processors import columns
 from processors.demands import (
-    DEMANDS,
-    FLOORS,
-    IS_SUM,
-    IS_WORK,
-    LESS_WAITS,
     OUTCOME_FLOORS,
     OUTCOMES,
-    PRESSURES,
     Columns,
     Floats,
     Layout,
     layout_of,
     shares,
 )  # fmt: skip
-from processors.episodes import Episodes
-from processors.step import About, Findings, Item, Parts, Step, StepConfig
+from processors.step import About, Findings, Item, Step, StepConfig
+from processors.steps.neighbours import Judged, Suffering, finding, pressed
+from processors.steps.pools import Flags, Pool, State, grow, pack, places_of, sums_at, unpack, values_at
 from schemas.calendar import MINUTE_MS
-from schemas.records import Evidence, Phase, Record, Scrape, Severity, Signal
+from schemas.records import Evidence, Phase, Record, Scrape, Signal
 
 JOURNEYS = "process.delayed:"
 STRAINS = ("host.cpu:", "host.pressure:", "storage:", "postgresql.connections:")
 """Causes that say that what is shared has left its usual band."""
-WHERE_MAX = 256
+LEAST = np.finfo(float).min
 
 
 class Config(StepConfig):
@@ -67,94 +58,6 @@ class Config(StepConfig):
     learn: int = Field(6, ge=2, description="Looks before a tenant is judged.")
     stale_ms: int = Field(3_600_000, gt=0, description="What was measured longer ago says nothing, ms.")
     tenants_max: int = Field(500, ge=2, description="Tenants that are followed; others are left out.")
-
-
-def _grid(rows: int, width: int = 0) -> columns.Arrays:
-    return {
-        "last": np.full((rows, width), np.nan),  # raw value, for rates
-        "at_ms": np.full((rows, width), -1.0),
-        "now": np.full((rows, width), np.nan),
-        "usual": np.zeros((rows, width)),
-        "spread": np.zeros((rows, width)),
-        "seen": np.zeros((rows, width), np.uint32),
-        "hot": np.zeros((rows, width), np.int8),
-    }
-
-
-def _beside() -> columns.Arrays:
-    return {
-        "waiting": np.zeros(0),  # sessions that wait for a lock
-        "waited_ms": np.full(0, -1.0),
-        "strain": np.zeros(0),  # mean strain and slowness, their variances and what they have in common
-        "slow": np.zeros(0),
-        "strain_2": np.zeros(0),
-        "slow_2": np.zeros(0),
-        "both": np.zeros((0, 0)),
-    }
-
-
-Flags = NDArray[np.bool_]
-_ROWS = [one.name for one in DEMANDS]
-LEAST = np.finfo(float).min
-
-
-class Where(NamedTuple):
-    """Where the columns of a table stand in a grid of its rows and the cell's tenants, laid out flat."""
-
-    shape: tuple[int, int]
-    known: Flags | None  # None when every tenant has a place
-    flat: NDArray[np.intp]
-    empty: NDArray[np.intp]  # where no column stands
-    twice: bool  # whether two columns stand in one place
-
-
-Places = dict[int, tuple[Columns, Where]]
-
-
-@dataclass
-class Pool:
-    """What one server, or all of one system of the cell, gives to tenants: of the table of demands, the rows it tells of."""
-
-    rows: list[int] = field(default_factory=list)
-    grid: columns.Arrays = field(default_factory=lambda: _grid(0))
-    beside: columns.Arrays = field(default_factory=_beside)
-    marks: dict[str, list[int]] = field(default_factory=dict)  # by resource: layout and start of its counters
-    last_ms: int = -1
-    where: Places = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.floors, self.is_sum, self.is_work = FLOORS[self.rows], IS_SUM[self.rows], IS_WORK[self.rows]
-        self.less_waits = LESS_WAITS[self.rows]
-        self.waiting = np.flatnonzero(self.less_waits)
-
-    def admit(self, rows: Iterable[int]) -> None:
-        """Make room for demands that were not told of before."""
-        wanted = sorted({*self.rows, *rows})
-        if wanted == self.rows:
-            return
-        at = np.searchsorted(wanted, self.rows)
-        grid = _grid(len(wanted), self.grid["now"].shape[1])
-        for name, array in self.grid.items():
-            grid[name][at] = array
-        self.rows, self.grid = wanted, grid
-        self.__post_init__()
-
-
-@dataclass
-class State:
-    """Demands and outcomes of a cell's tenants, which have the same places everywhere."""
-
-    tenants: list[str] = field(default_factory=list)
-    pools: dict[str, Pool] = field(default_factory=dict)
-    outcomes: columns.Arrays = field(default_factory=lambda: _grid(len(OUTCOMES)))
-    pressures: dict[str, tuple[float, int]] = field(default_factory=dict)
-    delayed: dict[str, int] = field(default_factory=dict)  # since when a tenant's documents are stuck
-    strains: dict[str, str] = field(default_factory=dict)  # what of the shared is unusual, by signal
-    victims: dict[str, list[str]] = field(default_factory=dict)  # those named, by cause
-    episodes: Episodes = field(default_factory=Episodes)
-    left_out: int = 0
-    loads: tuple[int, Floats] | None = None
-    where: Places = field(default_factory=dict)
 
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
@@ -192,66 +95,16 @@ def _stuck(state: State, signal: Signal) -> None:
         state.delayed[signal.tenant] = signal.started_ms
 
 
-def _where(config: Config, state: State, places: Places, own: Columns, rows: Sequence[int]) -> Where:
-    """Remembered by layout; tenants and rows that have come since change it."""
-    found = places.get(id(own))
-    if found is None or found[0] is not own or found[1].shape != (len(rows), len(state.tenants)):
-        if len(places) >= WHERE_MAX:
-            places.clear()
-        found = places[id(own)] = (own, _find(config, state, own, rows))
-    return found[1]
-
-
-def _find(config: Config, state: State, own: Columns, rows: Sequence[int]) -> Where:
-    for tenant in dict.fromkeys(own.tenants):
-        if tenant not in state.tenants:
-            if len(state.tenants) >= config.tenants_max:
-                state.left_out += 1
-            else:
-                state.tenants.append(tenant)
-    index, width = {tenant: place for place, tenant in enumerate(state.tenants)}, len(state.tenants)
-    slots = np.array([index.get(tenant, -1) for tenant in own.tenants], np.intp)
-    known = slots >= 0
-    flat = (np.searchsorted(rows, own.rows) * width + slots)[known]
-    times = np.bincount(flat, minlength=len(rows) * width)
-    empty, twice = np.flatnonzero(times == 0), bool((times > 1).any())
-    return Where((len(rows), width), None if known.all() else known, flat, empty, twice)
-
-
-def _grow(arrays: columns.Arrays, width: int) -> None:
-    """Make room for tenants that have come."""
-    more = width - arrays[next(iter(arrays))].shape[-1]
-    if more <= 0:
-        return
-    for name, array in arrays.items():
-        empty: float = {"last": np.nan, "now": np.nan, "at_ms": -1.0, "waited_ms": -1.0}.get(name, 0)
-        pads = ((0, more),) if array.ndim == 1 else ((0, more if name == "both" else 0), (0, more))
-        arrays[name] = np.pad(array, pads, constant_values=empty)
-
-
-def _values(where: Where, own: Columns, scrape: Scrape) -> Floats:
-    values = own.values(scrape)
-    return values if where.known is None else values[where.known]
-
-
-def _sums(where: Where, own: Columns, scrape: Scrape) -> Floats:
-    """Values by row and tenant; NaN where nothing was measured."""
-    rows, width = where.shape
-    sums: Floats = np.bincount(where.flat, _values(where, own, scrape), rows * width).astype(float, copy=False)
-    sums[where.empty] = np.nan
-    return sums.reshape(rows, width)
-
-
 def _fare(config: Config, state: State, scrape: Scrape, own: Columns) -> None:
     """How long each tenant waits now. The longest of several series counts, which is what an oldest age means."""
-    where = _where(config, state, state.where, own, range(len(OUTCOMES)))
+    where = places_of(config.tenants_max, state, state.where, own, range(len(OUTCOMES)))
     grid = state.outcomes
-    _grow(grid, len(state.tenants))
+    grow(grid, len(state.tenants))
     values = np.full(grid["now"].shape, np.nan)
     if where.twice:
-        np.fmax.at(values.reshape(-1), where.flat, _values(where, own, scrape))
+        np.fmax.at(values.reshape(-1), where.flat, values_at(where, own, scrape))
     else:
-        values.reshape(-1)[where.flat] = _values(where, own, scrape)
+        values.reshape(-1)[where.flat] = values_at(where, own, scrape)
     measured = ~np.isnan(values)
     if not measured.any():
         return
@@ -279,12 +132,13 @@ def _learn(
     error = np.where(measured, values - base, 0.0)
     reach = 3 * spread + 0.1 * floors
     taught = np.minimum(np.maximum(error, -reach), reach)
-    young = seen < config.learn
-    if young.any():
+    young, has_spread = seen < config.learn, weight
+    if np.count_nonzero(young):
         np.copyto(taught, error, where=young)
+        has_spread = (seen > 0) * weight
     usual += weight * (base - usual + taught)
     # 1.25 mean absolute deviations are a standard deviation of normal noise; the first value says nothing of it.
-    spread += (seen > 0) * weight * (1.25 * np.abs(taught) - spread)
+    spread += has_spread * (1.25 * np.abs(taught) - spread)
     seen += measured
 
 
@@ -292,9 +146,9 @@ def _take(config: Config, state: State, pool: Pool, scrape: Scrape, layout: Layo
     """What each tenant takes now: rates of sums, halfway smoothed, less the sessions that only wait for locks."""
     if id(own) not in pool.where:
         pool.admit(own.rows)
-    sums = _sums(_where(config, state, pool.where, own, pool.rows), own, scrape)
-    _grow(pool.grid, len(state.tenants))
-    _grow(pool.beside, len(state.tenants))
+    sums = sums_at(places_of(config.tenants_max, state, pool.where, own, pool.rows), own, scrape)
+    grow(pool.grid, len(state.tenants))
+    grow(pool.beside, len(state.tenants))
     _take_waits(config, state, pool, scrape, layout.waits)
     grid, measured = pool.grid, ~np.isnan(sums)
     mark = [layout.mark, scrape.start_time_ms or 0]
@@ -318,7 +172,7 @@ def _take(config: Config, state: State, pool: Pool, scrape: Scrape, layout: Layo
 def _take_waits(config: Config, state: State, pool: Pool, scrape: Scrape, waits: Columns) -> None:
     if not waits.places:
         return
-    waiting = np.fmax(_sums(_where(config, state, state.where, waits, (0,)), waits, scrape)[0], 0.0)
+    waiting = np.fmax(sums_at(places_of(config.tenants_max, state, state.where, waits, (0,)), waits, scrape)[0], 0.0)
     pool.beside["waiting"] += 0.5 * (waiting - pool.beside["waiting"])
     pool.beside["waited_ms"] = np.where(waiting > 0, float(scrape.time_ms), pool.beside["waited_ms"])
 
@@ -331,8 +185,8 @@ def _judge(config: Config, state: State, name: str, pool: Pool, scrape: Scrape) 
     expected = grid["usual"] * together * _loads(config, state, scrape.time_ms)
     excess = np.where(fresh, np.maximum(grid["now"] - expected, 0.0), 0.0)
     over = fresh & _is_over(config, pool, expected, excess, together, known, scrape.time_ms)
-    hot, is_loud = grid["hot"], bool(over.any())
-    if has_news := is_loud or bool(hot.any()):
+    hot, is_loud = grid["hot"], bool(np.count_nonzero(over))
+    if has_news := is_loud or bool(np.count_nonzero(hot)):
         np.copyto(hot, np.where(over, np.minimum(hot + 1, 4), np.maximum(hot - 1, 0)), where=fresh)
     times = _slowness(config, state, scrape.time_ms)
     _correlate(config, pool, (excess / pool.floors).max(axis=0), times, scrape.time_ms)
@@ -350,9 +204,11 @@ def _is_over(
 ) -> Flags:
     """Which demands are loud now. A demand of time must have grown more, unless one of work has grown with it."""
     grid, beside, now = pool.grid, pool.beside, pool.grid["now"]
-    loud: Flags = (excess > pool.floors) & (now > config.times_usual * expected) & (grid.pop("latest") > expected)
-    loud &= grid["seen"] >= config.learn
-    if not loud.any():
+    latest, loud = grid.pop("latest"), excess > pool.floors
+    if not np.count_nonzero(loud):
+        return loud
+    loud &= (now > config.times_usual * expected) & (latest > expected) & (grid["seen"] >= config.learn)
+    if not np.count_nonzero(loud):
         return loud
     # Who is alone has no neighbours.
     loud &= known.sum(axis=1, keepdims=True) >= 2
@@ -375,21 +231,22 @@ def _of_the_others(now: Floats, usual: Floats, known: Flags, floors: Floats) -> 
 
     Of four or more, the one of them that rose most is left out: two may be loud at once.
     """
-    rise = np.where(known, now - usual, LEAST)
-    now, usual = np.where(known, now, 0.0), np.where(known, usual, 0.0)
+    rise = now - usual
+    if np.count_nonzero(known) < known.size:
+        rise = np.where(known, rise, LEAST)
+        now, usual = np.where(known, now, 0.0), np.where(known, usual, 0.0)
     all_now, all_usual = now.sum(axis=1, keepdims=True), usual.sum(axis=1, keepdims=True)
     rest_now, rest_usual = all_now - now, all_usual - usual
-    if now.shape[1] >= 4:
-        rows = np.arange(now.shape[0])
-        first = rise.argmax(axis=1)
-        rise[rows, first] = -np.inf
-        second = rise.argmax(axis=1)
-        of_first = [
-            (rest[rows, first] - values[rows, second]) for rest, values in ((rest_now, now), (rest_usual, usual))
-        ]
-        rest_now -= now[rows, first][:, None]
-        rest_usual -= usual[rows, first][:, None]
-        rest_now[rows, first], rest_usual[rows, first] = of_first
+    rows, width = now.shape
+    if width >= 4:
+        starts = np.arange(0, rows * width, width)
+        first = starts + rise.argmax(axis=1)
+        rise.put(first, -np.inf)
+        second = starts + rise.argmax(axis=1)
+        for rest, values in ((rest_now, now), (rest_usual, usual)):
+            of_first = rest.take(first) - values.take(second)
+            rest -= values.take(first)[:, None]
+            rest.put(first, of_first)
     rest_now += 0.1 * floors
     rest_usual += 0.1 * floors
     together: Floats = np.maximum(rest_now, 0.0) / np.maximum(rest_usual, 1e-9)
@@ -405,25 +262,10 @@ def _loads(config: Config, state: State, time_ms: int) -> Floats:
     return state.loads[1]
 
 
-class Suffering(NamedTuple):
-    """Who suffers, and how that is known."""
-
-    tenant: str
-    fact: Evidence
-
-
-class Judged(NamedTuple):
-    """By demand and tenant: what is to be expected, what is taken beyond it; and by outcome and tenant how they fare."""
-
-    expected: Floats
-    excess: Floats
-    times: Floats
-
-
 def _slowness(config: Config, state: State, time_ms: int) -> Floats:
     """By outcome and tenant, how many times as long as usual it waits; NaN if unknown."""
     grid = state.outcomes
-    _grow(grid, len(state.tenants))
+    grow(grid, len(state.tenants))
     known = (grid["seen"] >= config.learn) & (time_ms - grid["at_ms"] <= config.stale_ms)
     return np.where(known, (grid["now"] + OUTCOME_FLOORS) / (grid["usual"] + OUTCOME_FLOORS), np.nan)
 
@@ -446,7 +288,7 @@ def _correlate(config: Config, pool: Pool, strain: Floats, times: Floats, time_m
     beside["both"] += weight * (off_strain[:, None] * off_slow - beside["both"])
     beside["strain_2"] += weight * (off_strain**2 - beside["strain_2"])
     beside["slow_2"] += weight * (off_slow**2 - beside["slow_2"])
-    if not (pool.grid["hot"] > 0).any():
+    if not np.count_nonzero(pool.grid["hot"]):
         beside["strain"] += weight * off_strain
         beside["slow"] += weight * off_slow
 
@@ -465,7 +307,7 @@ def _tell(config: Config, state: State, name: str, pool: Pool, scrape: Scrape, j
             int(row) for row in np.argsort(-judged.excess[:, slot] / pool.floors[:, 0], kind="stable") if hot[row, slot]
         ]
         victims = _victims(config, state, pool, judged.times, felt, slot, key)
-        presses = _pressed(state, scrape.time_ms)
+        presses = pressed(state, scrape.time_ms)
         grown = pool.grid["now"][rows[0], slot] > config.times_alone * judged.expected[rows[0], slot]
         # What is unusual of the shared is explained by a load that has multiplied.
         presses += [Evidence(text=one, time_ms=scrape.time_ms) for one in state.strains.values()] if grown else []
@@ -473,8 +315,8 @@ def _tell(config: Config, state: State, name: str, pool: Pool, scrape: Scrape, j
         untimed = not (np.delete(state.outcomes["seen"], slot, axis=1) >= config.learn).any()
         if key in state.episodes.open or victims or presses or (untimed and grown):
             state.victims[key] = [one.tenant for one in victims]
-            finding = _finding(state, pool, scrape, slot, rows, judged, victims, presses)
-            found += state.episodes.seen(key=key, cause=cause, tenant=tenant, **finding)
+            told_of = finding(state, pool, scrape, slot, rows, judged, victims, presses)
+            found += state.episodes.seen(key=key, cause=cause, tenant=tenant, detector=STEP.name, **told_of)
     still = {f"tenant.load:{state.tenants[slot]} {name}" for slot in loud}
     for key in [key for key in state.episodes.open if key.partition(" ")[2] == name and key not in still]:
         state.victims.pop(key, None)
@@ -513,107 +355,6 @@ def _victims(
             fact = Evidence(text=f"documents of {tenant} are stuck since then", time_ms=since_ms)
             found.append((0.0, tenant, fact))
     return [Suffering(tenant, fact) for _, tenant, fact in sorted(found, key=itemgetter(0, 1))]
-
-
-def _pressed(state: State, time_ms: int) -> list[Evidence]:
-    """What of the shared is used up."""
-    told = []
-    for one in PRESSURES:
-        share, at_ms = state.pressures.get(one.metric, (0.0, -1))
-        if at_ms >= 0 and time_ms - at_ms <= 300_000 and share >= one.limit:
-            text = f"{one.sentence.format(share=share)}; pressed from {one.limit:.0%} on"
-            told.append(Evidence(text=text, unit="1", value=share, expected=one.limit, time_ms=at_ms))
-    return told
-
-
-def _finding(
-    state: State, pool: Pool, scrape: Scrape, slot: int, rows: list[int], judged: Judged,
-    victims: list[Suffering], presses: list[Evidence],
-) -> dict[str, Any]:  # fmt: skip
-    tenant, lead = state.tenants[slot], DEMANDS[pool.rows[rows[0]]]
-    freed = float(judged.excess[rows[0], slot])
-    takes = [_takes(pool, judged, scrape, tenant, row, slot) for row in rows[:5]]
-    suffer = f"; {', '.join(one.tenant for one in victims[:5])} suffer{'s' * (len(victims) == 1)}" if victims else ""
-    total = float(np.nansum(pool.grid["now"][rows[0]]))
-    keep = max(1, math.ceil(2 * float(judged.expected[rows[0], slot])))
-    return {
-        "time_ms": scrape.time_ms,
-        "cell": scrape.cell,
-        "detector": STEP.name,
-        "resource": scrape.resource,
-        "severity": Severity.CRITICAL if victims else Severity.WARNING,
-        "score": min(0.99, 1 - 0.5 * lead.floor / max(freed, lead.floor)),
-        "summary": takes[0].text + suffer,
-        "evidence": (*takes, *(one.fact for one in victims), *presses)[:20],
-        "tenants": tuple(one.tenant for one in victims),
-        "advice": (
-            f"Of {tenant}, {lead.limit.format(keep=keep)}: it would free {freed:.3g} {lead.unit}, "
-            f"{freed / max(total, 1e-12):.0%} of what all take."
-        ),
-    }
-
-
-def _takes(pool: Pool, judged: Judged, scrape: Scrape, tenant: str, row: int, slot: int) -> Evidence:
-    """What the tenant takes by one demand, halfway smoothed over the time since the look before."""
-    now, expected, usual, spread = (
-        float(one[row, slot]) for one in (pool.grid["now"], judged.expected, pool.grid["usual"], pool.grid["spread"])
-    )
-    all_take, unit = float(np.nansum(pool.grid["now"][row])), DEMANDS[pool.rows[row]].unit
-    # As `_is_over` has it: there is more scatter where there is more, and a count scatters by its root at least.
-    counted = 0.0 if pool.is_sum[row, 0] else expected / 3
-    return Evidence(
-        text=f"{tenant} takes {now:.3g} {unit} of {scrape.resource}, to be expected were {expected:.3g}; "
-        f"that is {now / max(all_take, 1e-12):.0%} of all tenants' {all_take:.3g}",
-        unit=unit,
-        value=now,
-        expected=expected,
-        scale=math.sqrt((spread * expected / usual) ** 2 + counted) if usual else spread,
-        window_ms=max(0, scrape.time_ms - round(pool.grid["at_ms"][row, slot])),
-        time_ms=scrape.time_ms,
-    )
-
-
-def pack(state: State) -> Parts:
-    """Pools and outcomes by themselves."""
-    more = {
-        "tenants": state.tenants,
-        "pressures": state.pressures,
-        "delayed": state.delayed,
-        "strains": state.strains,
-        "victims": state.victims,
-        "episodes": state.episodes.dump(),
-        "left_out": state.left_out,
-    }
-    parts = {"": columns.pack(state.outcomes, more)}
-    for name, pool in state.pools.items():
-        marks = {"rows": [DEMANDS[row].name for row in pool.rows], "marks": pool.marks, "last_ms": pool.last_ms}
-        parts[f"pool {name}"] = columns.pack({**pool.grid, **pool.beside}, marks)
-    return parts
-
-
-def unpack(parts: Parts) -> State:
-    """What `pack` gave. A pool that was packed with another table of demands begins anew."""
-    outcomes, more = columns.unpack(parts[""])
-    state = State(
-        tenants=more["tenants"],
-        outcomes=outcomes,
-        pressures={name: (share, at_ms) for name, (share, at_ms) in more["pressures"].items()},
-        delayed=more["delayed"],
-        strains=more.get("strains", {}),
-        victims=more["victims"],
-        episodes=Episodes.load(more["episodes"]),
-        left_out=more["left_out"],
-    )
-    for name, part in parts.items():
-        if name:
-            arrays, marks = columns.unpack(part)
-            grid, beside = ({one: arrays[one] for one in names} for names in (_grid(0), _beside()))
-            rows = marks.pop("rows", _ROWS)  # version 3 had all rows of the table
-            if len(rows) == grid["now"].shape[0] and set(rows) <= set(_ROWS):
-                state.pools[name.removeprefix("pool ")] = Pool(
-                    [_ROWS.index(one) for one in rows], grid, beside, **marks
-                )
-    return state
 
 
 def unit(record: Record) -> str | None:
