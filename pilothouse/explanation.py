@@ -16,7 +16,7 @@ from processors.steps.registry import FLEET, ON_REQUEST, STEPS
 from schemas.calendar import Calendar
 from schemas.codec import rfc3339
 from schemas.metrics import Kind, describe, spoken
-from schemas.records import Cause, Evidence, Incident, Phase, Record, Scrape, Signal
+from schemas.records import Cause, Evidence, Incident, Phase, Record, Scrape, Signal, Silenced
 from schemas.series import parse, split
 
 MINUTE_MS = 60_000
@@ -240,6 +240,7 @@ def _of_incident(one: Incident) -> dict[str, Any]:
         "version": one.version,
         "method": _method("fleet" if one.parts else "correlator"),
         "tenants": list(one.tenants),
+        "silenced": _silenced(one.silenced) if one.silenced else None,
         "roles": [role.value for role in one.roles],
         "impact": one.impact.model_dump(),
         "advice": one.advice,
@@ -247,6 +248,10 @@ def _of_incident(one: Incident) -> dict[str, Any]:
         "parts": [{"cell": part.cell, "incident": part.incident, "phase": part.phase.value} for part in one.parts],
         "evidence": [_fact(fact) for fact in one.causes[0].evidence],
     }
+
+
+def _silenced(mark: Silenced) -> dict[str, Any]:
+    return {**mark.model_dump(exclude={"until_ms"}), "until": rfc3339(mark.until_ms)}
 
 
 def _cause(cause: Cause) -> dict[str, Any]:
@@ -330,6 +335,8 @@ def _remarks(told: Told) -> Iterable[str]:
             yield f"its signals were part of incident {one.split_from} before"
         if one.absorbed:
             yield f"incidents {', '.join(one.absorbed)} turned out to be this one"
+        for mark in dict.fromkeys(one.silenced for one in told.incidents[told.identity] if one.silenced):
+            yield f"{mark.author} had it silenced until {rfc3339(mark.until_ms)} ({mark.silence}): {mark.reason}"
         if one.flapping:
             yield "it comes and goes too often for each coming and going to be told"
     elif not told.incidents:

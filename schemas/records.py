@@ -310,6 +310,17 @@ class Inhibited(BaseModel):
     )
 
 
+class Silenced(BaseModel):
+    """Nobody is notified of an incident for now, because a person wanted it so."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    silence: Name = Field(description="Id of the silence.")
+    author: Name = Field(description="Who wanted it.")
+    reason: Text = Field(description="Why.")
+    until_ms: TimeMs = Field(description="Until when, Unix ms UTC; what is open then is notified then.")
+
+
 class Part(BaseModel):
     """An incident of one cell that is part of a story of several cells."""
 
@@ -348,6 +359,7 @@ class Incident(Record):
     merged_into: Name | None = Field(None, description="Id of the incident that goes on in its place; it is resolved.")
     split_from: Name | None = Field(None, description="Id of the incident that its signals were part of before.")
     flapping: bool = Field(False, description="It comes and goes too often for each coming and going to be told.")
+    silenced: Silenced | None = Field(None, description="Why nobody is notified of it now; null: those concerned are.")
     parts: tuple[Part, ...] = Field((), max_length=1_000, description="Of a story of several cells: their incidents.")
 
 

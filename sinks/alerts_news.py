@@ -2,7 +2,8 @@
 
 A route is told when an incident opens, when its severity rises or it comes to concern another role, and when it is over;
 in between when its first cause, its severity or its tenants have changed, at most once in `min_update_ms` of the incidents' own time. News that comes
-sooner is held: the newest of it is due when that time has passed, unless it has become untrue again.
+sooner is held: the newest of it is due when that time has passed, unless it has become untrue again. Of what is silenced
+nothing is told but the end of what was told before; once the silence is over, what goes on is told as it is then.
 """
 
 from __future__ import annotations
@@ -103,6 +104,8 @@ def fold(route: Route, min_update_ms: int, told: Told, incident: Incident) -> tu
         return told, []
     told, news = flush(min_update_ms, told, incident.time_ms)
     told = replace(told, version=incident.version, held=None)
+    if incident.silenced and not (told.known and incident.phase is Phase.RESOLVED):
+        return told, news
     if told.known is None and not concerns(route, incident):
         return told, news
     notification = decide(told.known, incident)

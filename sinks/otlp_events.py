@@ -184,6 +184,8 @@ def _incident(incident: Incident) -> Event:
         "pilothouse.incident.evidence": _texts(top.evidence),
         "pilothouse.incident.signals": incident.signals or None,
         "pilothouse.incident.advice": incident.advice,
+        "pilothouse.incident.silenced.by": incident.silenced.author if incident.silenced else None,
+        "pilothouse.incident.silenced.reason": incident.silenced.reason if incident.silenced else None,
         "pilothouse.incident.roles": incident.roles or None,
         "pilothouse.tenants": incident.tenants or None,
         **_impact(incident.impact),

@@ -20,7 +20,7 @@ from processors.roles import Suspect, concerned
 from processors.step import About, Findings, Item, Step, StepConfig, json_state
 from processors.steps.correlator.tables import kind_of
 from schemas.impact import Impact
-from schemas.records import Cause, Evidence, Incident, Part, Phase, Record
+from schemas.records import Cause, Evidence, Incident, Part, Phase, Record, Silenced
 
 FLEET = "fleet"
 """What stands for the cell in a story of several."""
@@ -187,8 +187,15 @@ def _story(config: Config, cause: str, thing: Thing, together: list[Incident], a
         roles=concerned([Suspect(cause)], impact, severity, config.many_tenants, known),
         impact=impact,
         advice=next((one.advice for one in together if one.advice), None),
+        silenced=_silenced(together),
         parts=_parts(thing, before, together),
     )
+
+
+def _silenced(together: list[Incident]) -> Silenced | None:
+    """Silenced when it is in all of its cells, until it is no longer in one."""
+    marks = [one.silenced for one in together if one.silenced]
+    return min(marks, key=lambda one: (one.until_ms, one.silence)) if len(marks) == len(together) else None
 
 
 def _causes(cause: str, cells: list[str], together: list[Incident]) -> tuple[Cause, ...]:
@@ -217,6 +224,7 @@ def _is_news(before: Incident, after: Incident) -> bool:
         after.severity > before.severity
         or set(after.parts) != set(before.parts)
         or after.roles != before.roles
+        or after.silenced != before.silenced
         or after.impact.documents > 1.2 * before.impact.documents
     )
 

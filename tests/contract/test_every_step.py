@@ -31,6 +31,7 @@ from schemas.records import (
     SpanBatch,
 )
 from schemas.series import parse
+from schemas.silences import Silence
 from schemas.topics import INPUTS, topic_of
 from tests.support import script
 
@@ -124,6 +125,16 @@ def events(rng: random.Random, tick: int) -> Iterator[Record]:
             cell="eu1", time_ms=time_ms, resource="odoo-acme", system="odoo", tenant="acme", name="odoo.cron.deactivated",
             attributes={"odoo.cron.name": "Mail: Email Queue Manager", "odoo.cron.failures": 5},
         )  # fmt: skip
+    if tick == 55:  # of the slow Redis, and over while it is still slow
+        made = Silence(
+            id="s1",
+            cause="redis.latency",
+            from_ms=time_ms,
+            until_ms=time_ms + 24_000,
+            author="ada",
+            reason="known",
+        )
+        yield made.event("eu1", time_ms)
     yield documents(tick, time_ms)
     yield from spans(rng, tick, time_ms)
     yield from script.scripted(T0, tick * 2)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from schemas.estate import Route
 from schemas.impact import CutOffStake, Stake
-from schemas.records import Cause, Evidence, Impact, Incident, Part, Phase, Role, Severity, Signal
+from schemas.records import Cause, Evidence, Impact, Incident, Part, Phase, Role, Severity, Signal, Silenced
 from sinks.alerts_news import Heartbeat, Notification, Told, body, concerns, due, flush, fold, is_heartbeat
 from tests.support.golden import GOLDEN, agrees
 
@@ -162,6 +162,31 @@ def test_a_story_of_the_fleet_reaches_the_routes_of_the_cells_that_it_touches() 
     one = incident().model_copy(update={"cell": "fleet", "parts": parts})
     hears = [cell for cell in ("eu1", "us1", "eu2") if concerns(Route(name="r", url="https://x", cells=(cell,)), one)]
     assert hears == ["eu1", "us1"]
+
+
+MARK = Silenced(silence="s1", author="ada", reason="month end", until_ms=START_MS + 600_000)
+
+
+def hushed(one: Incident) -> Incident:
+    return one.model_copy(update={"silenced": MARK})
+
+
+def test_of_what_is_silenced_nothing_is_told_until_the_silence_is_over() -> None:
+    quiet = [hushed(incident()), hushed(incident(2, Phase.UPDATED, at_s=90, severity=Severity.CRITICAL))]
+    assert story(*quiet, hushed(incident(3, Phase.RESOLVED, at_s=99))) == []
+    assert story(*quiet, incident(3, Phase.UPDATED, at_s=99)) == [(Phase.OPEN, 3)]
+
+
+def test_what_was_told_before_its_silence_is_told_to_be_over_within_it() -> None:
+    worse = hushed(incident(2, Phase.UPDATED, at_s=90, severity=Severity.CRITICAL))
+    assert story(incident(), worse, hushed(incident(3, Phase.RESOLVED))) == [(Phase.OPEN, 1), (Phase.RESOLVED, 3)]
+
+
+def test_after_a_silence_what_has_changed_within_it_is_told() -> None:
+    worse = hushed(incident(2, Phase.UPDATED, at_s=90, severity=Severity.CRITICAL))
+    after = incident(3, Phase.UPDATED, at_s=99, severity=Severity.CRITICAL)
+    assert story(incident(), worse, after) == [(Phase.OPEN, 1), (Phase.UPDATED, 3)]
+    assert story(incident(), hushed(incident(2, Phase.UPDATED)), incident(3, Phase.UPDATED)) == [(Phase.OPEN, 1)]
 
 
 DBA = Route(name="dba", url="https://x", roles=(Role.DBA,))

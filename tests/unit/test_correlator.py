@@ -19,6 +19,7 @@ from processors.steps.correlator.tables import EXPLAINS, KINDS
 from schemas.estate import Estate
 from schemas.impact import CutOffStake, Impact, Stake
 from schemas.records import Change, Evidence, Incident, Phase, Role, Scrape, Severity, Signal
+from schemas.silences import Silence
 from tests.support.folding import folded, restarted
 
 T0 = 1_795_262_400_000  # 2026-11-21T12:00:00Z
@@ -306,6 +307,71 @@ def test_who_was_told_of_a_cause_that_turned_out_wrong_is_told_how_it_ends() -> 
 def test_a_server_that_the_estate_calls_a_database_calls_its_administrator() -> None:
     assert only(fold(signal("unreachable:pg-eu1", 0))).roles == (Role.PLATFORM, Role.DBA)
     assert only(fold(signal("unreachable:valkey-eu1", 0))).roles == (Role.PLATFORM,)
+
+
+# Silences.
+
+
+def silence(at_s: float, until_s: float, cause: str | None, tenant: str | None = None, name: str = "s1") -> list[Item]:
+    at, until = (T0 + round(1000 * one) for one in (at_s, until_s))
+    made = Silence(
+        id=name, cause=cause, tenant=tenant, from_ms=at, until_ms=until, author="ada", reason="month end, known"
+    )
+    return [Item(at, made.event("eu1", at))]
+
+
+def marks(told: list[Incident]) -> list[tuple[Phase, str | None]]:
+    return [(one.phase, one.silenced.silence if one.silenced else None) for one in told]
+
+
+@pytest.mark.parametrize("restart_every", [0, 1])
+def test_a_silenced_story_is_told_and_says_so_and_is_told_anew_when_the_silence_is_over(restart_every: int) -> None:
+    told = fold(
+        silence(0, 60, "postgresql.lock:acme"),
+        signal("postgresql.lock:acme", 5, 100),
+        until_s=200,
+        restart_every=restart_every,
+    )
+    assert marks(told) == [(Phase.OPEN, "s1"), (Phase.UPDATED, None), (Phase.RESOLVED, None)]
+    assert [one.version for one in told] == [1, 2, 3]
+    assert told[0].silenced
+    assert (told[0].silenced.author, told[0].silenced.reason) == ("ada", "month end, known")
+    assert told[1].time_ms == T0 + 60_000
+
+
+def test_a_silence_that_comes_later_or_is_ended_early_holds_from_then_and_until_then() -> None:
+    told = fold(
+        signal("postgresql.lock:acme", 0, 100),
+        silence(20, 3_600, "postgresql.lock"),
+        silence(50, 50, "postgresql.lock"),
+        until_s=200,
+    )
+    assert marks(told) == [(Phase.OPEN, None), (Phase.UPDATED, "s1"), (Phase.UPDATED, None), (Phase.RESOLVED, None)]
+    assert [(one.time_ms - T0) // 10_000 for one in told[1:3]] == [2, 5]  # at the next look
+
+
+@pytest.mark.parametrize(
+    ("cause", "tenant", "holds"),
+    [
+        ("postgresql.lock:acme", None, True),
+        ("postgresql.lock", None, True),
+        ("postgresql.lock", "acme", True),
+        (None, "acme", True),
+        ("postgresql.lock:borealis", None, False),
+        ("postgresql", None, False),
+        (None, "borealis", False),
+    ],
+)
+def test_a_silence_holds_for_the_cause_and_the_tenant_that_it_names(
+    cause: str | None, tenant: str | None, holds: bool
+) -> None:
+    told = only(fold(silence(0, 600, cause, tenant), signal("postgresql.lock:acme", 5)))
+    assert (told.silenced is not None) is holds
+
+
+def test_a_silence_of_one_tenant_does_not_hold_for_what_another_suffers_from_too() -> None:
+    told = only(fold(silence(0, 600, None, "acme"), signal("redis.latency:valkey-eu1", 5)))
+    assert (set(told.tenants) > {"acme"}, told.silenced) == (True, None)
 
 
 # Stories that split and merge.

@@ -13,7 +13,7 @@ from pilothouse.cli import app
 from pilothouse.explanation import POINTS_MAX, Measured, Told, UnknownId, answer, whole_id
 from pilothouse.explanation_text import sparkline, text
 from schemas.calendar import Calendar
-from schemas.records import Cause, Evidence, Incident, Inhibited, Part, Phase, Scrape, Severity, Signal
+from schemas.records import Cause, Evidence, Incident, Inhibited, Part, Phase, Scrape, Severity, Signal, Silenced
 from schemas.words import number
 
 T0 = 1_795_262_400_000
@@ -154,6 +154,14 @@ def test_an_incident_that_is_part_of_a_story_of_the_fleet_says_so() -> None:
     made = explained(Told("i1", {"s1": [signal()]}, {"f1": [fleet], "i1": [incident(1)]}))
     assert (made["cell"], made["incidents"][0]["id"], made["incidents"][0]["joined_with"]) == ("eu1", "f1", ["i9"])
     assert "us1: incident i9 (open)" in text(explained(Told("f1", {}, {"f1": [fleet]})))
+
+
+def test_an_incident_says_who_had_it_silenced_and_why() -> None:
+    mark = Silenced(silence="s9", author="ada", reason="month end, known", until_ms=T0 + 60_000)
+    made = explained(Told.of("i1", [incident(1, silenced=mark), incident(2)]))
+    assert made["silenced"] is None
+    assert "ada had it silenced until 2026-" in text(made)
+    assert "(s9): month end, known" in text(made)
 
 
 def test_the_first_signs_of_an_id_stand_for_it_unless_several_are_meant() -> None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from processors.step import Item
 from processors.steps import correlator, fleet
 from schemas.records import Change, Incident, Phase, Role, Severity, Signal
+from schemas.silences import Silence
 from tests.support.folding import folded, restarted
 
 T0 = 1_795_262_400_000
@@ -56,6 +57,22 @@ def merged(until_s: float, **cells: list[Item]) -> list[Item]:
 
 def of_the_fleet(items: list[Item], until_s: float) -> list[Incident]:
     return fold("fleet", fleet.FLEET, items, until_s)
+
+
+def test_a_story_is_silenced_while_it_is_in_all_of_its_cells() -> None:
+    def silence(cell: str) -> Item:
+        made = Silence(id="s1", cause="release", from_ms=T0, until_ms=T0 + 60_000, author="ada", reason="known")
+        return Item(T0, made.event(cell, T0))
+
+    def silenced(*cells: str) -> list[bool]:
+        hurt = {
+            cell: [*release(cell, 0), *signal(cell, "odoo.workers:acme", 10), *map(silence, {cell} & {*cells})]
+            for cell in ("eu1", "eu2")
+        }
+        return [one.silenced is not None for one in of_the_fleet(merged(300, **hurt), 400)]
+
+    assert (silenced("eu1", "eu2")[0], silenced("eu1", "eu2")[-1]) == (True, False)
+    assert not any(silenced("eu1"))
 
 
 def test_a_release_that_hurts_two_cells_is_one_story_that_names_them_and_their_incidents() -> None:

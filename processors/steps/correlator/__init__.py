@@ -12,12 +12,13 @@ groups with something new in them are looked at, and ticks come only when time a
 
 from __future__ import annotations
 
-from processors.step import About, Findings, Item, Step, whole_cell
+from processors.step import About, Findings, Item, Step
 from processors.steps.correlator import grouping, quiet, telling
 from processors.steps.correlator.config import Config
 from processors.steps.correlator.state import Deed, Kept, State, cause_of, pack, unpack, verdict_of
 from processors.steps.correlator.tables import kind_of
-from schemas.records import Change, ChangeStatus, Phase, Signal, Verdict
+from schemas.records import Change, ChangeStatus, OperationsEvent, Phase, Record, Signal, Verdict
+from schemas.silences import EVENT, Silence
 
 PASSED_OVER = frozenset({"pilothouse.watchdog"})
 """Kinds that are no trouble."""
@@ -26,7 +27,10 @@ PASSED_OVER = frozenset({"pilothouse.watchdog"})
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     """Take in a signal or a change; stories are told by the tick."""
     record = item.record
-    if isinstance(record, Change):
+    if isinstance(record, OperationsEvent):
+        if silence := Silence.of(record):
+            quiet.silence(config, state, silence, item.at_ms)
+    elif isinstance(record, Change):
         _take_change(config, state, record)
     elif kind_of(record.cause) in PASSED_OVER:
         return state, []
@@ -45,7 +49,7 @@ def tick(config: Config, state: State, at_ms: int) -> tuple[State, Findings]:
     _forget(config, state, at_ms)
     grouping.refresh(config, state)
     groups = grouping.groups(config, state)
-    found += telling.look(config, state, groups, at_ms)
+    found = quiet.hush(state, found + telling.look(config, state, groups, at_ms), at_ms)
     times = telling.next_ms(config, state, groups, at_ms)
     edge = quiet.next_edge_ms(config, state, at_ms)
     due_ms = min([*times, *([edge] if edge else [])], default=None)
@@ -156,6 +160,11 @@ def _forget_change(state: State, cause: str) -> None:
     state.renew(cause)
 
 
+def _unit(record: Record) -> str | None:
+    """All of a cell is one; of what operators are told only silences matter."""
+    return None if isinstance(record, OperationsEvent) and record.name != EVENT else ""
+
+
 ABOUT = About(
     finds=(
         "One incident out of the signals and changes that belong together, with ranked causes, those who suffer "
@@ -178,8 +187,8 @@ ABOUT = About(
 STEP = Step(
     "correlator",
     Config,
-    (Signal, Change),
-    whole_cell,
+    (Signal, Change, OperationsEvent),
+    _unit,
     State,
     step,
     pack,

@@ -91,6 +91,7 @@ class Config(StepConfig):
 
     signals_max: int = Field(2_000, ge=10, description="Signals kept a cell; ended ones go first, then the oldest.")
     changes_max: int = Field(200, ge=1, description="Changes kept a cell; the oldest go first.")
+    silences_max: int = Field(200, ge=1, description="Silences kept a cell; those that end first go first.")
     closed_max: int = Field(200, ge=1, description="Closed stories that may reopen, a cell; the oldest go first.")
 
     @cached_property

@@ -17,6 +17,7 @@ from processors.step import Parts
 from processors.steps.correlator.tables import ABSENCES, CHANGES, EXPLAINED_BY, EXPLAINS, Kind, Reach, kind_of, known
 from processors.steps.correlator.topology import Needing
 from schemas.records import Change, Evidence, Incident, Signal, Verdict
+from schemas.silences import Silence
 
 ANYBODY = "*"
 SHARED = ""
@@ -152,6 +153,8 @@ class State:
     muted: set[str] = field(default_factory=set)
     """Causes of which nothing is told: all their tenants are in maintenance."""
     due_ms: int | None = None
+    silences: dict[str, Silence] = field(default_factory=dict)
+    """By id; those that are not over."""
     forgotten: int = 0
     """Signals that were let go of because there were too many."""
     nodes: dict[str, Node] = field(default_factory=dict)
@@ -330,6 +333,7 @@ def pack(state: State) -> Parts:
         "muted": sorted(state.muted),
         "due_ms": state.due_ms,
         "forgotten": state.forgotten,
+        "silences": {name: one.model_dump() for name, one in sorted(state.silences.items())},
     }
     return {
         "signals": _KEPT.dump_json(dict(sorted(state.kept.items()))),
@@ -354,6 +358,7 @@ def unpack(parts: Parts) -> State:
         muted=set(rest["muted"]),
         due_ms=rest["due_ms"],
         forgotten=rest["forgotten"],
+        silences={name: Silence.model_validate(one) for name, one in rest.get("silences", {}).items()},
     )
     _renew_all(state)
     state.moved = set(rest["moved"])
