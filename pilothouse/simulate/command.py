@@ -40,6 +40,7 @@ COLUMNS = (
     "top_1",
     "tenants",
     "closed",
+    "closed_since_end",
 )
 
 

@@ -68,6 +68,7 @@ class Cell:
         self.points = self.records = 0
         self.log: list[tuple[int, Record]] | None = None
         self.systems: frozenset[str] = frozenset()  # the only ones looked at; empty for all
+        self.world: World | None = None  # as it really was over the last span
         self.besides: frozenset[str] = frozenset()  # looked at besides, which no history knows
 
     @classmethod
@@ -92,7 +93,7 @@ class Cell:
         self, drivers: Drivers, seed: int, more: Iterable[Timed] = (), *, documents: bool = True
     ) -> list[list[Timed]]:
         """What is recorded over a span, by look."""
-        world = World(self.drawn, drivers, self.carry, seed, self.drawn.start_ms)
+        self.world = world = World(self.drawn, drivers, self.carry, seed, self.drawn.start_ms)
         sheets = [one for one in world.sheets(self.besides) if not self.systems or one.system in self.systems]
         random = np.random.default_rng([self.drawn.seed, seed, 13])
         looks = _looks(world, sheets, more, random, documents=documents)

@@ -27,7 +27,9 @@ precision = found / (found + false + duplicates); recall = found / happenings th
 Time to detect: from the onset (the begin of the ramp, not its end) to the alert, in log time.
 Root cause: the first-ranked cause of the alert as it was last told before the happening ended is one of the true ones; as a
 share of the found. Tenants: somebody who suffers was named then where somebody does, and nobody who does not.
-Closed: the alert is resolved within {GRACE_MS // 60_000} minutes after the end, of those whose end lies so far before the stretch's end."""
+Closed: the alert is resolved, not before the happening has ended, and within {GRACE_MS // 60_000} minutes after what it left behind
+was worked off (a queue is empty again, nine in ten of the documents that were held up have gone on), of those of which that
+lies so far before the stretch's end. Closed since the end: within {GRACE_MS // 60_000} minutes after the end itself, whatever is still to be worked off."""
 
 
 class Alert(BaseModel):
@@ -39,6 +41,7 @@ class Alert(BaseModel):
     first_cause: str = Field(description="First cause when it opened.")
     tenants: tuple[str, ...]
     resolved_ms: int | None
+    merged_into: str | None = None
     title: str
     documents: int = Field(0, description="Documents at stake, at the worst.")
 
@@ -57,6 +60,7 @@ class Scored(BaseModel):
     right_cause: bool | None = None
     right_tenants: bool | None = None
     closed: bool | None = Field(None, description="None where the stretch does not tell.")
+    closed_since_end: bool | None = Field(None, description="Of the end alone; None where the stretch does not tell.")
 
     @property
     def wanted(self) -> Truth | None:
@@ -82,7 +86,7 @@ def score(label: Label, told: Iterable[Finding]) -> Scored:
     if not mine:
         return Scored(label=label, alerts=tuple(alerts), false=false)
     first = mine[0]
-    over_ms = wanted.end_ms + GRACE_MS
+    over_ms = max(wanted.end_ms, label.worked_off_ms or 0) + GRACE_MS
     return Scored(
         label=label,
         alerts=tuple(alerts),
@@ -92,8 +96,15 @@ def score(label: Label, told: Iterable[Finding]) -> Scored:
         delay_s=(first.opened_ms - wanted.onset_ms) / 1000,
         right_cause=first.cause in wanted.causes,
         right_tenants=_are_right(first.tenants, wanted),
-        closed=None if over_ms > label.to_ms else first.resolved_ms is not None and first.resolved_ms <= over_ms,
+        closed=None if over_ms > label.to_ms else _is_between(wanted.end_ms, first.resolved_ms, over_ms),
+        closed_since_end=None
+        if wanted.end_ms + GRACE_MS > label.to_ms
+        else _is_between(0, first.resolved_ms, wanted.end_ms + GRACE_MS),
     )
+
+
+def _is_between(from_ms: int, at_ms: int | None, to_ms: int) -> bool:
+    return at_ms is not None and from_ms <= at_ms <= to_ms
 
 
 def _are_right(named: Sequence[str], wanted: Truth) -> bool:
@@ -111,7 +122,7 @@ def _alerts(told: Iterable[Finding], until_ms: int) -> list[Alert]:
         known = alerts.get(one.id)
         if one.phase is Phase.RESOLVED:
             if known:
-                known.resolved_ms = at_ms
+                known.resolved_ms, known.merged_into = at_ms, one.merged_into
         elif known is None:
             if one.version == 1:
                 news.add(one.id)
@@ -120,9 +131,14 @@ def _alerts(told: Iterable[Finding], until_ms: int) -> list[Alert]:
                 alerts[one.id] = Alert(
                     id=one.id, opened_ms=at_ms, cause=cause, first_cause=cause, tenants=one.tenants, resolved_ms=None, title=one.title
                 )  # fmt: skip
-        elif at_ms <= until_ms:
-            known.cause, known.tenants, known.title = one.causes[0].cause, one.tenants, one.title
-            known.documents = max(known.documents, one.impact.documents)
+        else:
+            known.resolved_ms = None  # it has come back
+            if at_ms <= until_ms:
+                known.cause, known.tenants, known.title = one.causes[0].cause, one.tenants, one.title
+                known.documents = max(known.documents, one.impact.documents)
+    for alert in alerts.values():
+        if alert.merged_into in alerts:
+            alert.resolved_ms = alerts[alert.merged_into].resolved_ms  # it went on as that one
     return list(alerts.values())
 
 
@@ -141,6 +157,7 @@ class Figures(BaseModel):
     top_1: float | None
     tenants: float | None
     closed: float | None
+    closed_since_end: float | None = None
 
 
 def figures(runs: Sequence[Scored]) -> Figures:
@@ -150,6 +167,7 @@ def figures(runs: Sequence[Scored]) -> Figures:
     false, duplicates = sum(len(one.false) for one in runs), sum(len(one.duplicates) for one in runs)
     delays = sorted(one.delay_s for one in found if one.delay_s is not None)
     closed = [one.closed for one in found if one.closed is not None]
+    since_end = [one.closed_since_end for one in found if one.closed_since_end is not None]
     told = len(found) + false + duplicates
     return Figures(
         runs=len(runs), wanted=len(wanted), found=len(found), false=false, duplicates=duplicates,
@@ -157,7 +175,7 @@ def figures(runs: Sequence[Scored]) -> Figures:
         delay_median_s=_quantile(delays, 0.5), delay_p90_s=_quantile(delays, 0.9),
         top_1=_share(sum(bool(one.right_cause) for one in found), len(found)),
         tenants=_share(sum(bool(one.right_tenants) for one in found), len(found)),
-        closed=_share(sum(closed), len(closed)),
+        closed=_share(sum(closed), len(closed)), closed_since_end=_share(sum(since_end), len(since_end)),
     )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pilothouse.simulate.aftermath import worked_off_ms
 from pilothouse.simulate.drivers import Drivers, Span
 from pilothouse.simulate.estates import COARSE_MS, FINE_MS, Lived
 from pilothouse.simulate.faults import Happening, Timed
@@ -62,9 +63,11 @@ def live(lived: Lived, family: str, run: int, seed: int, story: Story, *, keep_l
         mine = [pair for pair in own if span.before_ms < pair[0] <= span.times_ms[-1]]
         told += cell.run(drivers, 1_000 + run * 10 + number, mine, documents=not story.systems)
         moment = cell.moment()
+    truth = tuple(one.truth for one in story.happenings)
+    wanted = next((one for one in truth if not one.expected), None)
     label = Label(
-        family=family, run=run, seed=seed, cell=drawn.cell, from_ms=begins_ms, to_ms=moment.at_ms,
-        truth=tuple(one.truth for one in story.happenings),
+        family=family, run=run, seed=seed, cell=drawn.cell, from_ms=begins_ms, to_ms=moment.at_ms, truth=truth,
+        worked_off_ms=worked_off_ms(cell.world, wanted) if wanted and cell.world else None,
     )  # fmt: skip
     return Outcome(label, told, log)
 

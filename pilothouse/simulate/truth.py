@@ -41,6 +41,9 @@ class Label(BaseModel):
     from_ms: int = Field(description="Begin of the stretch that is judged, Unix ms.")
     to_ms: int = Field(description="Its end.")
     truth: tuple[Truth, ...] = ()
+    worked_off_ms: int | None = Field(
+        None, description="When what the happening left behind was worked off, too; the stretch's end where it was not."
+    )
 
     def line(self) -> dict[str, Any]:
         """For a file of JSON lines."""
