@@ -24,6 +24,8 @@ Only = tuple[str, frozenset[str]]
 
 OUTCOMES = frozenset({"done", "sale", "posted", "purchase"})
 BEGINS = frozenset({"sale", "purchase"})
+WAY = (BEGINS, frozenset({"assigned"}), frozenset({"done"}), frozenset({"posted"}))
+"""States that documents reach one after the other."""
 
 
 class Gate(NamedTuple):
@@ -82,10 +84,21 @@ class Stream(NamedTuple):
         """Whether it counts what the business begins with: orders."""
         return parse(self.name).attributes.get(_STATE) in BEGINS
 
+    def follows(self, other: Stream) -> bool:
+        """Whether what it counts happens to documents later than what the other counts."""
+        mine, before = _place_on_way(self.name), _place_on_way(other.name)
+        return mine is not None and before is not None and mine > before
+
     @property
     def channel(self) -> str | None:
         """The queue channel whose jobs it counts."""
         return parse(self.name).attributes.get(_CHANNEL)
+
+
+@lru_cache(maxsize=10_000)
+def _place_on_way(name: str) -> int | None:
+    state = parse(name).attributes.get(_STATE)
+    return next((place for place, states in enumerate(WAY) if state in states), None)
 
 
 @dataclass(slots=True)

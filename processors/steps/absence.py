@@ -14,6 +14,9 @@ whom nothing waits. In an hour that was never seen yet, as in a tenant's first w
 be declared and two hours be silent. For some weeks after a change of clocks the hours beside count, too, since servers may keep
 to UTC.
 
+When orders come again after a silence, shipments and invoices of that time are still missing: nothing is expected there for
+as long as the orders were silent, so a stop ends where it began.
+
 Who else moves tells what it is: all workers of a tenant silent is its workers, one channel is its partner or its queue, all
 channels for which nothing waits while actions go on is a business that brings nothing.
 Sources: Page (1954), Continuous inspection schemes; Lucas (1985), Counted data CUSUMs; Lundberg's inequality as in Asmussen &
@@ -198,5 +201,4 @@ ABOUT = About(
         "while the calendar is closed or nothing was measured."
     ),
 )
-# Version 3 kept silences in other words, which cannot be weighed: it starts afresh.
-STEP = Step("absence", Config, (Scrape,), unit, State, step, pack, unpack, version=5, about=ABOUT)
+STEP = Step("absence", Config, (Scrape,), unit, State, step, pack, unpack, version=6, about=ABOUT)

@@ -77,6 +77,8 @@ def weigh(
     something = measured & (came > 0)
     # What is usual is learned whenever it is open; what waited at both looks was to be expected between them.
     awaited = ~clock.needs_gate | (arrays["waited_ms"] > 0) & (arrays["waits"] == 1)
+    awaited &= arrays["spared_ms"] <= 0
+    arrays["spared_ms"] = np.maximum(arrays["spared_ms"] - elapsed_ms, 0.0)
     open_ms = np.where(measured & works, float(elapsed_ms), 0.0)
     looked = measured & works & awaited
     looked_ms = np.where(looked, float(elapsed_ms), 0.0)
@@ -91,6 +93,7 @@ def weigh(
     most = 1.25 * np.where(told, clock.least, clock.limit)
     missed = arrays["missed"] = np.clip(arrays["missed"] + rise, 0.0, most)
     low = missed > 0
+    was_low_ms = arrays["low_ms"]
     for name, more in (("low_ms", looked_ms), ("low_usual", odds.caution * due), ("low_came", events)):
         arrays[name] = np.where(low, arrays[name] + more, 0.0)
     silent_ms = arrays["silent_ms"] + looked_ms
@@ -109,7 +112,21 @@ def weigh(
         arrays[name][~works & ~told] = 0.0
     gone = arrays["silent_ms"] > forget_ms
     arrays["told"][(missed < clock.least / 2) | gone] = 0
+    for slot in np.flatnonzero(told & (arrays["told"] == 0) & ~gone).tolist():
+        _spare_what_follows(state, slot, was_low_ms)
     arrays["seen"] = np.where(gone, 0, arrays["seen"] + something).astype(np.uint32)
+
+
+def _spare_what_follows(state: State, slot: int, low_ms: Floats) -> None:
+    """A flow has come back. What it did not bring is missing further down the way for as long: a hole that travels."""
+    arrays, back = state.arrays, state.streams[slot]
+    hole_ms = low_ms[slot]
+    for other, stream in enumerate(state.streams):
+        if stream.tenant != back.tenant or not stream.follows(back) or low_ms[other] > hole_ms:
+            continue
+        arrays["spared_ms"][other] = max(arrays["spared_ms"][other], hole_ms)
+        arrays["told"][other] = 0
+        arrays["missed"][other] = 0.0
 
 
 def _level(arrays: columns.Arrays) -> Floats:

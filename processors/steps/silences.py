@@ -49,6 +49,7 @@ _PRESENT: dict[str, Any] = {
     "seen": np.uint32,
     "told": np.int8,
     "worked": np.int8,  # whether the calendar was open at the last look
+    "spared_ms": np.float64,  # for so long nothing is expected: what is missing did not come further up
     "waits": np.int8,  # 1: work is seen to wait; 0: nothing waits; -1: unknown
 }
 
@@ -186,6 +187,7 @@ def pack(state: State) -> Parts:
 def unpack(parts: Parts) -> State:
     """What `pack` gave."""
     arrays, more = columns.unpack(parts["present"])
+    arrays.setdefault("spared_ms", np.zeros(len(more["streams"])))  # version 5 spared nothing
     season, _ = columns.unpack(parts["season"])
     return State(
         series=more["series"],

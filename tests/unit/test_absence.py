@@ -137,6 +137,30 @@ def test_the_end_is_told_when_something_comes_again() -> None:
     assert [one.phase for one in tenant.told if one.phase is not Phase.UPDATED] == [Phase.OPEN, Phase.RESOLVED]
 
 
+def test_what_orders_did_not_bring_is_missing_further_on_and_no_new_stop() -> None:
+    shipped = documents("stock.picking", "done")
+    tenant = Tenant({ORDERS: 2.0, shipped: 2.0, CRON: 0.5})
+    tenant.until(8, 11)
+    tenant.until(8, 11.3, stands=(ORDERS,))
+    tenant.until(8, 12, stands=(ORDERS, shipped))
+    tenant.until(8, 12.3, stands=(shipped,))  # the hole travels
+    ended = [one for one in tenant.told if one.phase is not Phase.UPDATED]
+    assert [one.phase for one in ended] == [Phase.OPEN, Phase.RESOLVED]
+    assert (ended[1].time_ms - MONDAY) / HOUR - (8 * 24 + 12) < 0.2
+    tenant.until(8, 14, stands=(shipped,))  # it has passed, and still nothing is shipped
+    assert [cause for cause, _ in tenant.opened] == ["process.stopped:acme"] * 2
+
+
+def test_what_stopped_before_the_orders_is_no_hole() -> None:
+    shipped = documents("stock.picking", "done")
+    tenant = Tenant({ORDERS: 2.0, shipped: 2.0, CRON: 0.5})
+    tenant.until(8, 11)
+    tenant.until(8, 11.5, stands=(shipped,))
+    tenant.until(8, 12, stands=(ORDERS, shipped))
+    tenant.until(8, 12.3, stands=(shipped,))
+    assert [one.phase for one in tenant.told if one.phase is not Phase.UPDATED] == [Phase.OPEN]
+
+
 def test_orders_that_never_begin_in_the_morning_are_told() -> None:
     tenant = Tenant(WORK)
     tenant.until(8, 7)
