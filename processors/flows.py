@@ -51,6 +51,8 @@ class Flow(NamedTuple):
     gate: Gate | None = None
     needs_gate: bool = False
     """It is only to be expected while something is seen to wait; otherwise that only helps in unknown hours."""
+    leaves_some: bool = False
+    """Some of what waits may wait for good, so only more than was left lying is seen to wait."""
 
 
 _KIND, _STATE, _CHANNEL = "erp.document.type", "erp.document.state", "odoo.queue_job.channel"
@@ -66,7 +68,7 @@ FLOWS: tuple[Flow, ...] = (
     Flow("erp.document.transitions", "process.stopped", (_KIND, _STATE), only=(_STATE, OUTCOMES)),
     Flow(
         "erp.document.transitions", "process.stopped", (_KIND,), only=(_STATE, frozenset({"assigned"})), gate=_TO_RESERVE,
-        needs_gate=True,
+        needs_gate=True, leaves_some=True,
     ),
     Flow("odoo.http.requests", "odoo.web"),
 )  # fmt: skip

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from processors.flows import FLOWS
 from processors.steps.odds import HOUR_MS, Odds
 from processors.steps.seasonal import HOURS, hour_of_week
-from processors.steps.silences import Clock, State
+from processors.steps.silences import Clock, Flags, State
 from schemas.calendar import DAY_MS, MINUTE_MS, Calendar
 
 SHIFTED_DAYS = 35  # until the season has learned a change of clocks
@@ -29,7 +29,7 @@ def clock_of(odds: Odds, calendar_of: CalendarOf, state: State, time_ms: int) ->
     minute = time_ms // MINUTE_MS
     if state.clock is None or state.clock[0] != minute:
         at = _read_calendars(calendar_of, state, minute * MINUTE_MS)
-        _turn_hours(odds, state, at.hour)
+        _turn_hours(odds, state, at)
         state.remember()
         state.clock = (minute, _with_season(odds, state, at))
     return state.clock[1]
@@ -61,9 +61,13 @@ def _read_calendars(calendar_of: CalendarOf, state: State, time_ms: int) -> Cloc
     )
 
 
-def _turn_hours(odds: Odds, state: State, hour: NDArray[np.intp]) -> None:
-    """Fold the hours that are over into the season. A silence that was told is no new usual, unless it comes every week."""
-    arrays, season = state.arrays, state.season
+def _turn_hours(odds: Odds, state: State, clock: Clock) -> None:
+    """Fold the hours that are over into the season. A silence that was told is no new usual, unless it comes every week.
+
+    Whether evidence that still grows was healthy is known when it has fallen or the day has closed: until then it waits
+    for a later hour. A flow that stops slowly would else run after a limit that it raises itself.
+    """
+    arrays, season, hour = state.arrays, state.season, clock.hour
     over = (arrays["hour"] != hour) & (arrays["hour"] >= 0)
     arrays["hour"][arrays["hour"] < 0] = hour[arrays["hour"] < 0]
     if not over.any():
@@ -80,19 +84,34 @@ def _turn_hours(odds: Odds, state: State, hour: NDArray[np.intp]) -> None:
     worst = np.maximum(worst, arrays["worst"][over])
     limit = odds.enough(odds.least(state)[over], before)
     worst = np.where(told, np.minimum(worst, 2 * limit), worst)
-    kept = np.where(enough, 0.8, 1.0) * before
+    was_known, is_known = (_is_known(season["weeks"], one, which) for one in (at, hour[over]))
+    goes_on = (arrays["missed"][over] > arrays["worst"][over] / 2) & ~told & clock.works[over] & was_known
+    worst = np.where(goes_on, 0.0, worst)
+    kept = np.where(enough & ~goes_on, 0.8, 1.0) * before
     season["healthy"][at, which] = np.maximum(kept, np.where(enough, worst, 0.0)).astype(np.float32)
     season["weeks"][at, which] = np.minimum(weeks + (enough & ~told), 250).astype(np.uint8)
     arrays["longest"][over] = np.maximum(arrays["longest"][over] * 0.99, worst)
-    for name in ("hour_sum", "hour_ms", "worst", "worst_ms"):
+    arrays["worst"][which[~goes_on]] = 0.0
+    # What was to be expected in an hour never seen was a guess: where it is known the evidence begins anew.
+    for name in ("missed", "low_ms", "low_usual", "low_came", "silent_ms"):
+        arrays[name][which[is_known & ~was_known & ~told]] = 0.0
+    for name in ("hour_sum", "hour_ms", "worst_ms"):
         arrays[name][over] = 0.0
     arrays["hour"][over] = hour[over]
+
+
+def _is_known(weeks: NDArray[np.uint8], hour: NDArray[np.intp], which: NDArray[np.intp]) -> Flags:
+    """Whether the hour was seen before; until a working day's was, the same of another working day."""
+    days = np.arange(5)[:, None] * 24 + (hour % 24)[None, :]
+    known: Flags = (weeks[hour, which] > 0) | (hour < 120) & (weeks[days, which] > 0).any(axis=0)
+    return known
 
 
 def _with_season(odds: Odds, state: State, clock: Clock) -> Clock:
     """By stream: the usual rate a ms, whether the hour is known, and the evidence that is enough.
 
-    Until a working day's hour was seen on its own day, other working days speak for it.
+    Until a working day's hour was seen on its own day, other working days speak for it. Of an hour its whole is known, not
+    how people begin and leave in it: at its edges no more is counted on than the hour beside brings, in its middle its mean.
     """
     season, which = state.season, np.arange(len(state.streams))
     hour, before, after = clock.hour, (clock.hour - 1) % HOURS, (clock.hour + 1) % HOURS
@@ -100,7 +119,7 @@ def _with_season(odds: Odds, state: State, clock: Clock) -> Clock:
     mean = season["mean"][hour, which].astype(np.float64)
     beside = np.where(clock.into >= 0.5, after, before)
     there = np.where(season["weeks"][beside, which] > 0, season["mean"][beside, which], mean)
-    usual = np.minimum(mean, mean + (there - mean) * np.abs(clock.into - 0.5))
+    usual = np.minimum(mean, mean + (there - mean) * 2 * np.abs(clock.into - 0.5))
     days = np.arange(5)[:, None] * 24 + (hour % 24)[None, :]
     near = [season["healthy"][one, which] for one in (hour, before, after)]
     # Working days begin and end alike: what was healthy on one of them is so on the others.

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from processors import columns
 from processors.episodes import Episodes
-from processors.flows import Layout, Stream
+from processors.flows import FLOWS, Layout, Stream
 from processors.step import Parts
 from processors.steps.seasonal import HOURS, Floats
 from schemas.records import Scrape
@@ -51,6 +51,7 @@ _PRESENT: dict[str, Any] = {
     "worked": np.int8,  # whether the calendar was open at the last look
     "spared_ms": np.float64,  # for so long nothing is expected: what is missing did not come further up
     "waits": np.int8,  # 1: work is seen to wait; 0: nothing waits; -1: unknown
+    "left": np.float64,  # least that has waited since the last event
 }
 
 
@@ -105,7 +106,7 @@ class State:
         known = ~np.isnan(values)
         self.last[series_at[known]] = values[known]
         self.start_ms = started
-        self._take_gates(scrape, layout)
+        self._take_gates(scrape, layout, came)
         return came, measured
 
     def _places(self, layout: Layout, streams_max: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -132,7 +133,7 @@ class State:
         self.last = np.pad(self.last, (0, len(self.series) - self.last.size), constant_values=np.nan)
         more = len(self.streams) - self.arrays["seen"].size
         if more:
-            empty = {"hour": -1, "waits": -1}
+            empty = {"hour": -1, "waits": -1, "left": np.nan}
             self.arrays = {
                 name: np.pad(one, (0, more), constant_values=empty.get(name, 0)) for name, one in self.arrays.items()
             }
@@ -140,15 +141,24 @@ class State:
                 table.update({name: np.pad(one, ((0, 0), (0, more))) for name, one in table.items()})
             self.clock = None
 
-    def _take_gates(self, scrape: Scrape, layout: Layout) -> None:
-        """Whether work is seen to wait for a stream."""
+    def _take_gates(self, scrape: Scrape, layout: Layout, came: Floats) -> None:
+        """Whether work is seen to wait for a stream.
+
+        Some of it may wait for good, as a picking does that lacks its goods. Where that is so, work waits while there is
+        more of it than the stream has left lying since it last moved.
+        """
+        if not layout.gates:
+            return
         waits: dict[str, float] = {}
         for place, name in layout.gates:
             value = scrape.values[place]
             if value is not None:
                 waits[name] = waits.get(name, 0.0) + value
-        if layout.gates:
-            self.arrays["waits"][:] = [-1 if one.name not in waits else waits[one.name] > 0 for one in self.streams]
+        arrays = self.arrays
+        now = np.array([waits.get(one.name, np.nan) for one in self.streams])
+        arrays["left"] = np.where(came > 0, now, np.fmin(arrays["left"], now))
+        for_good = np.array([FLOWS[one.flow].leaves_some for one in self.streams], bool)
+        arrays["waits"] = np.where(np.isnan(now), -1, now > np.where(for_good, arrays["left"], 0.0)).astype(np.int8)
 
     def clumps(self) -> Floats:
         """By stream: events that come at once; one until it is known better."""
@@ -189,6 +199,7 @@ def unpack(parts: Parts) -> State:
     arrays, more = columns.unpack(parts["present"])
     arrays.setdefault("spared_ms", np.zeros(len(more["streams"])))  # version 5 spared nothing
     season, _ = columns.unpack(parts["season"])
+    arrays.setdefault("left", np.full(arrays["waits"].size, np.nan))  # version 5 did not keep it
     return State(
         series=more["series"],
         last=arrays.pop("last"),

@@ -310,6 +310,30 @@ RESERVED, TO_RESERVE = (
 )
 
 
+def test_pickings_that_lack_their_goods_are_no_work_that_waits() -> None:
+    """Four that cannot be reserved stand there for good: that nobody orders is no reservation that has stopped."""
+    tenant = Tenant({RESERVED: 1.0}, {TO_RESERVE: 4.0})
+    tenant.until(0, 15)
+    tenant.until(0, 17, stands=(RESERVED,))
+    assert tenant.told == []
+
+
+def test_a_reservation_that_stops_is_told_when_more_waits_than_was_left_lying() -> None:
+    tenant = Tenant({RESERVED: 1.0}, {TO_RESERVE: 4.0})
+    tenant.until(0, 15)
+    tenant.waits = {TO_RESERVE: 9.0}
+    tenant.until(0, 17, stands=(RESERVED,))
+    assert [cause for cause, _ in tenant.opened] == ["process.stopped:acme"]
+
+
+def test_a_flow_of_few_does_not_raise_its_own_limit_while_it_stands() -> None:
+    """Two pickings an hour: what is missing grows over hours, none of which shows that so much is usual."""
+    tenant = Tenant({documents("stock.picking", "done"): 0.035, ORDERS: 0.035})
+    tenant.until(9, 9)
+    tenant.until(9, 18, stands=(documents("stock.picking", "done"),))
+    assert [cause for cause, _ in tenant.opened] == ["process.stopped:acme"]
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_evenings_that_fall_steeply_are_quiet_at_rare_looks(seed: int) -> None:
     """Looked at every 15 minutes for four weeks: in the evening there is seldom a picking that waits at the moment of a look."""
