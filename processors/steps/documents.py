@@ -16,6 +16,7 @@ WAY = {
 }
 """States in which a document waits for something, in their order."""
 SHIPS, SHIPPED = "stock.picking", "done"
+HOURS = 72  # of a working day, of a Saturday and of a Sunday
 
 
 class Document(NamedTuple):
@@ -47,18 +48,19 @@ class Stage:
     here: dict[str, Document] = field(default_factory=dict)
     durations: Durations = field(default_factory=Durations)
     usual_late: float | None = None
-    by_hour: list[float] = field(default_factory=lambda: [0.0] * 24)
-    """Most that were late at each hour of the day: what was left over in the evening is late in the morning."""
+    by_hour: list[float | None] = field(default_factory=lambda: [None] * HOURS)
+    """Most that were late at each hour of working days, Saturdays and Sundays: what was left over in the evening is late in
+    the morning. None of an hour that has not been lived."""
     hour: int = -1
     most: float = 0.0
     """Most that were late in the present hour."""
 
     def turn(self, hour: int, most_more: float) -> None:
-        """The hour is over: what was usual in it moves a third of the way, by `most_more` at most."""
+        """The hour is over: what was usual in it moves a third of the way, by `most_more` at most; the first time it is all."""
         if hour != self.hour and self.hour >= 0:
             usual = self.by_hour[self.hour]
-            self.by_hour[self.hour] = usual + (min(self.most, 2 * usual + most_more) - usual) / 3
-            self.most = 0.0
+            news = self.most if usual is None else usual + (min(self.most, 2 * usual + most_more) - usual) / 3
+            self.by_hour[self.hour], self.most = news, 0.0
         self.hour = hour
 
 

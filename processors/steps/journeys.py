@@ -5,7 +5,8 @@ a clock that runs while it stays in a state and the calendar is open. A document
 nearly all before it is late; when more are late than usual, they are delayed. The delayed documents, and the value of the
 orders behind them, are the business at stake, with what will miss its shipping cut-off at the present pace.
 
-Nothing is asked of a document that is due another day, and one that has stood for days is parked, not stuck.
+Nothing is asked of a document that is due another day, and one that has stood for days is parked, not stuck. In an hour of
+the day that was never lived only what came since the shift opened is judged; where none is declared, in the first eight hours.
 Source: state clocks of process mining (van der Aalst, Process Mining, 2nd ed., ch. 9, "operational support").
 """
 
@@ -26,7 +27,7 @@ from processors.durations import Durations
 from processors.episodes import Episodes
 from processors.pace import Due, Pace, late
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
-from processors.steps.documents import SHIPPED, SHIPS, WAY, Document, Stage, rows
+from processors.steps.documents import HOURS, SHIPPED, SHIPS, WAY, Document, Stage, rows
 from processors.steps.stakes import impact_of, misses, said
 from schemas.calendar import Calendar
 from schemas.records import BusinessBatch, Evidence, Record, Severity
@@ -48,6 +49,7 @@ class Config(StepConfig):
     )
     documents: int = Field(3, ge=1, description="So many more late documents than usual in a state are a finding.")
     share: float = Field(0.2, gt=0, le=1, description="And such a share of those that are open in the state.")
+    shift_ms: int = Field(28_800_000, gt=0, description="Usual length of a shift where none is declared, ms.")
     look_every_ms: int = Field(2_000, gt=0, description="Clocks are read so often at most, ms of log time.")
     looks: float = Field(0.5, ge=0, description="And after so many looks at the cell, as the estate declares them.")
     documents_max: int = Field(50_000, ge=100, description="Open documents kept a tenant; the oldest go first.")
@@ -75,6 +77,9 @@ class State:
     stages: dict[str, Stage] = field(default_factory=dict)
     pace: Pace = field(default_factory=Pace)
     due_ms: int | None = None
+    opened_ms: int | None = None
+    """What the business clock showed when the present shift opened or the tenant was seen first."""
+    worked: bool = True
     entered: int = 0
     forgotten: int = 0
     episodes: Episodes = field(default_factory=Episodes)
@@ -102,6 +107,9 @@ def tick(config: Config, state: State, at_ms: int) -> tuple[State, Findings]:
     elapsed_ms = _move_clock(calendar, state, at_ms)
     moment, cause = calendar.at(at_ms), _cause(state)
     works = moment.is_open and not moment.maintenance
+    if state.opened_ms is None or (works and not state.worked):
+        state.opened_ms = state.clock_ms
+    state.worked = works
     if not works and cause not in state.episodes.open:
         return state, []
     delayed = _delayed(config, state, calendar, at_ms, elapsed_ms)
@@ -202,7 +210,9 @@ def _delayed(config: Config, state: State, calendar: Calendar, at_ms: int, elaps
         oldest, newest = state.clock_ms - config.parked_ms, state.clock_ms - limit
         here = [one for one in stage.here.values() if one.begun_ms > oldest and (one.deadline_ms or 0) < today_ends_ms]
         waits = sorted((one for one in here if one.begun_ms < newest), key=lambda one: -one.begun_ms)
-        more = _more_than_usual(config, stage, len(waits), len(here), moment.minute_of_day // 60)
+        hour = moment.minute_of_day // 60 + 24 * max(moment.weekday - 4, 0)
+        news = waits if stage.by_hour[hour] is not None else _of_this_shift(config, calendar, state, waits)
+        more = min(_more_than_usual(config, stage, len(waits), len(here), hour), len(news))
         found += waits[:more]
         if not more and not is_told:
             before = stage.usual_late if stage.usual_late is not None else float(len(waits))
@@ -211,11 +221,22 @@ def _delayed(config: Config, state: State, calendar: Calendar, at_ms: int, elaps
     return found
 
 
+def _of_this_shift(config: Config, calendar: Calendar, state: State, waits: list[Document]) -> list[Document]:
+    """Where an hour has not been lived, what was left over from before it opened may be late as it always is then.
+
+    Without shifts nobody knows who works in that hour, but for the shift in which the tenant was seen first.
+    """
+    opened_ms = state.opened_ms if state.opened_ms is not None else state.clock_ms
+    if not calendar.shifts and state.clock_ms - opened_ms > config.shift_ms:
+        return []
+    return [one for one in waits if one.begun_ms >= opened_ms]
+
+
 def _more_than_usual(config: Config, stage: Stage, waits: int, here: int, hour: int) -> int:
     """How many more than usual are late, 0 while they are too few to speak of."""
     stage.turn(hour, 10.0 * config.documents)
     stage.most = max(stage.most, float(waits))
-    usual = max(stage.usual_late if stage.usual_late is not None else float(waits), stage.by_hour[hour])
+    usual = max(stage.usual_late if stage.usual_late is not None else float(waits), stage.by_hour[hour] or 0.0)
     more = waits - math.ceil(usual)
     return more if more >= max(config.documents, config.share * (here - usual), 3 * math.sqrt(usual)) else 0
 
@@ -317,7 +338,7 @@ def unit(record: Record) -> str | None:
     return record.resource if isinstance(record, BusinessBatch) else None
 
 
-_ITSELF = ("tenant", "cell", "resource", "at_ms", "clock_ms", "due_ms", "entered", "forgotten")
+_ITSELF = ("tenant", "cell", "resource", "at_ms", "clock_ms", "due_ms", "opened_ms", "worked", "entered", "forgotten")
 
 
 def pack(state: State) -> Parts:
@@ -341,13 +362,14 @@ def pack(state: State) -> Parts:
 def unpack(parts: Parts) -> State:
     """What `pack` gave."""
     head = orjson.loads(parts[""])
-    state = State(**{name: head[name] for name in _ITSELF})
+    state = State(**{name: head[name] for name in _ITSELF if name in head})  # version 4 did not know when it opened
     state.pace, state.episodes = Pace(**head["pace"]), Episodes.load(head["episodes"])
+    for row in head["stages"].values():
+        row[3] += row[3] * (HOURS // len(row[3]) - 1)  # version 4 had one kind of day
     state.stages = {
         name: Stage({}, Durations(weights, unit), *usual) for name, (weights, unit, *usual) in head["stages"].items()
     }
-    # Version 3 did not know what had ended.
-    state.ended = dict(orjson.loads(parts["ended"])) if "ended" in parts else {}
+    state.ended = dict(orjson.loads(parts["ended"]))
     rows = [row for name, part in parts.items() if name.startswith("open-") for row in orjson.loads(part)]
     for key, *fields in sorted(rows, key=lambda row: row[-1]):
         document = Document(*fields)
@@ -374,5 +396,5 @@ ABOUT = About(
     ),
 )
 STEP = Step(
-    "journeys", Config, (BusinessBatch,), unit, State, step, pack, unpack, tick=tick, due=due, version=4, about=ABOUT
+    "journeys", Config, (BusinessBatch,), unit, State, step, pack, unpack, tick=tick, due=due, version=5, about=ABOUT
 )

@@ -63,8 +63,8 @@ def stuck(first_ms: int, minutes: int, start: int, **columns: Any) -> list[Item]
     return [batch([(first_ms + minute * MINUTE, start + minute, "assigned")], **columns) for minute in range(minutes)]
 
 
-def run(items: Iterable[Item], until_ms: int) -> list[Signal]:
-    return folded(journeys.STEP, CONFIG, items, until_ms=until_ms, between=restarted(journeys.STEP))
+def run(items: Iterable[Item], until_ms: int, config: journeys.Config = CONFIG) -> list[Signal]:
+    return folded(journeys.STEP, config, items, until_ms=until_ms, between=restarted(journeys.STEP))
 
 
 def test_pickings_that_do_not_leave_are_told_with_what_they_are_worth() -> None:
@@ -85,6 +85,37 @@ def test_the_clock_stands_while_the_calendar_is_closed() -> None:
     """What was begun at closing time is not late in the morning."""
     morning = [batch([(MONDAY_8 + DAY + MINUTE, one, "done")]) for one in range(596, 600)]
     assert run([*flow(MONDAY_8, 600), *morning], MONDAY_8 + DAY + HOUR) == []
+
+
+def whole_flow(first_ms: int, minutes: int, start: int) -> list[Item]:
+    """The same, and nothing of it is left over."""
+    rest = range(minutes - 4, minutes)
+    return [
+        *flow(first_ms, minutes, start),
+        *(batch([(first_ms + (one + 4) * MINUTE, start + one, "done")]) for one in rest),
+    ]
+
+
+def test_what_an_evening_left_over_is_no_finding_on_the_first_morning() -> None:
+    """Forty came when nobody packed any more; how long mornings need for that is not known yet."""
+    evening = [batch([(MONDAY_8 + 10 * HOUR - 2 * MINUTE, 600 + one, "assigned") for one in range(40)])]
+    morning = [batch([(MONDAY_8 + DAY + one * MINUTE, 600 + one, "done")]) for one in range(40)]
+    assert run([*whole_flow(MONDAY_8 + 2 * HOUR, 470, 0), *evening, *morning], MONDAY_8 + DAY + HOUR) == []
+
+
+def test_without_shifts_the_first_night_and_the_first_weekend_are_no_standstill() -> None:
+    """What comes after work waits for the morning, and on Friday for Monday."""
+    undeclared = journeys.Config(cell="eu1", estate=None, look_every_ms=MINUTE)
+    items: list[Item] = []
+    left: list[int] = []
+    for day in range(5):
+        first, start = MONDAY_8 + day * DAY, day * 1_000
+        items += [batch([(first + place * MINUTE, one, "done")]) for place, one in enumerate(left)]
+        items += whole_flow(first + 40 * MINUTE, 500, start)
+        items += stuck(first + 10 * HOUR, 40, start + 600)
+        left = list(range(start + 600, start + 640))
+    items += [batch([(MONDAY_8 + 7 * DAY + place * MINUTE, one, "done")]) for place, one in enumerate(left)]
+    assert run(items, MONDAY_8 + 7 * DAY + HOUR, undeclared) == []
 
 
 def test_leftovers_that_are_late_every_morning_become_usual() -> None:
