@@ -244,6 +244,13 @@ def _of_incident(one: Incident) -> dict[str, Any]:
         "roles": [role.value for role in one.roles],
         "impact": one.impact.model_dump(),
         "advice": one.advice,
+        "recovery": {
+            "since": rfc3339(one.recovery.since_ms),
+            "until": rfc3339(one.recovery.until_ms),
+            "left": one.recovery.left,
+        }
+        if one.recovery
+        else None,
         "causes": [_cause(cause) for cause in one.causes],
         "parts": [{"cell": part.cell, "incident": part.incident, "phase": part.phase.value} for part in one.parts],
         "evidence": [_fact(fact) for fact in one.causes[0].evidence],

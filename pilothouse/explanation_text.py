@@ -41,6 +41,12 @@ def text(made: Mapping[str, Any]) -> str:
     ):
         if rows:
             lines += ["", title, *(f"  {row}" for row in rows)]
+    if recovery := made.get("recovery"):
+        lines += [
+            "",
+            f"recovering: its cause is over since {_clock(recovery['since'])}; what it left behind ({', '.join(recovery['left'])}) "
+            f"will be as usual by about {_clock(recovery['until'])}",
+        ]
     if made.get("advice"):
         lines += ["", f"advice: {made['advice']}"]
     return "\n".join(lines)

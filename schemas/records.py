@@ -321,6 +321,18 @@ class Silenced(BaseModel):
     until_ms: TimeMs = Field(description="Until when, Unix ms UTC; what is open then is notified then.")
 
 
+class Recovery(BaseModel):
+    """The cause of an incident is over; what it left behind is still worked off."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    since_ms: TimeMs = Field(description="When the last sign of the first cause ended, Unix ms UTC.")
+    until_ms: TimeMs = Field(
+        description="When what it left behind will be as usual again at the pace it goes down, Unix ms UTC."
+    )
+    left: tuple[Name, ...] = Field(max_length=20, description="KIND:RESOURCE of what is still worked off.")
+
+
 class Part(BaseModel):
     """An incident of one cell that is part of a story of several cells."""
 
@@ -360,6 +372,9 @@ class Incident(Record):
     split_from: Name | None = Field(None, description="Id of the incident that its signals were part of before.")
     flapping: bool = Field(False, description="It comes and goes too often for each coming and going to be told.")
     silenced: Silenced | None = Field(None, description="Why nobody is notified of it now; null: those concerned are.")
+    recovery: Recovery | None = Field(
+        None, description="Its cause is over, and what it left behind gets less; null while that is not so."
+    )
     parts: tuple[Part, ...] = Field((), max_length=1_000, description="Of a story of several cells: their incidents.")
 
 

@@ -1,9 +1,10 @@
 """What of an incident is worth telling, and in which words. Pure: what a route was told follows from the log alone.
 
 A route is told when an incident opens, when its severity rises or it comes to concern another role, and when it is over;
-in between when its first cause, its severity or its tenants have changed, at most once in `min_update_ms` of the incidents' own time. News that comes
-sooner is held: the newest of it is due when that time has passed, unless it has become untrue again. Of what is silenced
-nothing is told but the end of what was told before; once the silence is over, what goes on is told as it is then.
+in between when its first cause, its severity or its tenants have changed, or its cause is over and the rest recovers, at most once
+in `min_update_ms` of the incidents' own time. News that comes sooner is held: the newest of it is due when that time has passed,
+unless it has become untrue again. Of what is silenced nothing is told but the end of what was told before; once the silence is
+over, what goes on is told as it is then.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import orjson
 from schemas.codec import rfc3339
 from schemas.estate import Route
 from schemas.impact import Impact
-from schemas.records import Cause, Incident, Phase, Role, Severity, Signal
+from schemas.records import Cause, Incident, Phase, Recovery, Role, Severity, Signal
 
 WATCHDOG = "pilothouse.watchdog:"
 TYPES = {Phase.OPEN: "incident.open", Phase.UPDATED: "incident.updated", Phase.RESOLVED: "incident.resolved"}
@@ -63,6 +64,7 @@ class Known(NamedTuple):
     cause: str
     tenants: frozenset[str]
     roles: frozenset[Role]
+    is_recovering: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,9 @@ def _can_wait(known: Known, notification: Notification) -> bool:
 
 def _known(incident: Incident, told_ms: int) -> Known:
     who = frozenset(incident.tenants), frozenset(incident.roles)
-    return Known(told_ms, incident.phase, incident.severity, incident.causes[0].cause, *who)
+    return Known(
+        told_ms, incident.phase, incident.severity, incident.causes[0].cause, *who, incident.recovery is not None
+    )
 
 
 def body(notification: Notification | Heartbeat) -> bytes:
@@ -160,6 +164,7 @@ def _data(incident: Incident) -> dict[str, Any]:
         "started": rfc3339(incident.started_ms),
         "causes": [_cause(cause) for cause in incident.causes],
         "impact": _impact(incident.impact),
+        "recovery": _recovery(incident.recovery) if incident.recovery else None,
     }
 
 
@@ -169,6 +174,10 @@ def _impact(impact: Impact) -> dict[str, Any]:
         {"cut_off": rfc3339(one.cut_off_ms), **one.model_dump(exclude={"cut_off_ms"})} for one in impact.by_cut_off
     ]
     return {**impact.model_dump(mode="json"), "by_cut_off": cut_offs}
+
+
+def _recovery(recovery: Recovery) -> dict[str, Any]:
+    return {"since": rfc3339(recovery.since_ms), "until": rfc3339(recovery.until_ms), "left": recovery.left}
 
 
 def _cause(cause: Cause) -> dict[str, Any]:

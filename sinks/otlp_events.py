@@ -187,6 +187,8 @@ def _incident(incident: Incident) -> Event:
         "pilothouse.incident.silenced.by": incident.silenced.author if incident.silenced else None,
         "pilothouse.incident.silenced.reason": incident.silenced.reason if incident.silenced else None,
         "pilothouse.incident.roles": incident.roles or None,
+        "pilothouse.incident.recovery.since": rfc3339(incident.recovery.since_ms) if incident.recovery else None,
+        "pilothouse.incident.recovery.until": rfc3339(incident.recovery.until_ms) if incident.recovery else None,
         "pilothouse.tenants": incident.tenants or None,
         **_impact(incident.impact),
     }

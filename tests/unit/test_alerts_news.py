@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from schemas.estate import Route
 from schemas.impact import CutOffStake, Stake
-from schemas.records import Cause, Evidence, Impact, Incident, Part, Phase, Role, Severity, Signal, Silenced
+from schemas.records import Cause, Evidence, Impact, Incident, Part, Phase, Recovery, Role, Severity, Signal, Silenced
 from sinks.alerts_news import Heartbeat, Notification, Told, body, concerns, due, flush, fold, is_heartbeat
 from tests.support.golden import GOLDEN, agrees
 
@@ -87,6 +87,15 @@ def test_a_rise_in_severity_is_told_at_once() -> None:
 def test_other_changes_are_told_once_in_a_while(change: dict[str, object]) -> None:
     late = incident(2, Phase.UPDATED, at_s=61, **change)  # type: ignore[arg-type]
     assert story(incident(), late) == [(Phase.OPEN, 1), (Phase.UPDATED, 2)]
+
+
+def test_that_the_cause_is_over_and_the_rest_recovers_is_told() -> None:
+    over = Recovery(since_ms=START_MS, until_ms=START_MS + 600_000, left=("queue.backlog:acme",))
+    recovering = incident(2, Phase.UPDATED, at_s=600).model_copy(update={"recovery": over})
+    assert story(incident(), recovering) == [(Phase.OPEN, 1), (Phase.UPDATED, 2)]
+    data = orjson.loads(body(Notification(Phase.UPDATED, recovering)))["data"]
+    assert data["recovery"]["left"] == ["queue.backlog:acme"]
+    assert data["recovery"]["until"] > data["recovery"]["since"]
 
 
 def test_growing_impact_alone_is_no_news() -> None:

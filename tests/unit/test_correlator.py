@@ -572,6 +572,43 @@ def test_what_a_closed_story_left_behind_opens_it_again() -> None:
     assert top(only(told)) == "redis.latency:valkey-eu1"
 
 
+def backlog(*seen: tuple[float, float], end_s: float | None = None) -> list[Item]:
+    """A queue of which so many jobs waited at so many seconds; usually two do."""
+
+    def fact(jobs: float) -> tuple[Evidence, ...]:
+        return (
+            Evidence(text=f"{jobs:g} wait", series='odoo.queue_job.count{tenant.id="acme"}', value=jobs, expected=2.0),
+        )
+
+    (first, *ended) = signal("queue.backlog:acme", seen[0][0], end_s, evidence=fact(seen[0][1]))
+    more = [
+        Item(at, first.record.model_copy(update={"phase": Phase.UPDATED, "time_ms": at, "evidence": fact(jobs)}))
+        for at, jobs in ((T0 + round(at_s * 1000), jobs) for at_s, jobs in seen[1:])
+    ]
+    return [first, *more, *ended]
+
+
+def test_a_story_whose_cause_is_over_says_when_what_it_left_behind_will_be_worked_off() -> None:
+    workers = signal("odoo.workers:acme", 0, 100)
+    told = fold(workers, backlog((20, 30), (90, 102), (130, 102), (150, 62), (170, 42), end_s=200), until_s=300)
+    recovering = [one for one in told if one.recovery]
+    first = recovering[0].recovery
+    assert first
+    # Sixty of the hundred and two are still more than usual after twenty seconds in which forty went.
+    assert (first.since_ms, first.until_ms, first.left) == (T0 + 100_000, T0 + 180_000, ("queue.backlog:acme",))
+    assert recovering[0].title == "Recovering: odoo.workers:acme is ill"
+    ended = only(told)
+    assert (ended.phase, ended.recovery, ended.title) == (Phase.RESOLVED, None, "odoo.workers:acme is ill")
+
+
+@pytest.mark.parametrize(
+    ("end_s", "jobs"), [(None, 10.0), (100.0, 200.0)], ids=["the cause goes on", "what waits gets more"]
+)
+def test_nothing_recovers_while_the_cause_goes_on_or_more_waits_than_ever(end_s: float | None, jobs: float) -> None:
+    told = fold(signal("odoo.workers:acme", 0, end_s), backlog((20, 30), (90, 102), (150, jobs)), until_s=300)
+    assert not any(one.recovery for one in told)
+
+
 def test_a_story_that_comes_back_later_is_another() -> None:
     told = fold(signal("redis.latency:valkey-eu1", 0, 20), signal("redis.latency:valkey-eu1", 2_000), until_s=2_100)
     assert len(last(told)) == 2

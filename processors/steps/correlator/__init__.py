@@ -13,7 +13,7 @@ groups with something new in them are looked at, and ticks come only when time a
 from __future__ import annotations
 
 from processors.step import About, Findings, Item, Step
-from processors.steps.correlator import grouping, quiet, telling
+from processors.steps.correlator import grouping, quiet, recovery, telling
 from processors.steps.correlator.config import Config
 from processors.steps.correlator.state import Deed, Kept, State, cause_of, pack, unpack, verdict_of
 from processors.steps.correlator.tables import kind_of
@@ -74,7 +74,8 @@ def _take_signal(config: Config, state: State, signal: Signal, at_ms: int) -> No
         return
     if kept is None:
         _part_with(config, state, signal.cause, at_ms)
-    state.keep(Kept(signal=signal, first_ms=kept.first_ms if kept else at_ms))
+    highs = recovery.highs(kept.highs if kept else {}, signal) if kind_of(signal.cause) in recovery.LEFT_BEHIND else {}
+    state.keep(Kept(signal=signal, first_ms=kept.first_ms if kept else at_ms, highs=highs))
     if len(state.kept) > config.signals_max:
         _evict(state)
 

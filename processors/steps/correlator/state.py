@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, TypeAdapter
 
@@ -24,6 +24,13 @@ SHARED = ""
 LAST = "\uffff"
 
 
+class High(NamedTuple):
+    """The highest that something has been, and when."""
+
+    value: float
+    time_ms: int
+
+
 class Kept(BaseModel):
     """A signal as it was last told."""
 
@@ -31,6 +38,8 @@ class Kept(BaseModel):
     first_ms: int
     """Log time at which it came, or at which the maintenance it came in was over."""
     ended_ms: int | None = None
+    highs: dict[str, High] = {}
+    """Of how much waits, by series."""
 
 
 class Deed(BaseModel):

@@ -18,14 +18,16 @@ from processors.steps.correlator import quiet
 from processors.steps.correlator.config import Config
 from processors.steps.correlator.grouping import explains
 from processors.steps.correlator.ranking import CHANCE, Ranked, argue, rank
+from processors.steps.correlator.recovery import recovery
 from processors.steps.correlator.severity import forecast_ms, impact_of, severity_of
 from processors.steps.correlator.state import Node, State, Story, change_text
 from processors.steps.correlator.tables import EXPLAINED_BY, FELT, Urgency, kind_of
 from schemas.impact import Impact
-from schemas.records import Evidence, Incident, Inhibited, Phase, Role, Severity, Signal
+from schemas.records import Evidence, Incident, Inhibited, Phase, Recovery, Role, Severity, Signal
 
 SIGNALS = 500
 INHIBITED = 100
+TITLE, RECOVERING = 16_384, "Recovering: "
 KINDS_THAT_AGREE = 3
 
 Group = list[Node]
@@ -248,7 +250,14 @@ def _unlike(found: Iterable[Evidence], start: str) -> list[Evidence]:
 def _resolved(state: State, story: Story, at_ms: int) -> Incident:
     """The last telling: as it was, and whether the rollback of its first cause was its end."""
     last = story.incident
-    update = {"phase": Phase.RESOLVED, "time_ms": at_ms, "version": last.version + 1, "flapping": False}
+    update = {
+        "phase": Phase.RESOLVED,
+        "time_ms": at_ms,
+        "version": last.version + 1,
+        "flapping": False,
+        "recovery": None,
+        "title": last.title.removeprefix(RECOVERING),
+    }
     deed = state.deeds.get(last.causes[0].cause)
     if deed and deed.undone_ms is not None:
         text = (
@@ -292,6 +301,7 @@ class Assessment(NamedTuple):
     impact: Impact
     severity: Severity
     roles: tuple[Role, ...]
+    recovery: Recovery | None
 
 
 def assess(config: Config, state: State, members: Group, at_ms: int, before: Incident | None) -> Assessment:
@@ -304,7 +314,8 @@ def assess(config: Config, state: State, members: Group, at_ms: int, before: Inc
         severity = max(severity, before.severity)
     known = before.roles if before else ()
     roles = concerned(_suspects(config, ranked), impact, severity, config.many_tenants, known)
-    return Assessment(members, ranked, tenants, impact, severity, roles)
+    over = recovery(ranked.first, members, is_known=before.recovery is not None) if before else None
+    return Assessment(members, ranked, tenants, impact, severity, roles, over)
 
 
 def _suspects(config: Config, ranked: Ranked) -> Iterable[Suspect]:
@@ -323,6 +334,7 @@ def _compose(config: Config, state: State, view: Assessment, at_ms: int, before:
     started_ms = min([node.onset_ms for node in members] + ([before.started_ms] if before else []))
     told = root.signals
     ids = {one.signal.id for node in members for one in node.kept}
+    title = told[0].summary if told else _change_title(root, members)
     return Incident(
         cell=config.cell,
         time_ms=at_ms,
@@ -331,7 +343,7 @@ def _compose(config: Config, state: State, view: Assessment, at_ms: int, before:
         phase=Phase.OPEN,
         started_ms=started_ms,
         severity=view.severity,
-        title=told[0].summary if told else _change_title(root, members),
+        title=(RECOVERING + title)[:TITLE] if view.recovery else title,
         causes=argue(config, state, view.ranked),
         tenants=view.tenants,
         roles=view.roles,
@@ -342,6 +354,7 @@ def _compose(config: Config, state: State, view: Assessment, at_ms: int, before:
         absorbed=before.absorbed if before else (),
         split_from=before.split_from if before else None,
         flapping=before.flapping if before else False,
+        recovery=view.recovery,
     )
 
 
@@ -407,5 +420,15 @@ def _is_news(config: Config, story: Story, now: Assessment, at_ms: int) -> bool:
     grown = now.impact.documents > 1.2 * before.impact.documents
     joined = {one.signal.id for node in now.members for one in node.kept}.difference(before.signals)
     lesser = grown or bool(joined) or set(now.tenants) != set(before.tenants) or now.roles != before.roles
+    lesser = lesser or _recovers_otherwise(before, now, at_ms)
     story.has_news = lesser and at_ms - before.time_ms < config.tell_every_ms
     return lesser and not story.has_news
+
+
+def _recovers_otherwise(before: Incident, now: Assessment, at_ms: int) -> bool:
+    """It recovers, or no longer does, or takes longer than was said. When nothing is left, its end is told soon."""
+    if all(node.over_ms is not None for node in now.members):
+        return False
+    if before.recovery is None or now.recovery is None:
+        return before.recovery is not now.recovery
+    return at_ms > before.recovery.until_ms
