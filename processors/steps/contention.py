@@ -40,6 +40,10 @@ STRAINS = ("host.cpu:", "host.pressure:", "storage:", "postgresql.connections:")
 LEAST = np.finfo(float).min
 
 
+TOLD_TEACHES = 0.1
+"""Share of what a told load teaches: it ends when it is less, not when one is used to it; a lasting one is usual after hours."""
+
+
 class Config(StepConfig):
     """When a tenant is loud, and when others suffer from it."""
 
@@ -123,12 +127,22 @@ def _smooth(now: Floats, values: Floats, measured: Flags) -> None:
 
 
 def _learn(
-    config: Config, grid: columns.Arrays, measured: Flags, values: Floats, base: Floats, floors: Floats, time_ms: int
+    config: Config,
+    grid: columns.Arrays,
+    measured: Flags,
+    values: Floats,
+    base: Floats,
+    floors: Floats,
+    time_ms: int,
+    share: Floats | float = 1.0,
 ) -> None:
-    """Follow the usual and its spread from `base`. What departs from it by far teaches as much as three spreads."""
+    """Follow the usual and its spread from `base`. What departs from it by far teaches as much as three spreads.
+
+    `share` is how much of that is learned.
+    """
     seen, usual, spread = grid["seen"], grid["usual"], grid["spread"]
     elapsed = np.minimum(time_ms - grid["at_ms"], 10 * config.follow_ms)
-    weight = np.maximum(1 / (seen + 1.0), 1 - np.exp(elapsed / -config.follow_ms)) * measured
+    weight = np.maximum(1 / (seen + 1.0), 1 - np.exp(elapsed / -config.follow_ms)) * measured * share
     error = np.where(measured, values - base, 0.0)
     reach = 3 * spread + 0.1 * floors
     taught = np.minimum(np.maximum(error, -reach), reach)
@@ -193,7 +207,9 @@ def _judge(config: Config, state: State, name: str, pool: Pool, scrape: Scrape) 
     judged = Judged(expected, excess, times)
     found = _tell(config, state, name, pool, scrape, judged) if has_news else []
     base = np.where(over, grid["usual"], expected) if is_loud else expected
-    _learn(config, grid, fresh, grid["now"], base, pool.floors, scrape.time_ms)
+    told = [f"tenant.load:{tenant} {name}" in state.episodes.open for tenant in state.tenants] if is_loud else []
+    share = np.where(over & np.array(told), TOLD_TEACHES, 1.0) if any(told) else 1.0
+    _learn(config, grid, fresh, grid["now"], base, pool.floors, scrape.time_ms, share)
     grid["at_ms"] = grid.pop("time_ms")
     pool.last_ms = scrape.time_ms
     return found
