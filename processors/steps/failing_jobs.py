@@ -52,6 +52,7 @@ _ARRAYS: dict[str, Any] = {
     "jobs": np.float64,  # decayed: jobs that ended, and those that failed
     "bad": np.float64,
     "bad_ms": np.float64,
+    "whole": np.float64,  # 1: told as its tenant's doing, which it stays until it is over
 }
 
 
@@ -167,7 +168,10 @@ def _judge(config: Config, state: State, scrape: Scrape) -> Findings:
     arrays = state.arrays
     over = (arrays["weight"] >= config.limit) & (arrays["failures"] >= config.failures)
     if not over.any():
-        return state.episodes.close_others(set(), scrape.time_ms) if state.episodes.open else []
+        if not state.episodes.open:
+            return []
+        arrays["whole"][:] = 0.0
+        return state.episodes.close_others(set(), scrape.time_ms)
     causes = _causes(state, over, scrape.resource)
     found: Findings = []
     for cause, slots in sorted(causes.items()):
@@ -193,15 +197,21 @@ def _judge(config: Config, state: State, scrape: Scrape) -> Findings:
 
 
 def _causes(state: State, over: Flags, resource: str) -> dict[str, list[int]]:
-    """Channels by cause: most of a tenant's at once are the tenant's doing; one alone is its partner's, if it has one."""
+    """Channels by cause: most of a tenant's at once are the tenant's doing; one alone is its partner's, if it has one.
+
+    What was the tenant's doing stays so when the others calm down first.
+    """
     assert state.places  # a look has come
     owners = state.places.owners
     ill, busy = np.bincount(owners, over), np.bincount(owners, state.arrays["jobs"] > 0)
-    all_ill = ((ill >= 2) & (2 * ill > busy))[owners].tolist()
+    most_ill = ((ill >= 2) & (2 * ill > busy))[owners]
+    whole = over & (most_ill | (state.arrays["whole"] > 0))
+    state.arrays["whole"] = whole.astype(np.float64)
+    is_whole = whole.tolist()
     causes: dict[str, list[int]] = {}
     for slot in np.flatnonzero(over).tolist():
         tenant, name = state.channels[slot]
-        partner = None if all_ill[slot] else partner_of(name)
+        partner = None if is_whole[slot] else partner_of(name)
         cause = f"integration.failures:{partner}" if partner else f"queue.failures:{tenant or resource}"
         causes.setdefault(cause, []).append(slot)
     return causes
@@ -258,8 +268,7 @@ def unpack(parts: Parts) -> State:
     """What `pack` gave."""
     arrays, more = columns.unpack(parts[""])
     channels = [Channel(*one) for one in more["channels"]]
-    for name in _ARRAYS.keys() - arrays.keys():  # version 1 did not count all
-        arrays[name] = np.full(len(channels), float(more["last_ms"]) if name == "since_ms" else 0.0)
+    arrays.setdefault("whole", np.zeros(len(channels)))  # version 2 did not keep it
     return State(channels, arrays, more["start_ms"], more["last_ms"], Episodes.load(more["episodes"]))
 
 
@@ -277,4 +286,4 @@ ABOUT = About(
     source="Reynolds & Stoumbos (1999), A CUSUM chart for monitoring a proportion when inspecting continuously",
     limits="It takes several failures; jobs that neither end nor fail are absence's.",
 )
-STEP = Step("failing_jobs", Config, (Scrape,), unit, State, step, pack, unpack, version=2, about=ABOUT)
+STEP = Step("failing_jobs", Config, (Scrape,), unit, State, step, pack, unpack, version=3, about=ABOUT)

@@ -120,6 +120,16 @@ def test_when_all_channels_fail_it_is_the_tenants_queue() -> None:
     assert {one.cause for one in told} == {"queue.failures:acme"}
 
 
+def test_what_was_the_tenants_queue_is_not_renamed_after_the_partner_whose_channel_calms_last() -> None:
+    told = job_signals(
+        {"root.carrier.dhl": [*CALM, *ILL, *ILL, *CALM], "root.edi.metro": [*CALM, *ILL, *CALM[:6], *CALM]}
+    )
+    assert [(one.cause, one.phase) for one in told if one.phase is not Phase.UPDATED] == [
+        ("queue.failures:acme", Phase.OPEN),
+        ("queue.failures:acme", Phase.RESOLVED),
+    ]
+
+
 def test_failing_as_often_as_ever_is_no_finding() -> None:
     rng = np.random.default_rng(7)
     assert job_signals({"root.carrier.dhl": rng.poisson(3, 3_000).tolist()}) == []
