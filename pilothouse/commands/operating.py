@@ -1,0 +1,130 @@
+"""Commands that run the programs: check an estate, collect, process, sink, everything, and the demo."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pilothouse import logs, programs
+from pilothouse.commands.answers import (
+    FINDING,
+    MISUSE,
+    EstateDir,
+    Instance,
+    Output,
+    OutputOption,
+    complain,
+    errors_told,
+    misused,
+    settings_now,
+    show,
+)
+from pilothouse.estate_files import EstateError, load
+from schemas.estate import Estate
+from sinks.registry import SINKS
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: pilothouse check -c estate/")
+def check(config: EstateDir, output: OutputOption = Output.TEXT) -> None:
+    """Validate an estate, without a network."""
+    try:
+        estate = load(config)
+    except EstateError as error:
+        if output is Output.JSON:
+            show({"ok": False, "faults": str(error).splitlines()}, output, "")
+        else:
+            complain(str(error))
+        raise typer.Exit(FINDING if config.is_dir() else MISUSE) from None
+    counted, untold = _counts(estate), [role.value for role in estate.untold_roles()]
+    text = "fine: " + ", ".join(f"{what} {count}" for what, count in counted.items())
+    if untold:
+        text += f"\nno route takes {', '.join(untold)}: what concerns nobody else is told to nobody"
+    show({"ok": True, **counted, "untold_roles": untold}, output, text)
+
+
+def _counts(estate: Estate) -> dict[str, int]:
+    return {
+        "cells": len(estate.cells),
+        "tenants": sum(len(cell.tenants) for cell in estate.cells),
+        "resources": sum(len(cell.resources) for cell in estate.cells),
+        "calendars": len(estate.calendars),
+        "routes": len(estate.routes),
+        "receivers": len(estate.receivers),
+        "SLOs": len(estate.slos),
+    }
+
+
+@app.command(epilog="Example: PILOTHOUSE_KAFKA=kafka-1:9092 pilothouse ingest -c estate/ --port 8460")
+def ingest(
+    config: EstateDir,
+    host: Annotated[str, typer.Option(help="Address the receivers listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port the receivers listen on; 0 for any.", min=0, max=65535)] = 0,
+) -> None:
+    """Run collectors and receivers, and publish what they see."""
+    with errors_told():
+        logs.configure()
+        programs.ingest(load(config), settings_now(), host=host, port=port)
+
+
+@app.command(epilog="Example: PILOTHOUSE_KAFKA=kafka-1:9092 pilothouse process -c estate/ --instance worker-0")
+def process(config: EstateDir, instance: Instance = None) -> None:
+    """Run a stream processor; more of them share the partitions."""
+    with errors_told():
+        logs.configure()
+        programs.process(load(config), settings_now(), instance)
+
+
+@app.command(epilog="Example: pilothouse sink timescale alerts -c estate/")
+def sink(
+    names: Annotated[list[str], typer.Argument(help="Which: timescale, otlp, alerts.", show_default=False)],
+    config: EstateDir,
+    instance: Instance = None,
+) -> None:
+    """Run sinks: to the store, to OTLP, to alert webhooks."""
+    known = sorted(SINKS)
+    if unknown := [name for name in names if name not in known]:
+        raise misused(f"sink {unknown[0]!r} is unknown; known are {', '.join(known)}")
+    with errors_told():
+        logs.configure()
+        programs.sink(names, load(config), settings_now(), instance)
+
+
+@app.command(epilog="Example: pilothouse up -c estate/")
+def up(config: EstateDir) -> None:
+    """Run everything: what the environment does not name is started here, on loopback, as the real servers."""
+    from pilothouse import whole
+
+    with errors_told():
+        logs.configure()
+        asyncio.run(whole.up(load(config), config.absolute(), settings_now()))
+
+
+@app.command(epilog="Example: pilothouse demo --for 300 --scenario all --report report.json")
+def demo(
+    seconds: Annotated[
+        float, typer.Option("--for", help="Length from the first live record, s; 0: until Ctrl-C.", min=0)
+    ] = 300,
+    scenario: Annotated[str, typer.Option(help="all, weak, double, none, or names such as S1,S5.")] = "all",
+    report: Annotated[Path | None, typer.Option(help="Write the figures as JSON.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Data directory; a new one under the default one when left out.")
+    ] = None,
+    no_console: Annotated[bool, typer.Option("--no-console", help="Do not serve the console.")] = False,
+) -> None:
+    """One company through every layer: real servers, real load, real faults. It stands in for Odoo."""
+    from pilothouse.demo.run import demo as run_demo
+    from pilothouse.demo.timeline import TimelineError
+
+    with errors_told():
+        settings = settings_now()
+        if data:
+            settings = settings.model_copy(update={"data_dir": data.absolute()})
+        try:
+            raise typer.Exit(asyncio.run(run_demo(settings, seconds, scenario, report, console=not no_console)))
+        except TimelineError as error:
+            raise misused(error) from None
