@@ -237,9 +237,21 @@ def _is_over(
     loud &= rise >= config.share * rise.sum(axis=1, keepdims=True)
     works = (loud & pool.is_work).any(axis=0)
     waited = (beside["waited_ms"] >= 0) & (time_ms - beside["waited_ms"] < config.after_wait_ms)
-    loud &= pool.is_work | works | (now > config.times_alone * expected)
+    shared = grid["usual"] * _rise_of_all_others(now, grid["usual"], known, pool.floors)
+    loud &= pool.is_work | works | (now > config.times_alone * np.maximum(expected, shared))
     loud &= ~(pool.less_waits & waited)
     return loud
+
+
+def _rise_of_all_others(now: Floats, usual: Floats, known: Flags, floors: Floats) -> Floats:
+    """The same of time, hardly damped and with none left out: slow storage makes the time of all grow alike.
+
+    So the one that takes most of it is no neighbour for being the largest, however little the others take.
+    """
+    now, usual = np.where(known, now, 0.0), np.where(known, usual, 0.0)
+    rest_now, rest_usual = now.sum(axis=1, keepdims=True) - now, usual.sum(axis=1, keepdims=True) - usual
+    rise: Floats = (rest_now + 0.01 * floors) / (rest_usual + 0.01 * floors)
+    return rise
 
 
 def _of_the_others(now: Floats, usual: Floats, known: Flags, floors: Floats) -> Floats:

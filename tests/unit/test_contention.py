@@ -109,6 +109,15 @@ def test_when_all_rise_together_nobody_is_the_neighbour() -> None:
     assert cell.told == []
 
 
+def test_when_what_all_share_is_slow_the_largest_is_not_the_neighbour_of_the_small() -> None:
+    cell = Cell()
+    cell.looks(CALM, (0.7, 0.01, 0.02), (0.1, 0.2, 0.1))
+    cell.looks(LOUD, (8.4, 0.12, 0.24), (0.4, 0.6, 0.3))
+    assert cell.told == []
+    cell.looks(LOUD, (60.0, 0.12, 0.24), (1.0, 0.9, 0.5))
+    assert {one.cause for one in cell.told} == {"tenant.load:acme"}
+
+
 def test_who_is_alone_has_no_neighbours() -> None:
     cell = Cell()
     cell.total = {"acme": 0.0}
