@@ -18,12 +18,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from processors.columns import Arrays
+from processors.columns import Arrays, wider
 from schemas.burn_rates import SEVERITIES, WORKBOOK, BurnRate
 from schemas.openslo import BudgetingMethod
 from schemas.slo import Period, Target
@@ -32,7 +32,6 @@ Counts = NDArray[np.int64]  # (..., 3, groups): bad, total, measured ms
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
-A = TypeVar("A", bound=NDArray[Any])
 
 EVENT = 1_000_000  # an event in counts
 BAD, TOTAL, MEASURED = 0, 1, 2
@@ -117,8 +116,8 @@ class Track:
         more = groups - self.raw.shape[-1]
         if more > 0:
             for name in SMALL:
-                setattr(self, name, _wider(getattr(self, name), more))
-            self._rings = {grain: _wider(ring, more) for grain, ring in self._rings.items()}
+                setattr(self, name, wider(getattr(self, name), more))
+            self._rings = {grain: wider(ring, more) for grain, ring in self._rings.items()}
 
     def add(self, group: int, counts: Counts) -> None:
         """Count for a group what came since the last step."""
@@ -315,11 +314,6 @@ def _held(now: Flags, known: Flags, before: Flags) -> Flags:
     every: Flags = np.concatenate((before[None], now))
     held: Flags = np.take_along_axis(every, last, axis=0)
     return held
-
-
-def _wider(array: A, more: int) -> A:
-    wider: Any = np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, more)])
-    return wider  # type: ignore[no-any-return] # numpy's pad forgets the type
 
 
 def group_counts(bad: float, total: float, measured_ms: float) -> Counts:

@@ -13,6 +13,14 @@ import orjson
 Arrays = dict[str, np.ndarray[Any, Any]]
 
 
+def wider(array: np.ndarray[Any, Any], more: int, empty: float = 0) -> np.ndarray[Any, Any]:
+    """The same with so many columns more, which hold `empty`: as `np.pad` has it, at a tenth of the cost."""
+    *rows, width = array.shape
+    made = np.full((*rows, width + more), empty, array.dtype)
+    made[..., :width] = array
+    return made
+
+
 def pack(arrays: Arrays, more: Any = None) -> bytes:
     """One byte string of all arrays and `more` (anything JSON can say)."""
     table = [[name, array.dtype.str, array.shape] for name, array in arrays.items()]

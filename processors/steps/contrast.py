@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from processors import columns
 from processors.steps import always_valid
 from processors.steps.ledger import BATCHES, Floats, Ledger, Past
 from processors.steps.outcomes import GROUPS
@@ -45,7 +46,7 @@ class Since:
 
     def grown(self, more: int) -> Since:
         """With room for more slots."""
-        return Since(*(np.pad(column, (0, more)) for column in vars(self).values()))
+        return Since(*(columns.wider(one, more) for one in vars(self).values()))
 
     def forget(self, slots: Mask | NDArray[np.intp]) -> None:
         """As if nothing had come of these."""

@@ -52,7 +52,7 @@ class State:
         more = len(self.slots.identities) - self.arrays["last"].size
         if more > 0:
             self.usual, self.abreast, self.seen_least = None, False, 0
-            self.arrays = {name: np.pad(array, (0, more)) for name, array in self.arrays.items()}
+            self.arrays = {name: columns.wider(array, more) for name, array in self.arrays.items()}
             self.arrays["last_ms"][-more:] = self.arrays["quarter"][-more:] = -1
             self.profile.grow(len(self.slots.identities))
             self.spreads.grow(len(self.slots.identities))

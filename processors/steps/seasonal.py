@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from processors.columns import Arrays
+from processors.columns import Arrays, wider
 from schemas.calendar import Calendar
 
 HOURS = 168
@@ -50,10 +50,10 @@ class Profile:
         """Make room for `width` series."""
         more = width - self.sum.size
         self._forget()
-        self.mean = np.pad(self.mean, ((0, 0), (0, more)))
-        self.weeks = np.pad(self.weeks, ((0, 0), (0, more)))
-        self.sum, self.count = np.pad(self.sum, (0, more)), np.pad(self.count, (0, more))
-        self.long_run = np.pad(self.long_run, (0, more))
+        self.mean = wider(self.mean, more)
+        self.weeks = wider(self.weeks, more)
+        self.sum, self.count = wider(self.sum, more), wider(self.count, more)
+        self.long_run = wider(self.long_run, more)
 
     def _forget(self) -> None:
         self._read.clear()

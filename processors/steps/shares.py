@@ -159,7 +159,7 @@ class State:
         """Follow more shares, within the bound."""
         new = shares[: SHARES_MAX - len(self.shares)]
         self.shares += new
-        self.rings = [np.pad(ring, ((0, 0), (0, len(new))), constant_values=np.nan) for ring in self.rings]
+        self.rings = [columns.wider(ring, len(new), np.nan) for ring in self.rings]
         self.peaks = [peaks + [-1.0] * len(new) for peaks in self.peaks]
         self.limits += [0.0] * len(new)
         self.units += [0.0] * len(new)

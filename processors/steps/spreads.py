@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from processors.columns import Arrays
+from processors.columns import Arrays, wider
 from processors.steps.hours import Now
 from processors.steps.seasonal import Profile, beside
 
@@ -63,8 +63,8 @@ class Spreads:
     def grow(self, width: int) -> None:
         """Make room for `width` series."""
         more = width - self.present["pooled"].size
-        self.season = {name: np.pad(array, ((0, 0), (0, more))) for name, array in self.season.items()}
-        self.present = {name: np.pad(array, (0, more)) for name, array in self.present.items()}
+        self.season = {name: wider(array, more) for name, array in self.season.items()}
+        self.present = {name: wider(array, more) for name, array in self.present.items()}
 
     def leap(self, profile: Profile, now: Now) -> Floats:
         """How far the quarter before or the one after lies from this one, whichever is farther: nobody comes to the minute.

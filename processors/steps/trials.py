@@ -46,7 +46,7 @@ class Trial:
         """Series that came later have no past."""
         more = width - self.past.mean.size
         if more > 0:
-            self.past = Past(*(np.pad(column, (0, more)) for column in self.past))
+            self.past = Past(*(columns.wider(one, more) for one in self.past))
             self.since, self.lately = self.since.grown(more), self.lately.grown(more)
 
     def add(self, ledger: Ledger, look: Look) -> None:
