@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from processors.steps import proof
 from processors.steps.contrast import BATCHES_MIN, Contrast, Margin, Question, Since, contrast, groups_of
 from processors.steps.correlator.tables import kind_of
 from processors.steps.ledger import Ledger
-from processors.steps.outcomes import speaks
+from processors.steps.outcomes import speaking
 from processors.steps.rivals import KINDS, Rival, Rivals, reached
 from processors.steps.trials import Head, Trial, follows, imagine, returns, takes_back
 from processors.steps.verdicts import advice, evidence, row_text, sufferers, summary
@@ -357,12 +356,7 @@ def unit(record: Record) -> str | None:
         return ""
     if isinstance(record, Signal):
         return "" if kind_of(record.cause) in KINDS else None
-    return "" if isinstance(record, Scrape) and _tells(record.series) else None
-
-
-@lru_cache(maxsize=10_000)
-def _tells(layout: str) -> bool:
-    return any(map(speaks, layout.split("\n")))
+    return "" if isinstance(record, Scrape) and speaking(record.series) else None
 
 
 def pack(state: State) -> Parts:

@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processors import columns
-from processors.steps.outcomes import FAILS_OF, Slot, slot_of, speaks
+from processors.steps.outcomes import FAILS_OF, Slot, slot_of, speaking
 from processors.steps.seasonal import Profile, hour_of_week
+from processors.values import values_of
 from schemas.calendar import MINUTE_MS, Calendar
 from schemas.metrics import Departure, Kind, describe
 from schemas.records import Scrape
@@ -50,6 +51,18 @@ class Look(NamedTuple):
     since_ms: Floats
 
 
+class Held(NamedTuple):
+    """What a layout holds: the places of its columns that speak, their slots, and of these the gauges with their `least`."""
+
+    places: Places
+    slots: Places
+    at: Places | slice
+    """The slots as the cheapest index: new series get slots in a row."""
+    is_gauge: NDArray[np.bool_]
+    gauges: Places
+    least: Floats
+
+
 class Past(NamedTuple):
     """What was before a moment: mean (of counts: rate a second), weight (looks, or seconds), variance of one unit of weight."""
 
@@ -76,45 +89,56 @@ class Ledger:
     hour: int = -1
     slots: list[Slot] = field(default_factory=list)
     _index: dict[tuple[str, str, str | None], int] = field(default_factory=dict)
-    _layouts: dict[tuple[str, str], tuple[list[int], Places]] = field(default_factory=dict)
+    _layouts: dict[tuple[str, str], Held] = field(default_factory=dict)
     is_count: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     least: Floats = field(default_factory=lambda: np.zeros(0))
     settle_ms: Floats = field(default_factory=lambda: np.zeros(0))
     sign: Floats = field(default_factory=lambda: np.zeros(0))
     kin: Places = field(default_factory=lambda: np.zeros(0, np.intp))
-    serves: Places = field(default_factory=lambda: np.zeros(0, np.intp))
-    fails_of: Places = field(default_factory=lambda: np.zeros(0, np.intp))
+    _kinds: dict[str, int] = field(default_factory=dict)
+    _served: tuple[Places, Places] | None = None
 
     def __post_init__(self) -> None:
-        self._describe()
+        self._describe(self.keys)
 
     def look(self, scrape: Scrape, tenant: str | None) -> Look | None:
         """Take in a scrape; None when nothing in it was measured. `tenant` is whom the resource serves alone."""
-        places, slots = self._layout(scrape, tenant)
-        if not places:
+        held = self._layout(scrape, tenant)
+        if not held.slots.size:
             return None
-        raw = np.array([scrape.values[place] for place in places], np.float64)
-        arrays = self.arrays
-        since_ms, before = arrays["last_ms"][slots], arrays["last"][slots]
+        arrays, slots, at = self.arrays, held.slots, held.at
+        raw, since_ms, before = (
+            values_of(scrape)[held.places],
+            arrays["last_ms"].take(slots),
+            arrays["last"].take(slots),
+        )
         elapsed_s = (scrape.time_ms - since_ms) / 1000
-        is_count, started = self.is_count[slots], scrape.start_time_ms if scrape.start_time_ms is not None else -1
-        steady = (since_ms > 0) & (raw >= before) & (elapsed_s > 0) & (elapsed_s * 1000 <= GAP_MS)
-        steady &= self.starts_ms.get(scrape.resource + scrape.system, started) == started
         # A scrape that is not newer than the last counts nothing.
-        measured = ~np.isnan(raw) & np.where(is_count, steady, elapsed_s > 0)
-        level = np.log(np.maximum(np.where(is_count, 0.0, raw), 0.0) + self.least[slots])
-        amounts = np.where(is_count, raw - before, level)[measured]
-        weights = np.where(is_count, elapsed_s, 1.0)[measured]
-        newer = ~np.isnan(raw) & (elapsed_s > 0)
-        arrays["last"][slots[newer]] = raw[newer]
-        arrays["last_ms"][slots[newer]] = scrape.time_ms
-        self.starts_ms[scrape.resource + scrape.system] = started
-        if not measured.any():
+        newer = (elapsed_s > 0) & ~np.isnan(raw)
+        steady = (since_ms > 0) & (raw >= before) & (elapsed_s <= GAP_MS / 1000)
+        counter, started = scrape.resource + scrape.system, -1 if scrape.start_time_ms is None else scrape.start_time_ms
+        if self.starts_ms.get(counter, started) != started:
+            steady[:] = False
+        self.starts_ms[counter] = started
+        measured = newer & (steady | held.is_gauge)
+        amounts, weights = raw - before, elapsed_s
+        if held.gauges.size:
+            levels = np.maximum(raw.take(held.gauges), 0.0) + held.least
+            amounts[held.gauges], weights[held.gauges] = np.log(levels), 1.0
+        if np.count_nonzero(newer) == newer.size:
+            arrays["last"][at], arrays["last_ms"][at] = raw, scrape.time_ms
+        else:
+            arrays["last"][slots[newer]] = raw[newer]
+            arrays["last_ms"][slots[newer]] = scrape.time_ms
+        number = np.count_nonzero(measured)
+        if not number:
             return None
-        chosen = slots[measured]
-        arrays["amount"][chosen] += amounts
-        arrays["weight"][chosen] += weights
-        return Look(chosen, amounts, weights, since_ms[measured])
+        if number < measured.size:
+            at = slots = slots[measured]
+            amounts, weights, since_ms = amounts[measured], weights[measured], since_ms[measured]
+        arrays["amount"][at] += amounts
+        arrays["weight"][at] += weights
+        return Look(slots, amounts, weights, since_ms)
 
     def turn(self, at_ms: int, calendar: Calendar) -> None:
         """Close the batch, the ten minutes and the hour that are over at `at_ms`."""
@@ -165,8 +189,9 @@ class Ledger:
     def matters(self, past: Past) -> Floats:
         """The smallest excess that matters: `least`, and of failures a share of what is done if that is less."""
         # Place 0 gathers what serves nothing that fails.
-        done = np.bincount(self.serves + 1, weights=past.mean, minlength=self.fails_of.size + 2)[self.fails_of + 1]
-        return np.where(self.fails_of >= 0, np.minimum(self.least, np.maximum(MATTERS_SHARE * done, 1e-6)), self.least)
+        serves, fails_of = self._serving()
+        done = np.bincount(serves + 1, weights=past.mean, minlength=fails_of.size + 2)[fails_of + 1]
+        return np.where(fails_of >= 0, np.minimum(self.least, np.maximum(MATTERS_SHARE * done, 1e-6)), self.least)
 
     def _close_batch(self, end_ms: int) -> None:
         arrays, ring = self.arrays, self.ring
@@ -249,47 +274,68 @@ class Ledger:
         # A series that never moved is not known to the last digit: a twentieth, one look in a batch.
         return np.maximum(past.unit_variance, 0.05**2)
 
-    def _layout(self, scrape: Scrape, tenant: str | None) -> tuple[list[int], Places]:
+    def _layout(self, scrape: Scrape, tenant: str | None) -> Held:
         key = (scrape.resource, scrape.series)
         known = self._layouts.get(key)
         if known is None:
             if len(self._layouts) >= LAYOUTS_MAX:
                 self._layouts.clear()
-            places = [place for place, one in enumerate(split(scrape.series)) if speaks(one)]
-            every = split(scrape.series)
+            every, places = split(scrape.series), speaking(scrape.series)
             keys = [(scrape.resource, every[place], tenant) for place in places]
             new = [one for one in keys if one not in self._index][: SLOTS_MAX - len(self.keys)]
             if new:
                 self._extend(new)
             kept = [(place, self._index[one]) for place, one in zip(places, keys, strict=True) if one in self._index]
-            known = [place for place, _ in kept], np.array([slot for _, slot in kept], np.intp)
-            self._layouts[key] = known
+            known = self._layouts[key] = self._held(kept)
         return known
+
+    def _held(self, kept: list[tuple[int, int]]) -> Held:
+        """`kept` are places in the layout with their slots."""
+        places, slots = (np.array([one[column] for one in kept], np.intp) for column in (0, 1))
+        first, width = int(slots[0]) if kept else 0, len(kept)
+        in_a_row = bool((slots == np.arange(first, first + width)).all())
+        gauges = np.flatnonzero(~self.is_count[slots])
+        return Held(
+            places,
+            slots,
+            slice(first, first + width) if in_a_row else slots,
+            ~self.is_count[slots],
+            gauges,
+            self.least[slots[gauges]],
+        )
 
     def _extend(self, keys: list[tuple[str, str, str | None]]) -> None:
         more = len(keys)
         self.keys += keys
-        self.arrays = {name: np.pad(array, (0, more)) for name, array in self.arrays.items()}
+        self.arrays = {name: columns.wider(array, more) for name, array in self.arrays.items()}
         self.arrays["before_noise"][-more:] = -1
-        self.ring = {name: np.pad(array, ((0, 0), (0, more))) for name, array in self.ring.items()}
+        self.ring = {name: columns.wider(array, more) for name, array in self.ring.items()}
         self.profile.grow(len(self.keys))
-        self._describe()
+        self._describe(keys)
 
-    def _describe(self) -> None:
-        self._index = {key: slot for slot, key in enumerate(self.keys)}
-        self.slots = [slot_of(*key) for key in self.keys]
-        metrics = [describe(slot.series.name) for slot in self.slots]
-        self.is_count = np.array([metric.kind is Kind.SUM for metric in metrics], bool)
-        self.sign = np.array([-1.0 if metric.bad is Departure.DOWN else 1.0 for metric in metrics])
-        self.least = np.array([slot.outcome.least for slot in self.slots])
-        self.settle_ms = np.array([slot.outcome.settle_s * 1000 for slot in self.slots])
-        served = {(slot.series.name, slot.tenant) for slot in self.slots if slot.series.name in FAILS_OF.values()}
-        places = {key: place for place, key in enumerate(sorted(served, key=str))}
-        self.serves = np.array([places.get((slot.series.name, slot.tenant), -1) for slot in self.slots], np.intp)
-        wanted = [(FAILS_OF.get(slot.series.name, ""), slot.tenant) for slot in self.slots]
-        self.fails_of = np.array([places.get(key, -1) for key in wanted], np.intp)
-        kinds = {name: place for place, name in enumerate(dict.fromkeys(slot.kin for slot in self.slots))}
-        self.kin = np.array([kinds[slot.kin] for slot in self.slots], np.intp)
+    def _describe(self, keys: list[tuple[str, str, str | None]]) -> None:
+        """What is known of new slots."""
+        self._index.update({key: slot for slot, key in enumerate(keys, len(self.slots))})
+        new = [slot_of(*key) for key in keys]
+        self.slots += new
+        self._served = None
+        metrics = [describe(slot.series.name) for slot in new]
+        kinds = [self._kinds.setdefault(slot.kin, len(self._kinds)) for slot in new]
+        self.kin = np.append(self.kin, np.array(kinds, np.intp))
+        self.is_count = np.append(self.is_count, np.array([metric.kind is Kind.SUM for metric in metrics], bool))
+        self.sign = np.append(self.sign, [-1.0 if metric.bad is Departure.DOWN else 1.0 for metric in metrics])
+        self.least = np.append(self.least, [slot.outcome.least for slot in new])
+        self.settle_ms = np.append(self.settle_ms, [slot.outcome.settle_s * 1000 for slot in new])
+
+    def _serving(self) -> tuple[Places, Places]:
+        """By slot the number of what it does, and of what it is a failure of; -1 for neither."""
+        if self._served is None:
+            served = {(slot.series.name, slot.tenant) for slot in self.slots if slot.series.name in FAILS_OF.values()}
+            places = {key: place for place, key in enumerate(sorted(served, key=str))}
+            serves = [places.get((slot.series.name, slot.tenant), -1) for slot in self.slots]
+            fails_of = [places.get((FAILS_OF.get(slot.series.name, ""), slot.tenant), -1) for slot in self.slots]
+            self._served = np.array(serves, np.intp), np.array(fails_of, np.intp)
+        return self._served
 
     def pack(self) -> dict[str, bytes]:
         """As parts; what changes once a minute and once an hour by itself."""

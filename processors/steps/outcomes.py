@@ -5,10 +5,11 @@ A series that can tell of a change has a slot. What came of it is kept in the `l
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from schemas.records import ChangeKind
-from schemas.series import Series, identity, parse
+from schemas.series import Series, identity, parse, split
 
 
 class Outcome(NamedTuple):
@@ -97,8 +98,20 @@ def speaks(series: str) -> bool:
     return of("erp.document.state") in ENDS and of("http.response.status_class") in SERVED
 
 
+@lru_cache(maxsize=1_000)
+def speaking(layout: str) -> tuple[int, ...]:
+    """Places of the series of a layout that can tell of a change."""
+    return tuple(place for place, one in enumerate(split(layout)) if speaks(one))
+
+
+@lru_cache(maxsize=10_000)
+def _kin(text: str) -> str:
+    """What the same series of other tenants has in common with it."""
+    name, attributes = parse(text)
+    return identity(name, {key: value for key, value in attributes.items() if key != "tenant.id"})
+
+
 def slot_of(resource: str, text: str, tenant: str | None) -> Slot:
     """The slot of a series that a resource tells; `tenant` is whom the resource serves alone."""
     series = parse(text)
-    alike = {name: value for name, value in series.attributes.items() if name != "tenant.id"}
-    return Slot(resource, series, OUTCOMES[series.name], series.tenant or tenant, identity(series.name, alike))
+    return Slot(resource, series, OUTCOMES[series.name], series.tenant or tenant, _kin(text))
