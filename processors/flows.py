@@ -6,16 +6,13 @@ are one a channel. `gate` is the gauge of what waits for it: while nothing waits
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from operator import itemgetter
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from schemas.records import Scrape
 from schemas.series import Series, identity, parse, split
 
 Floats = NDArray[np.float64]
@@ -112,12 +109,6 @@ class Layout:
     streams: list[Stream] = field(default_factory=list)
     stream_of: list[int] = field(default_factory=list)
     gates: list[tuple[int, str]] = field(default_factory=list)
-    get: Callable[[Any], Any] = itemgetter(0, 0)
-
-    def values(self, scrape: Scrape) -> Floats:
-        """The counts; NaN where they were not measured."""
-        found = self.get(scrape.values)
-        return np.array(found if len(self.places) > 1 else (found,), dtype=np.float64)
 
 
 _BY_METRIC: dict[str, list[int]] = {}
@@ -148,8 +139,6 @@ def _read(text: str) -> Layout:
             layout.places.append(place)
             layout.stream_of.append(index[stream.name])
         layout.gates += [(place, name) for name in _gated(series)]
-    if layout.places:
-        layout.get = itemgetter(*layout.places)
     return layout
 
 

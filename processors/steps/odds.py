@@ -17,6 +17,7 @@ import numpy as np
 from processors import columns
 from processors.steps.seasonal import Floats
 from processors.steps.silences import Clock, Flags, State
+from processors.which import Which, both, only, which
 
 HOUR_MS = 3_600_000
 CLUMP_LOOKS = 200  # over which clumps are remembered
@@ -71,50 +72,61 @@ def weigh(
     """Add up what speaks for a stop and what against it; learn how busy the day is while nothing does."""
     arrays = state.arrays
     # What came between two looks came in open time only if both were in it.
-    works, arrays["worked"] = clock.works & (arrays["worked"] > 0), clock.works.astype(np.int8)
+    works, now = which(clock.works & (arrays["worked"] > 0)), clock.works
+    np.copyto(arrays["worked"], now)
     if not elapsed_ms:
         return
     something = measured & (came > 0)
+    seen = which(measured)
     # What is usual is learned whenever it is open; what waited at both looks was to be expected between them.
-    awaited = ~clock.needs_gate | (arrays["waited_ms"] > 0) & (arrays["waits"] == 1)
-    awaited &= arrays["spared_ms"] <= 0
-    arrays["spared_ms"] = np.maximum(arrays["spared_ms"] - elapsed_ms, 0.0)
-    open_ms = np.where(measured & works, float(elapsed_ms), 0.0)
-    looked = measured & works & awaited
-    looked_ms = np.where(looked, float(elapsed_ms), 0.0)
+    is_open = both(seen, works)
+    looked = both(is_open, _awaited(arrays, clock))
+    if np.count_nonzero(arrays["spared_ms"]):
+        arrays["spared_ms"] = np.maximum(arrays["spared_ms"] - elapsed_ms, 0.0)
+    open_ms, looked_ms = (only(flags, float(elapsed_ms)) for flags in (is_open, looked))
     level = _level(arrays)
-    due, told = _rate(arrays, clock, level) * looked_ms, arrays["told"] > 0
-    events = np.where(measured, came, 0.0)
+    due = _rate(arrays, clock, level) * looked_ms
+    told = arrays["told"] > 0 if np.count_nonzero(arrays["told"]) else None
+    events = only(seen, came)
     arrays["due"] += due
-    arrays["came"] += np.where(looked, came, 0.0)
-    arrays["waited_ms"] = np.where(arrays["waits"] == 1, arrays["waited_ms"] + elapsed_ms, 0.0)
-    rise = odds.gain * due - odds.loss * events
+    arrays["came"] += only(looked, came)
+    if np.count_nonzero(waits := arrays["waits"] == 1) or np.count_nonzero(arrays["waited_ms"]):
+        arrays["waited_ms"] = np.where(waits, arrays["waited_ms"] + elapsed_ms, 0.0)
     # Bounded, so that the end is seen within a few events.
-    most = 1.25 * np.where(told, clock.least, clock.limit)
-    missed = arrays["missed"] = np.clip(arrays["missed"] + rise, 0.0, most)
-    low = missed > 0
-    was_low_ms = arrays["low_ms"]
+    most = 1.25 * (clock.limit if told is None else np.where(told, clock.least, clock.limit))
+    missed = arrays["missed"] + (odds.gain * due - odds.loss * events)
+    missed = arrays["missed"] = np.minimum(np.maximum(missed, 0.0), most)
+    low, was_low_ms = missed > 0, arrays["low_ms"]
     for name, more in (("low_ms", looked_ms), ("low_usual", odds.caution * due), ("low_came", events)):
         arrays[name] = np.where(low, arrays[name] + more, 0.0)
     silent_ms = arrays["silent_ms"] + looked_ms
-    is_open = open_ms > 0
-    _learn_hour(arrays, events, open_ms, np.where(something | ~looked, 0.0, silent_ms))
-    _learn_level(state, clock, events, open_ms, is_open & something & (missed <= most / 4))
-    _learn_clumps(
-        odds,
-        arrays,
-        np.where(looked & clock.known & (missed <= most / 2), clock.usual * level * elapsed_ms, 0.0),
-        events,
-    )
     arrays["silent_ms"] = np.where(something, 0.0, silent_ms)
+    _learn_hour(arrays, only(is_open, events), open_ms, only(looked, arrays["silent_ms"]))
+    teaches = something & (missed <= most / 4)
+    _learn_level(state, clock, events, open_ms, something, teaches if is_open is True else teaches & is_open)
+    if np.count_nonzero(clock.known):
+        calm = both(looked, clock.known & (missed <= most / 2))
+        _learn_clumps(odds, arrays, only(calm, clock.usual * level * elapsed_ms), events)
     # When people come to work the clock begins at nought; a silence that was told goes on until enough comes.
-    for name in ("missed", "low_ms", "low_usual", "low_came", "silent_ms", "since_usual"):
-        arrays[name][~works & ~told] = 0.0
+    if works is not True:
+        begins = ~works if told is None else ~works & ~told
+        for name in ("missed", "low_ms", "low_usual", "low_came", "silent_ms", "since_usual"):
+            arrays[name][begins] = 0.0
     gone = arrays["silent_ms"] > forget_ms
-    arrays["told"][(missed < clock.least / 2) | gone] = 0
-    for slot in np.flatnonzero(told & (arrays["told"] == 0) & ~gone).tolist():
-        _spare_what_follows(state, slot, was_low_ms)
-    arrays["seen"] = np.where(gone, 0, arrays["seen"] + something).astype(np.uint32)
+    arrays["seen"] += something
+    arrays["seen"][gone] = 0
+    if told is not None:
+        arrays["told"][(missed < clock.least / 2) | gone] = 0
+        for slot in np.flatnonzero(told & (arrays["told"] == 0) & ~gone).tolist():
+            _spare_what_follows(state, slot, was_low_ms)
+
+
+def _awaited(arrays: columns.Arrays, clock: Clock) -> Which:
+    """The streams of which something is to be expected now: nothing of what is spared, nor where nothing waits that has to."""
+    awaited: Which = True
+    if np.count_nonzero(clock.needs_gate):
+        awaited = ~clock.needs_gate | (arrays["waited_ms"] > 0) & (arrays["waits"] == 1)
+    return both(awaited, arrays["spared_ms"] <= 0) if np.count_nonzero(arrays["spared_ms"]) else awaited
 
 
 def _spare_what_follows(state: State, slot: int, low_ms: Floats) -> None:
@@ -137,21 +149,27 @@ def _level(arrays: columns.Arrays) -> Floats:
 
 def _rate(arrays: columns.Arrays, clock: Clock, level: Floats) -> Floats:
     """Events a ms that are to be expected: on a quiet day fewer; of an hour not known yet as many as came of late."""
+    known = np.count_nonzero(clock.known)
+    foreseen: Floats = clock.usual * np.minimum(level, 1.0)
+    if known == level.size:
+        return foreseen
     time_ms = arrays["time_ms"]
     recent = np.divide(arrays["arrivals"], time_ms, out=np.zeros_like(level), where=time_ms > 0)
-    return np.where(clock.known, clock.usual * np.minimum(level, 1.0), recent)
+    return np.where(clock.known, foreseen, recent) if known else recent
 
 
-def _learn_hour(arrays: columns.Arrays, events: Floats, open_ms: Floats, silent_ms: Floats) -> None:
+def _learn_hour(arrays: columns.Arrays, events: Floats, open_ms: Floats | float, silent_ms: Floats) -> None:
     """What the present hour brings, and its longest silence while something was to be expected."""
-    arrays["hour_sum"] += np.where(open_ms > 0, events, 0.0)
+    arrays["hour_sum"] += events
     arrays["hour_ms"] += open_ms
     arrays["worst"] = np.maximum(arrays["worst"], arrays["missed"])
     within = np.minimum(silent_ms, arrays["hour_ms"])  # what was silent before belongs to the hours before
     arrays["worst_ms"] = np.maximum(arrays["worst_ms"], within)
 
 
-def _learn_level(state: State, clock: Clock, events: Floats, open_ms: Floats, teaches: Flags) -> None:
+def _learn_level(
+    state: State, clock: Clock, events: Floats, open_ms: Floats | float, something: Flags, teaches: Flags
+) -> None:
     """The level of the day: that of the last twenty looks that brought something, two minutes at least.
 
     Rare looks bring hundreds of events, and twenty of them are half a day, in which the level has changed: an hour that has
@@ -160,13 +178,14 @@ def _learn_level(state: State, clock: Clock, events: Floats, open_ms: Floats, te
     arrays = state.arrays
     arrays["since_usual"] += clock.usual * open_ms
     arrays["since_ms"] += open_ms
-    since_ms, usual = arrays["since_ms"], np.where(clock.known, arrays["since_usual"], events)
-    enough = np.minimum(since_ms / HOUR_MS, events / (LEVEL_LOOKS * state.clumps()))
-    keep = np.where(teaches, np.exp(-np.minimum(since_ms / LEVEL_MS, np.maximum(1 / LEVEL_LOOKS, enough))), 1.0)
-    for name, more in (("arrivals", events), ("usual", usual), ("time_ms", since_ms)):
-        arrays[name] = arrays[name] * keep + np.where(teaches, more, 0.0)
+    if np.count_nonzero(teaches):
+        since_ms, usual = arrays["since_ms"], np.where(clock.known, arrays["since_usual"], events)
+        enough = np.minimum(since_ms / HOUR_MS, events / (LEVEL_LOOKS * state.clumps()))
+        keep = np.exp(-np.minimum(since_ms / LEVEL_MS, np.maximum(1 / LEVEL_LOOKS, enough)))
+        for name, more in (("arrivals", events), ("usual", usual), ("time_ms", since_ms)):
+            np.copyto(arrays[name], arrays[name] * keep + more, where=teaches)
     for name in ("since_usual", "since_ms"):
-        arrays[name][events > 0] = 0.0
+        np.copyto(arrays[name], 0.0, where=something)
 
 
 def _learn_clumps(odds: Odds, arrays: columns.Arrays, due: Floats, events: Floats) -> None:
@@ -175,6 +194,8 @@ def _learn_clumps(odds: Odds, arrays: columns.Arrays, due: Floats, events: Float
     Only looks at which few were due tell: the more, the more it is the rate that scatters.
     """
     counts = (due > 0) & (due <= CLUMP_DUE_MAX)
+    if not np.count_nonzero(counts):
+        return
     scatter = (events - due) ** 2 - ((1 - odds.caution) * due) ** 2
     for name, more in (("scatter", scatter), ("scatter_of", due)):
-        arrays[name] = arrays[name] * np.where(counts, 1 - 1 / CLUMP_LOOKS, 1.0) + np.where(counts, more, 0.0)
+        np.copyto(arrays[name], arrays[name] * (1 - 1 / CLUMP_LOOKS) + more, where=counts)

@@ -7,7 +7,7 @@ week stands by itself (`season`), since it changes once an hour.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from processors.episodes import Episodes
 from processors.flows import FLOWS, Layout, Stream
 from processors.step import Parts
 from processors.steps.seasonal import HOURS, Floats
+from processors.values import values_of
 from schemas.records import Scrape
 
 Flags = NDArray[np.bool_]
@@ -71,6 +72,18 @@ class Clock:
     limit: Floats
 
 
+class Places(NamedTuple):
+    """Where a layout's columns stand in the state."""
+
+    layout: Layout
+    columns: NDArray[np.intp]  # that are counted
+    series: NDArray[np.intp]  # of those
+    streams: NDArray[np.intp]  # of those, the first at 1
+    gates: NDArray[np.intp]  # columns of what waits
+    gated: NDArray[np.intp]  # and the streams that it waits for
+    leave_some: Flags  # by stream
+
+
 @dataclass
 class State:
     """The flows of one resource. `last` is by series, the other arrays by stream, the season by hour of the week."""
@@ -89,28 +102,34 @@ class State:
     last_ms: int = -1
     start_ms: int = -1
     episodes: Episodes = field(default_factory=Episodes)
-    places: tuple[Layout, Any, Any] | None = None
+    places: Places | None = None
     clock: tuple[int, Clock] | None = None
 
     def changes(self, scrape: Scrape, layout: Layout, streams_max: int) -> tuple[Floats, Flags]:
         """Events by stream since the last look, and which streams were measured. A fall or a new start is a reset."""
-        series_at, stream_at = self._places(layout, streams_max)
-        values = layout.values(scrape)
+        places = self._places(layout, streams_max)
+        values = values_of(scrape)[places.columns]
         started = scrape.start_time_ms if scrape.start_time_ms is not None else -1
-        change = values - self.last[series_at]
-        counted = (change >= 0) & (started == self.start_ms)
+        change = values - self.last[places.series]
+        counted = change >= 0
+        if started != self.start_ms:
+            counted[:] = False
         # Streams beyond the bound stand at -1: they fall into a place before the first, which is cut off.
         width = len(self.streams) + 1
-        came = np.bincount(stream_at + 1, np.where(counted, change, 0.0), width)[1:].astype(np.float64)
-        measured = np.bincount(stream_at + 1, counted, width)[1:] > 0
-        known = ~np.isnan(values)
-        self.last[series_at[known]] = values[known]
+        came = np.bincount(places.streams, np.where(counted, change, 0.0), width)[1:].astype(np.float64, copy=False)
+        measured = np.bincount(places.streams, counted, width)[1:] > 0
+        missing = np.isnan(values)
+        if np.count_nonzero(missing):
+            self.last[places.series[~missing]] = values[~missing]
+        else:
+            self.last[places.series] = values
         self.start_ms = started
-        self._take_gates(scrape, layout, came)
+        if layout.gates:
+            self._take_gates(places, values_of(scrape), came)
         return came, measured
 
-    def _places(self, layout: Layout, streams_max: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        if self.places is None or self.places[0] is not layout:
+    def _places(self, layout: Layout, streams_max: int) -> Places:
+        if self.places is None or self.places.layout is not layout:
             series = {name: place for place, name in enumerate(self.series)}
             for name in layout.identities:
                 series.setdefault(name, len(series))
@@ -121,44 +140,40 @@ class State:
                     self.streams.append(one)
             self.series = list(series)
             self._grow()
-            places = [
-                (series[name], streams.get(layout.streams[of].name, 0))
-                for name, of in zip(layout.identities, layout.stream_of, strict=True)
-            ]
-            at = np.array(places, np.intp)
-            self.places = (layout, at[:, 0], at[:, 1])
-        return self.places[1], self.places[2]
+            self.places = Places(
+                layout,
+                np.array(layout.places, np.intp),
+                np.array([series[name] for name in layout.identities], np.intp),
+                np.array([streams.get(layout.streams[of].name, -1) + 1 for of in layout.stream_of], np.intp),
+                np.array([place for place, name in layout.gates if name in streams], np.intp),
+                np.array([streams[name] for _, name in layout.gates if name in streams], np.intp),
+                np.array([FLOWS[one.flow].leaves_some for one in self.streams], bool),
+            )
+        return self.places
 
     def _grow(self) -> None:
-        self.last = np.pad(self.last, (0, len(self.series) - self.last.size), constant_values=np.nan)
+        self.last = columns.wider(self.last, len(self.series) - self.last.size, np.nan)
         more = len(self.streams) - self.arrays["seen"].size
         if more:
             empty = {"hour": -1, "waits": -1, "left": np.nan}
-            self.arrays = {
-                name: np.pad(one, (0, more), constant_values=empty.get(name, 0)) for name, one in self.arrays.items()
-            }
+            self.arrays = {name: columns.wider(one, more, empty.get(name, 0)) for name, one in self.arrays.items()}
             for table in (self.season, self.rings):
-                table.update({name: np.pad(one, ((0, 0), (0, more))) for name, one in table.items()})
+                table.update({name: columns.wider(one, more) for name, one in table.items()})
             self.clock = None
 
-    def _take_gates(self, scrape: Scrape, layout: Layout, came: Floats) -> None:
+    def _take_gates(self, places: Places, values: Floats, came: Floats) -> None:
         """Whether work is seen to wait for a stream.
 
         Some of it may wait for good, as a picking does that lacks its goods. Where that is so, work waits while there is
         more of it than the stream has left lying since it last moved.
         """
-        if not layout.gates:
-            return
-        waits: dict[str, float] = {}
-        for place, name in layout.gates:
-            value = scrape.values[place]
-            if value is not None:
-                waits[name] = waits.get(name, 0.0) + value
-        arrays = self.arrays
-        now = np.array([waits.get(one.name, np.nan) for one in self.streams])
+        waiting, width, arrays = values[places.gates], len(self.streams), self.arrays
+        told = ~np.isnan(waiting)
+        now = np.bincount(places.gated, np.where(told, waiting, 0.0), width).astype(np.float64, copy=False)
+        now[np.bincount(places.gated, told, width) == 0] = np.nan
         arrays["left"] = np.where(came > 0, now, np.fmin(arrays["left"], now))
-        for_good = np.array([FLOWS[one.flow].leaves_some for one in self.streams], bool)
-        arrays["waits"] = np.where(np.isnan(now), -1, now > np.where(for_good, arrays["left"], 0.0)).astype(np.int8)
+        most = np.where(places.leave_some, arrays["left"], 0.0)
+        arrays["waits"] = np.where(np.isnan(now), -1, now > most).astype(np.int8)
 
     def clumps(self) -> Floats:
         """By stream: events that come at once; one until it is known better."""
