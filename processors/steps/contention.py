@@ -13,12 +13,13 @@ take in place of cycles per instruction; average active sessions as the measure 
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from operator import itemgetter
+from typing import NamedTuple
 
 import numpy as np
 from pydantic import Field
 
-from processors import columns
 from processors.demands import (
     OUTCOME_FLOORS,
     OUTCOMES,
@@ -29,15 +30,17 @@ from processors.demands import (
     shares,
 )  # fmt: skip
 from processors.step import About, Findings, Item, Step, StepConfig
+from processors.steps.following import Following, learn, of_the_others, rates, rise_of_all_others, smooth
 from processors.steps.neighbours import Judged, Suffering, finding, pressed
 from processors.steps.pools import Flags, Pool, State, grow, pack, places_of, sums_at, unpack, values_at
+from processors.which import Which, only, present
 from schemas.calendar import MINUTE_MS
 from schemas.records import Evidence, Phase, Record, Scrape, Signal
 
 JOURNEYS = "process.delayed:"
 STRAINS = ("host.cpu:", "host.pressure:", "storage:", "postgresql.connections:")
 """Causes that say that what is shared has left its usual band."""
-LEAST = np.finfo(float).min
+TENTHS = 0.1 * OUTCOME_FLOORS
 
 
 TOLD_TEACHES = 0.1
@@ -63,6 +66,11 @@ class Config(StepConfig):
     stale_ms: int = Field(3_600_000, gt=0, description="What was measured longer ago says nothing, ms.")
     tenants_max: int = Field(500, ge=2, description="Tenants that are followed; others are left out.")
 
+    @cached_property
+    def following(self) -> Following:
+        """How the usual is followed."""
+        return Following(self.follow_ms, self.learn)
+
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     """Take in a look at what is shared, at how tenants fare, or that documents are stuck."""
@@ -83,8 +91,8 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     for name, own in ((scrape.resource, layout.own), (f"{scrape.system} of all", layout.of_cell)):
         if own.places:
             pool = state.pools.get(name) or state.pools.setdefault(name, Pool())
-            _take(config, state, pool, scrape, layout, own)
-            found += _judge(config, state, name, pool, scrape)
+            taken = _take(config, state, pool, scrape, layout, own)
+            found += _judge(config, state, name, pool, scrape, taken)
     return state, found
 
 
@@ -104,83 +112,57 @@ def _fare(config: Config, state: State, scrape: Scrape, own: Columns) -> None:
     where = places_of(config.tenants_max, state, state.where, own, range(len(OUTCOMES)))
     grid = state.outcomes
     grow(grid, len(state.tenants))
-    values = np.full(grid["now"].shape, np.nan)
     if where.twice:
+        values = np.full(where.shape, np.nan)
         np.fmax.at(values.reshape(-1), where.flat, values_at(where, own, scrape))
     else:
-        values.reshape(-1)[where.flat] = values_at(where, own, scrape)
-    measured = ~np.isnan(values)
-    if not measured.any():
+        values = sums_at(where, own, scrape)
+    measured = present(values)
+    if measured is not True and not np.count_nonzero(measured):
         return
-    grid["now"][measured & (scrape.time_ms - grid["at_ms"] > config.stale_ms)] = np.nan
-    _smooth(grid["now"], values, measured)
-    taught = measured if not state.episodes.open else np.zeros_like(measured)
-    _learn(config, grid, taught, values, grid["usual"], OUTCOME_FLOORS, scrape.time_ms)
-    grid["at_ms"][measured] = scrape.time_ms
+    stale = scrape.time_ms - grid["at_ms"] > config.stale_ms
+    if np.count_nonzero(stale):
+        grid["now"][measured & stale] = np.nan
+    smooth(grid["now"], values, measured)
+    taught = measured if not state.episodes.open else np.zeros(where.shape, bool)
+    learn(config.following, grid, taught, values, grid["usual"], TENTHS, scrape.time_ms - grid["at_ms"])
+    np.copyto(grid["at_ms"], scrape.time_ms, where=measured)
 
 
-def _smooth(now: Floats, values: Floats, measured: Flags) -> None:
-    """Halfway from what was to what is; what is where nothing was."""
-    middle = 0.5 * (now + values)
-    np.copyto(middle, values, where=np.isnan(middle))
-    np.copyto(now, middle, where=measured)
+class Taken(NamedTuple):
+    """What a look showed of a pool, by demand and tenant."""
+
+    latest: Floats  # not smoothed
+    fresh: Which  # where it is known
+    at_ms: Floats | float  # when it was measured last
+    elapsed_ms: Floats | float  # since it was measured before
 
 
-def _learn(
-    config: Config,
-    grid: columns.Arrays,
-    measured: Flags,
-    values: Floats,
-    base: Floats,
-    floors: Floats,
-    time_ms: int,
-    share: Floats | float = 1.0,
-) -> None:
-    """Follow the usual and its spread from `base`. What departs from it by far teaches as much as three spreads.
-
-    `share` is how much of that is learned.
-    """
-    seen, usual, spread = grid["seen"], grid["usual"], grid["spread"]
-    elapsed = np.minimum(time_ms - grid["at_ms"], 10 * config.follow_ms)
-    weight = np.maximum(1 / (seen + 1.0), 1 - np.exp(elapsed / -config.follow_ms)) * measured * share
-    error = np.where(measured, values - base, 0.0)
-    reach = 3 * spread + 0.1 * floors
-    taught = np.minimum(np.maximum(error, -reach), reach)
-    young, has_spread = seen < config.learn, weight
-    if np.count_nonzero(young):
-        np.copyto(taught, error, where=young)
-        has_spread = (seen > 0) * weight
-    usual += weight * (base - usual + taught)
-    # 1.25 mean absolute deviations are a standard deviation of normal noise; the first value says nothing of it.
-    spread += has_spread * (1.25 * np.abs(taught) - spread)
-    seen += measured
-
-
-def _take(config: Config, state: State, pool: Pool, scrape: Scrape, layout: Layout, own: Columns) -> None:
+def _take(config: Config, state: State, pool: Pool, scrape: Scrape, layout: Layout, own: Columns) -> Taken:
     """What each tenant takes now: rates of sums, halfway smoothed, less the sessions that only wait for locks."""
     if id(own) not in pool.where:
         pool.admit(own.rows)
     sums = sums_at(places_of(config.tenants_max, state, pool.where, own, pool.rows), own, scrape)
-    grow(pool.grid, len(state.tenants))
-    grow(pool.beside, len(state.tenants))
+    if sums.shape != pool.whole:
+        grow(pool.grid, len(state.tenants))
+        grow(pool.beside, len(state.tenants))
     _take_waits(config, state, pool, scrape, layout.waits)
-    grid, measured = pool.grid, ~np.isnan(sums)
+    grid, measured, was_whole = pool.grid, present(sums), pool.whole == sums.shape
     mark = [layout.mark, scrape.start_time_ms or 0]
     steady = pool.marks.get(scrape.resource) == mark
     pool.marks[scrape.resource] = mark
-    now = np.where(pool.is_sum, np.nan, sums)
-    if steady:
-        elapsed_s = (scrape.time_ms - grid["at_ms"]) / 1000
-        change = sums - grid["last"]
-        rated = pool.is_sum & (change >= 0) & (elapsed_s > 0) & (elapsed_s <= 3_600)
-        np.divide(change, elapsed_s, out=now, where=rated)
+    elapsed_ms = float(scrape.time_ms - pool.last_ms) if was_whole else scrape.time_ms - grid["at_ms"]
+    latest = np.where(pool.is_sum, rates(sums - grid["last"], elapsed_ms / 1000) if steady else np.nan, sums)
     if pool.waiting.size:
-        now[pool.waiting] = np.maximum(now[pool.waiting] - pool.beside["waiting"], 0.0)
-    fresh = ~np.isnan(now)
-    _smooth(grid["now"], now, fresh)
+        latest[pool.waiting] = np.maximum(latest[pool.waiting] - pool.beside["waiting"], 0.0)
+    fresh = present(latest)
+    smooth(grid["now"], latest, fresh)
     np.copyto(grid["last"], sums, where=measured)
-    grid["latest"], grid["fresh"] = now, fresh
-    grid["time_ms"] = np.where(measured, float(scrape.time_ms), grid["at_ms"])
+    pool.whole = ()
+    if measured is True and (was_whole or fresh is True or not np.count_nonzero(np.isnan(grid["now"]))):
+        pool.whole = sums.shape
+    at_ms = float(scrape.time_ms) if measured is True else np.where(measured, float(scrape.time_ms), grid["at_ms"])
+    return Taken(latest, fresh, at_ms, elapsed_ms)
 
 
 def _take_waits(config: Config, state: State, pool: Pool, scrape: Scrape, waits: Columns) -> None:
@@ -188,112 +170,92 @@ def _take_waits(config: Config, state: State, pool: Pool, scrape: Scrape, waits:
         return
     waiting = np.fmax(sums_at(places_of(config.tenants_max, state, state.where, waits, (0,)), waits, scrape)[0], 0.0)
     pool.beside["waiting"] += 0.5 * (waiting - pool.beside["waiting"])
-    pool.beside["waited_ms"] = np.where(waiting > 0, float(scrape.time_ms), pool.beside["waited_ms"])
+    np.copyto(pool.beside["waited_ms"], scrape.time_ms, where=waiting > 0)
 
 
-def _judge(config: Config, state: State, name: str, pool: Pool, scrape: Scrape) -> Findings:
-    grid, fresh = pool.grid, pool.grid.pop("fresh")
+def _judge(config: Config, state: State, name: str, pool: Pool, scrape: Scrape, taken: Taken) -> Findings:
+    grid, fresh, usual, now = pool.grid, taken.fresh, pool.grid["usual"], pool.grid["now"]
     # Of what a whole cell shares, each look tells of one tenant; the others are as they were last seen.
-    known = ~np.isnan(grid["now"]) & (scrape.time_ms - grid["time_ms"] <= config.stale_ms)
-    together = np.maximum(_of_the_others(grid["now"], grid["usual"], known, pool.floors), 1.0)
-    expected = grid["usual"] * together * _loads(config, state, scrape.time_ms)
-    excess = np.where(fresh, np.maximum(grid["now"] - expected, 0.0), 0.0)
-    over = fresh & _is_over(config, pool, expected, excess, together, known, scrape.time_ms)
+    known: Which = True
+    if not pool.whole:
+        known = ~np.isnan(now) & (scrape.time_ms - taken.at_ms <= config.stale_ms)
+    together = np.maximum(of_the_others(now, usual, known, pool.tenths), 1.0)
+    expected = usual * together
+    if (loads := _loads(config, state, scrape.time_ms)) is not None:
+        expected *= loads
+    excess = only(fresh, np.maximum(now - expected, 0.0))
+    over = _is_over(config, pool, taken, Against(expected, excess, together, known), scrape.time_ms)
     hot, is_loud = grid["hot"], bool(np.count_nonzero(over))
-    if has_news := is_loud or bool(np.count_nonzero(hot)):
+    was_hot = bool(np.count_nonzero(hot))
+    if is_loud or was_hot:
         np.copyto(hot, np.where(over, np.minimum(hot + 1, 4), np.maximum(hot - 1, 0)), where=fresh)
     times = _slowness(config, state, scrape.time_ms)
-    _correlate(config, pool, (excess / pool.floors).max(axis=0), times, scrape.time_ms)
-    judged = Judged(expected, excess, times)
-    found = _tell(config, state, name, pool, scrape, judged) if has_news else []
-    base = np.where(over, grid["usual"], expected) if is_loud else expected
+    _correlate(config, state, pool, np.maximum.reduce(excess / pool.floors), times, scrape.time_ms)
+    found = _tell(config, state, name, pool, scrape, Judged(expected, excess, times)) if is_loud or was_hot else []
+    base = np.where(over, usual, expected) if is_loud else expected
     told = [f"tenant.load:{tenant} {name}" in state.episodes.open for tenant in state.tenants] if is_loud else []
-    share = np.where(over & np.array(told), TOLD_TEACHES, 1.0) if any(told) else 1.0
-    _learn(config, grid, fresh, grid["now"], base, pool.floors, scrape.time_ms, share)
-    grid["at_ms"] = grid.pop("time_ms")
+    share = np.where(over & np.array(told), TOLD_TEACHES, 1.0) if any(told) else None
+    learn(config.following, grid, fresh, now, base, pool.tenths, taken.elapsed_ms, share)
+    grid["at_ms"][:] = taken.at_ms
     pool.last_ms = scrape.time_ms
     return found
 
 
-def _is_over(
-    config: Config, pool: Pool, expected: Floats, excess: Floats, together: Floats, known: Flags, time_ms: int
-) -> Flags:
+class Against(NamedTuple):
+    """What a pool is held against, by demand and tenant: what is to be expected, what is taken beyond it, and the others."""
+
+    expected: Floats
+    excess: Floats
+    together: Floats  # what has become of the others' usual, as a factor
+    known: Which
+
+
+def _is_over(config: Config, pool: Pool, taken: Taken, against: Against, time_ms: int) -> Flags:
     """Which demands are loud now. A demand of time must have grown more, unless one of work has grown with it."""
     grid, beside, now = pool.grid, pool.beside, pool.grid["now"]
-    latest, loud = grid.pop("latest"), excess > pool.floors
+    expected, excess, together, known = against
+    loud: Flags = excess > pool.floors
     if not np.count_nonzero(loud):
         return loud
-    loud &= (now > config.times_usual * expected) & (latest > expected) & (grid["seen"] >= config.learn)
+    loud &= (now > config.times_usual * expected) & (taken.latest > expected) & (grid["seen"] >= config.learn)
+    if taken.fresh is not True:
+        loud &= taken.fresh
     if not np.count_nonzero(loud):
         return loud
-    # Who is alone has no neighbours.
-    loud &= known.sum(axis=1, keepdims=True) >= 2
     # What is counted at an instant scatters by its root at least (halfway smoothing leaves a third of the variance),
     # and what is measured scatters more when there is more of it.
     loud &= excess > config.spreads * np.sqrt(
         (grid["spread"] * together) ** 2 + np.where(pool.is_sum, 0.0, expected / 3)
     )
-    rise = np.where(known, np.maximum(now - grid["usual"], 0.0), 0.0)
+    # Who is alone has no neighbours.
+    loud &= now.shape[1] >= 2 if known is True else np.add.reduce(known, 1, keepdims=True) >= 2
+    if not np.count_nonzero(loud):
+        return loud
+    rise = only(known, np.maximum(now - grid["usual"], 0.0))
     loud &= rise >= config.share * rise.sum(axis=1, keepdims=True)
     works = (loud & pool.is_work).any(axis=0)
     waited = (beside["waited_ms"] >= 0) & (time_ms - beside["waited_ms"] < config.after_wait_ms)
-    shared = grid["usual"] * _rise_of_all_others(now, grid["usual"], known, pool.floors)
+    shared = grid["usual"] * rise_of_all_others(now, grid["usual"], known, pool.floors)
     loud &= pool.is_work | works | (now > config.times_alone * np.maximum(expected, shared))
     loud &= ~(pool.less_waits & waited)
     return loud
 
 
-def _rise_of_all_others(now: Floats, usual: Floats, known: Flags, floors: Floats) -> Floats:
-    """The same of time, hardly damped and with none left out: slow storage makes the time of all grow alike.
-
-    So the one that takes most of it is no neighbour for being the largest, however little the others take.
-    """
-    now, usual = np.where(known, now, 0.0), np.where(known, usual, 0.0)
-    rest_now, rest_usual = now.sum(axis=1, keepdims=True) - now, usual.sum(axis=1, keepdims=True) - usual
-    rise: Floats = (rest_now + 0.01 * floors) / (rest_usual + 0.01 * floors)
-    return rise
-
-
-def _of_the_others(now: Floats, usual: Floats, known: Flags, floors: Floats) -> Floats:
-    """By demand and tenant what has become of the others' usual, as a factor.
-
-    Of four or more, the one of them that rose most is left out: two may be loud at once.
-    """
-    rise = now - usual
-    if np.count_nonzero(known) < known.size:
-        rise = np.where(known, rise, LEAST)
-        now, usual = np.where(known, now, 0.0), np.where(known, usual, 0.0)
-    all_now, all_usual = now.sum(axis=1, keepdims=True), usual.sum(axis=1, keepdims=True)
-    rest_now, rest_usual = all_now - now, all_usual - usual
-    rows, width = now.shape
-    if width >= 4:
-        starts = np.arange(0, rows * width, width)
-        first = starts + rise.argmax(axis=1)
-        rise.put(first, -np.inf)
-        second = starts + rise.argmax(axis=1)
-        for rest, values in ((rest_now, now), (rest_usual, usual)):
-            of_first = rest.take(first) - values.take(second)
-            rest -= values.take(first)[:, None]
-            rest.put(first, of_first)
-    rest_now += 0.1 * floors
-    rest_usual += 0.1 * floors
-    together: Floats = np.maximum(rest_now, 0.0) / np.maximum(rest_usual, 1e-9)
-    return together
-
-
-def _loads(config: Config, state: State, time_ms: int) -> Floats:
-    """By tenant, what its calendar expects in multiples of the usual; calendars know nothing finer than minutes."""
+def _loads(config: Config, state: State, time_ms: int) -> Floats | None:
+    """By tenant, what its calendar expects in multiples of the usual, None when it is that; read once a minute."""
     minute = time_ms // MINUTE_MS
-    if state.loads is None or state.loads[0] != minute or state.loads[1].size != len(state.tenants):
-        loads = [max(config.calendar(tenant).at(time_ms).load, 1.0) for tenant in state.tenants]
-        state.loads = (minute, np.array(loads))
-    return state.loads[1]
+    if state.loads is None or state.loads[:2] != (minute, len(state.tenants)):
+        loads = np.array([max(config.calendar(tenant).at(time_ms).load, 1.0) for tenant in state.tenants])
+        state.loads = minute, len(state.tenants), loads if (loads != 1.0).any() else None
+    return state.loads[2]
 
 
 def _slowness(config: Config, state: State, time_ms: int) -> Floats:
     """By outcome and tenant, how many times as long as usual it waits; NaN if unknown."""
     grid = state.outcomes
     grow(grid, len(state.tenants))
+    if not np.count_nonzero(grid["seen"]):
+        return np.full(grid["seen"].shape, np.nan)
     known = (grid["seen"] >= config.learn) & (time_ms - grid["at_ms"] <= config.stale_ms)
     return np.where(known, (grid["now"] + OUTCOME_FLOORS) / (grid["usual"] + OUTCOME_FLOORS), np.nan)
 
@@ -306,18 +268,22 @@ def _felt(config: Config, state: State, times: Floats) -> Flags:
     return felt
 
 
-def _correlate(config: Config, pool: Pool, strain: Floats, times: Floats, time_ms: int) -> None:
+def _correlate(config: Config, state: State, pool: Pool, strain: Floats, times: Floats, time_ms: int) -> None:
     """Follow how each tenant's load goes with each other's slowness. While somebody is loud the means stand still."""
-    slow = np.log(np.where(np.isnan(times), 1.0, times).max(axis=0))
-    beside = pool.beside
+    beside, is_calm = pool.beside, not np.count_nonzero(pool.grid["hot"])
     elapsed = time_ms - pool.last_ms if pool.last_ms >= 0 else 0
     weight = 1 - math.exp(-max(elapsed, 0) / config.correlate_ms)
-    off_strain, off_slow = strain - beside["strain"], slow - beside["slow"]
-    beside["both"] += weight * (off_strain[:, None] * off_slow - beside["both"])
+    off_strain = strain - beside["strain"]
     beside["strain_2"] += weight * (off_strain**2 - beside["strain_2"])
-    beside["slow_2"] += weight * (off_slow**2 - beside["slow_2"])
-    if not np.count_nonzero(pool.grid["hot"]):
+    if is_calm:
         beside["strain"] += weight * off_strain
+    if not np.count_nonzero(state.outcomes["seen"]):
+        return  # nobody's waiting was ever measured
+    slow = np.log(np.maximum.reduce(np.where(np.isnan(times), 1.0, times)))
+    off_slow = slow - beside["slow"]
+    beside["both"] += weight * (off_strain[:, None] * off_slow - beside["both"])
+    beside["slow_2"] += weight * (off_slow**2 - beside["slow_2"])
+    if is_calm:
         beside["slow"] += weight * off_slow
 
 

@@ -16,6 +16,7 @@ from processors import columns
 from processors.demands import DEMANDS, FLOORS, IS_SUM, IS_WORK, LESS_WAITS, OUTCOMES, Columns, Floats
 from processors.episodes import Episodes
 from processors.step import Parts
+from processors.values import values_of
 from schemas.records import Scrape
 
 WHERE_MAX = 256
@@ -57,6 +58,7 @@ class Where(NamedTuple):
     flat: NDArray[np.intp]
     empty: NDArray[np.intp]  # where no column stands
     twice: bool  # whether two columns stand in one place
+    column: NDArray[np.intp] | None  # of the scrape, by row and tenant, when each has one
 
 
 Places = dict[int, tuple[Columns, Where]]
@@ -71,10 +73,13 @@ class Pool:
     beside: columns.Arrays = field(default_factory=_beside)
     marks: dict[str, list[int]] = field(default_factory=dict)  # by resource: layout and start of its counters
     last_ms: int = -1
+    whole: tuple[int, ...] = ()
+    """Shape of the grid when all of it was measured at the last look and has a rate; of another shape it is not."""
     where: Places = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.floors, self.is_sum, self.is_work = FLOORS[self.rows], IS_SUM[self.rows], IS_WORK[self.rows]
+        self.floors, self.tenths = FLOORS[self.rows], 0.1 * FLOORS[self.rows]
+        self.is_sum, self.is_work = IS_SUM[self.rows], IS_WORK[self.rows]
         self.less_waits = LESS_WAITS[self.rows]
         self.waiting = np.flatnonzero(self.less_waits)
 
@@ -104,7 +109,7 @@ class State:
     victims: dict[str, list[str]] = field(default_factory=dict)  # those named, by cause
     episodes: Episodes = field(default_factory=Episodes)
     left_out: int = 0
-    loads: tuple[int, Floats] | None = None
+    loads: tuple[int, int, Floats | None] | None = None
     where: Places = field(default_factory=dict)
 
 
@@ -131,18 +136,22 @@ def _find(tenants_max: int, state: State, own: Columns, rows: Sequence[int]) -> 
     flat = (np.searchsorted(rows, own.rows) * width + slots)[known]
     times = np.bincount(flat, minlength=len(rows) * width)
     empty, twice = np.flatnonzero(times == 0), bool((times > 1).any())
-    return Where((len(rows), width), None if known.all() else known, flat, empty, twice)
+    shape, column = (len(rows), width), None
+    if known.all() and not empty.size and not twice:
+        column = np.array(own.places, np.intp)[np.argsort(flat)].reshape(shape)
+    return Where(shape, None if known.all() else known, flat, empty, twice, column)
 
 
 def grow(arrays: columns.Arrays, width: int) -> None:
     """Make room for tenants that have come."""
-    more = width - arrays[next(iter(arrays))].shape[-1]
+    more = width - next(iter(arrays.values())).shape[-1]
     if more <= 0:
         return
     for name, array in arrays.items():
         empty: float = {"last": np.nan, "now": np.nan, "at_ms": -1.0, "waited_ms": -1.0}.get(name, 0)
-        pads = ((0, more),) if array.ndim == 1 else ((0, more if name == "both" else 0), (0, more))
-        arrays[name] = np.pad(array, pads, constant_values=empty)
+        if name == "both":  # its rows are tenants, too
+            array = columns.wider(array.T, more).T
+        arrays[name] = columns.wider(array, more, empty)
 
 
 def values_at(where: Where, own: Columns, scrape: Scrape) -> Floats:
@@ -152,6 +161,8 @@ def values_at(where: Where, own: Columns, scrape: Scrape) -> Floats:
 
 def sums_at(where: Where, own: Columns, scrape: Scrape) -> Floats:
     """Values by row and tenant; NaN where nothing was measured."""
+    if where.column is not None:
+        return values_of(scrape)[where.column]
     rows, width = where.shape
     sums: Floats = np.bincount(where.flat, values_at(where, own, scrape), rows * width).astype(float, copy=False)
     if where.empty.size:
