@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
 from schemas.records import Phase, Record, Severity, Signal
 
 
-class Open(BaseModel):
+@dataclass(slots=True)
+class Open:
     """An episode that has not ended, as it was last told."""
 
     signal: Signal
@@ -65,6 +67,14 @@ class Episodes:
         known.seen_ms = time_ms
         return True
 
+    def all_old(self, time_ms: int, tell_every_ms: int = 30_000) -> bool:
+        """All that is open holds at `time_ms` as it was last told: whether that is no news of any."""
+        if any(time_ms - one.signal.time_ms >= tell_every_ms for one in self.open.values()):
+            return False
+        for one in self.open.values():
+            one.seen_ms = time_ms
+        return True
+
     def close(self, key: str, time_ms: int) -> list[Record]:
         """The condition is over; nothing when it was not open."""
         known = self.open.pop(key, None)
@@ -85,7 +95,8 @@ class Episodes:
 
     def dump(self) -> dict[str, Any]:
         """As JSON says it."""
-        return {key: one.model_dump(mode="json") for key, one in self.open.items()}
+        data: dict[str, Any] = _OPEN.dump_python(self.open, mode="json")
+        return data
 
     @classmethod
     def load(cls, data: dict[str, Any]) -> Episodes:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +22,7 @@ from processors.episodes import Episodes
 from processors.flows import Floats
 from processors.partners import partner_of
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
+from processors.values import values_of
 from schemas.records import Evidence, Record, Scrape, Severity
 from schemas.series import parse, split
 
@@ -76,21 +76,32 @@ class State:
     last_ms: int = -1
     episodes: Episodes = field(default_factory=Episodes)
     places: Places | None = None
+    ill: tuple[bytes, list[Ill]] = (b"", [])
+    """What is wrong as it was last told, and which channels were ill and busy; it stays so while they are."""
 
 
 @dataclass(slots=True)
 class Layout:
-    """Places of the counters in a layout, done and failed by channel."""
+    """Places of the counters in a layout, done (first row) and failed by channel."""
 
     channels: list[Channel]
-    get: itemgetter[Any]
+    places: NDArray[np.intp]
+
+
+class Ill(NamedTuple):
+    """A cause, the channels that speak for it and whose they are."""
+
+    cause: str
+    slots: list[int]
+    tenants: tuple[str, ...]
 
 
 class Places(NamedTuple):
-    """Where the channels of a layout stand in the state, and whose each channel of the state is, as a number."""
+    """By channel of the state: its columns in a layout, done and failed, where it has none, and whose it is, as a number."""
 
     layout: Layout
-    slots: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    absent: NDArray[np.intp]
     owners: NDArray[np.intp]
 
 
@@ -110,16 +121,19 @@ def _ended(state: State, scrape: Scrape, layout: Layout) -> Floats:
     """Jobs done (first row) and failed by channel since the last look; 0 where that was not measured."""
     places = _places(state, layout)
     arrays = state.arrays
-    now = np.full((2, len(state.channels)), np.nan)
-    now[:, places.slots] = np.array(layout.get(scrape.values), dtype=np.float64).reshape(2, -1)
-    started = scrape.start_time_ms if scrape.start_time_ms is not None else -1
-    ended = now.copy()
+    now = values_of(scrape)[places.columns]
+    now[:, places.absent] = np.nan
+    known, ended = ~np.isnan(now), np.empty_like(now)
     for row, name in enumerate(("done", "failed")):
-        ended[row] -= arrays[name]
-        np.copyto(arrays[name], now[row], where=~np.isnan(now[row]))
-    counted = (ended >= 0).all(axis=0) & (started == state.start_ms)
+        np.subtract(now[row], arrays[name], out=ended[row])
+        np.copyto(arrays[name], now[row], where=known[row])
+    started = scrape.start_time_ms if scrape.start_time_ms is not None else -1
+    if started != state.start_ms:
+        ended[:] = np.nan
     state.start_ms = started
-    ended[:, ~counted] = 0.0
+    counted = ended >= 0
+    if np.count_nonzero(counted) < counted.size:
+        ended[:, ~(counted[0] & counted[1])] = 0.0
     return ended
 
 
@@ -128,14 +142,16 @@ def _places(state: State, layout: Layout) -> Places:
         new = [one for one in layout.channels if one not in state.channels]
         if new:
             state.channels += new
-            state.arrays = {name: np.pad(one, (0, len(new))) for name, one in state.arrays.items()}
+            state.arrays = {name: columns.wider(one, len(new)) for name, one in state.arrays.items()}
             for name in ("done", "failed"):
                 state.arrays[name][-len(new) :] = np.nan
-        slots = {channel: slot for slot, channel in enumerate(state.channels)}
+        here = {channel: place for place, channel in enumerate(layout.channels)}
+        at = np.array([here.get(one, -1) for one in state.channels], np.intp)
         owners = {tenant: number for number, tenant in enumerate(dict.fromkeys(one.tenant for one in state.channels))}
         state.places = Places(
             layout,
-            np.array([slots[one] for one in layout.channels], np.intp),
+            layout.places[:, at],
+            np.flatnonzero(at < 0),
             np.array([owners[one.tenant] for one in state.channels], np.intp),
         )
     return state.places
@@ -150,7 +166,7 @@ def _weigh(config: Config, state: State, done: Floats, failed: Floats, time_ms: 
     weight = arrays["weight"] + (failed * np.log(risen / usual) + done * np.log((1 - risen) / (1 - usual)))
     # Bounded, so that the end is seen soon after the last failure.
     weight = np.minimum(np.maximum(weight, 0.0), 1.5 * config.limit)
-    arrays["bad_ms"][failed > 0] = time_ms
+    np.copyto(arrays["bad_ms"], time_ms, where=failed > 0)
     weight[time_ms - arrays["bad_ms"] >= config.calm_ms] = 0.0
     arrays["weight"] = weight
     suspect = weight > 0
@@ -159,23 +175,28 @@ def _weigh(config: Config, state: State, done: Floats, failed: Floats, time_ms: 
     np.copyto(arrays["since_ms"], time_ms, where=~suspect)
     # What is usual is learned while it is calm.
     calm = weight < config.limit / 2
-    keep = np.exp(calm * ended / -config.memory)
-    arrays["jobs"] = arrays["jobs"] * keep + calm * ended
-    arrays["bad"] = arrays["bad"] * keep + calm * failed
+    if np.count_nonzero(calm):
+        keep = np.exp(calm * ended / -config.memory)
+        arrays["jobs"] = arrays["jobs"] * keep + calm * ended
+        arrays["bad"] = arrays["bad"] * keep + calm * failed
 
 
 def _judge(config: Config, state: State, scrape: Scrape) -> Findings:
     arrays = state.arrays
     over = (arrays["weight"] >= config.limit) & (arrays["failures"] >= config.failures)
-    if not over.any():
+    if not np.count_nonzero(over):
         if not state.episodes.open:
             return []
-        arrays["whole"][:] = 0.0
+        arrays["whole"][:], state.ill = 0.0, (b"", [])
         return state.episodes.close_others(set(), scrape.time_ms)
-    causes = _causes(state, over, scrape.resource)
-    found: Findings = []
-    for cause, slots in sorted(causes.items()):
-        tenants = sorted({tenant for slot in slots if (tenant := state.channels[slot].tenant)})
+    busy = arrays["jobs"] > 0
+    key = over.tobytes() + busy.tobytes()
+    if state.ill[0] != key:
+        state.ill = key, _causes(state, over, busy, scrape.resource)
+    elif state.episodes.all_old(scrape.time_ms):
+        return []
+    causes, found = state.ill[1], Findings()
+    for cause, slots, tenants in causes:
         if state.episodes.is_old(cause, scrape.time_ms, Severity.WARNING, cause, tenants):
             continue
         evidence = tuple(_evidence(state, slot, scrape.time_ms) for slot in slots[:10])
@@ -191,20 +212,28 @@ def _judge(config: Config, state: State, scrape: Scrape) -> Findings:
             score=float(1 - np.exp(-max(arrays["weight"][slots]) / 4)),
             summary=evidence[0].text,
             evidence=evidence,
-            tenants=tuple(tenants),
+            tenants=tenants,
         )
-    return found + state.episodes.close_others(set(causes), scrape.time_ms)
+    return found + state.episodes.close_others({one.cause for one in causes}, scrape.time_ms)
 
 
-def _causes(state: State, over: Flags, resource: str) -> dict[str, list[int]]:
+def _causes(state: State, over: Flags, busy: Flags, resource: str) -> list[Ill]:
+    """What is wrong, by cause."""
+    return [
+        Ill(cause, slots, tuple(sorted({tenant for slot in slots if (tenant := state.channels[slot].tenant)})))
+        for cause, slots in sorted(_slots_by_cause(state, over, busy, resource).items())
+    ]
+
+
+def _slots_by_cause(state: State, over: Flags, busy: Flags, resource: str) -> dict[str, list[int]]:
     """Channels by cause: most of a tenant's at once are the tenant's doing; one alone is its partner's, if it has one.
 
     What was the tenant's doing stays so when the others calm down first.
     """
     assert state.places  # a look has come
     owners = state.places.owners
-    ill, busy = np.bincount(owners, over), np.bincount(owners, state.arrays["jobs"] > 0)
-    most_ill = ((ill >= 2) & (2 * ill > busy))[owners]
+    ill_of, busy_of = np.bincount(owners, over), np.bincount(owners, busy)
+    most_ill = ((ill_of >= 2) & (2 * ill_of > busy_of))[owners]
     whole = over & (most_ill | (state.arrays["whole"] > 0))
     state.arrays["whole"] = whole.astype(np.float64)
     is_whole = whole.tolist()
@@ -250,7 +279,8 @@ def _read(text: str) -> Layout | None:
             channel = Channel(series.tenant, series.attributes.get(CHANNEL, "root"))
             places.setdefault(channel, {})[series.name] = place
     both = [channel for channel, names in places.items() if DONE in names and FAILED in names]
-    return Layout(both, itemgetter(*[places[one][name] for name in (DONE, FAILED) for one in both])) if both else None
+    at = np.array([[places[one][name] for one in both] for name in (DONE, FAILED)], np.intp)
+    return Layout(both, at) if both else None
 
 
 def pack(state: State) -> Parts:
