@@ -514,6 +514,25 @@ def test_a_root_that_is_noticed_minutes_after_its_effects_takes_their_story_over
     assert only(told).started_ms == T0
 
 
+def test_who_seemed_to_suffer_from_sessions_behind_a_lock_does_not_suffer_from_the_lock() -> None:
+    lock = signal("postgresql.lock:acme", 0, resource="pg-eu1")
+    seems = signal("tenant.load:acme", 20, tenants=("borealis",), resource="pg-eu1")
+    assert only(fold(lock, seems)).tenants == ("acme",)
+    assert set(only(fold(lock, seems, signal("odoo.latency:borealis", 30), until_s=400)).tenants) == {
+        "acme",
+        "borealis",
+    }
+
+
+def test_workers_of_a_cell_of_one_tenant_are_that_tenants() -> None:
+    alone = Estate.model_validate({"cells": [{"name": "eu1", "tenants": [{"name": "acme"}]}]})
+    gone = signal("odoo.workers:workers-eu1", 0)
+    config = STEP.config(cell="eu1", estate=alone)
+    told = [one for one in folded(STEP, config, gone, until_ms=T0 + 60_000) if isinstance(one, Incident)]
+    assert only(told).tenants == ("acme",)
+    assert only(fold(gone)).tenants == ()
+
+
 def test_a_partner_takes_over_the_queues_of_tenants_that_have_not_named_it_yet() -> None:
     """Silence is seen of busy tenants first; a queue of another that has a cause of its own keeps it."""
     silent = signal("integration.silent:edi-hub", 300, tenant="acme", tenants=("acme",))

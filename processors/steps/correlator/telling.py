@@ -21,7 +21,7 @@ from processors.steps.correlator.ranking import CHANCE, Ranked, argue, rank
 from processors.steps.correlator.recovery import recovery
 from processors.steps.correlator.severity import forecast_ms, impact_of, severity_of
 from processors.steps.correlator.state import Node, State, Story, change_text
-from processors.steps.correlator.tables import EXPLAINED_BY, FELT, Urgency, kind_of
+from processors.steps.correlator.tables import EXPLAINED_BY, FELT, Reach, Urgency, kind_of, known
 from schemas.impact import Impact
 from schemas.records import Evidence, Incident, Inhibited, Phase, Recovery, Role, Severity, Signal
 
@@ -391,11 +391,7 @@ def _tenants(
     """Who suffers, by what was seen, worst first; then those whom the cause reaches by the map or the change."""
     counts: dict[str, float] = dict.fromkeys(before.tenants, 0.0) if before and before.causes[0].cause == cause else {}
     for signal in (one.signal for node in members for one in node.kept):
-        # Who only causes the load does not suffer from it.
-        sufferers = (
-            signal.tenants if kind_of(signal.cause) == "tenant.load" else filter(None, (signal.tenant, *signal.tenants))
-        )
-        for tenant in set(sufferers):
+        for tenant in _sufferers(state, cause, signal):
             counts[tenant] = counts.get(tenant, 0.0) + signal.score
     for tenant in _reached(config, state, cause):
         counts.setdefault(tenant, 0.0)
@@ -403,11 +399,26 @@ def _tenants(
     return tuple(sorted(awake, key=lambda tenant: (-counts[tenant], tenant)))
 
 
+def _sufferers(state: State, first: str, signal: Signal) -> set[str]:
+    """Whom a signal says to suffer. Who only causes the load does not.
+
+    Nor does anybody from what looks like load because a lock of that tenant, say, holds its sessions up: who waits for more
+    than his own is seen by himself.
+    """
+    if kind_of(signal.cause) != "tenant.load":
+        return {tenant for tenant in (signal.tenant, *signal.tenants) if tenant}
+    root = state.nodes.get(first)
+    only_looks = root is not None and root.is_limited and state.parents.get(signal.cause) == first
+    return set() if only_looks else set(signal.tenants)
+
+
 def _reached(config: Config, state: State, cause: str) -> Iterable[str]:
     """Tenants that a change was made to, or whose Odoo needs the resource that the cause names or weighs upon."""
     if cause in state.deeds:
         return state.deeds[cause].change.tenants or config.tenants()
     kind, _, culprit = cause.partition(":")
+    if len(config.tenants()) == 1 and known(kind).reach is Reach.TENANT:
+        return config.tenants()  # what is always some tenant's is the only one's
     node = state.nodes.get(cause)
     resource = min(node.resources, default="") if node and kind == "tenant.load" else culprit
     return [tenant for tenant in config.topology.served_by(resource) if tenant != culprit]
