@@ -7,8 +7,8 @@ catalogue calls bad, by more than the departure that can matter, twice in a row,
 cause make one signal. Learning is winsorized, so an incident does not become the new normal.
 
 A time of day that was never seen may bring several times the level so far, and after nothing anything: a series without
-a past has no usual morning. While a declared window closes a business nothing is judged, nor right after it, when what
-was held up is made good.
+a past has no usual morning, and one that was only seen at rest no usual work. While a declared window closes a business
+nothing is judged, nor right after it, when what was held up is made good.
 
 Sources: seasonal profile, see `seasonal`; exponentially weighted mean and variance after West (1979); winsorized
 updating after Gelper, Fried & Croux (2010), Robust forecasting with exponential and Holt-Winters smoothing.
@@ -28,7 +28,7 @@ from processors.steps.hours import Now
 from processors.steps.levels import State, pack, unpack
 from processors.steps.seasonal import Floats
 from processors.steps.slots import Slots
-from processors.steps.usual import Usual, close
+from processors.steps.usual import Usual, close, has_level
 from processors.values import values_of
 from schemas.metrics import Kind, describe
 from schemas.records import Evidence, Record, Scrape, Severity
@@ -271,7 +271,7 @@ def _judged(config: Config, state: State, seen: Look) -> NDArray[np.bool_]:
     if state.seen_least < config.warm_up:
         judged = judged & (state.arrays["seen"] >= config.warm_up)
     if seen.fresh is not None:
-        judged = judged & (~seen.fresh | _has_level(state))
+        judged = judged & (~seen.fresh | has_level(state.profile, state.spreads))
     return judged if state.odd == 0 else np.zeros_like(judged)
 
 
@@ -315,7 +315,7 @@ def _learn(config: Config, state: State, look: Look) -> None:
         measured = measured & (look.load == 1.0)  # a campaign or a holiday teaches nothing about ordinary days
     young = arrays["seen"] < config.warm_up if state.seen_least < config.warm_up else None
     if fresh is not None:  # nothing is known of this time of day: what comes is followed
-        unsure = fresh & ~_has_level(state)
+        unsure = fresh & ~has_level(state.profile, state.spreads)
         young = unsure if young is None else young | unsure
     error = whole = _where(measured, look.error)
     if not look.is_near or look.load is not None:
@@ -347,12 +347,6 @@ def _learn(config: Config, state: State, look: Look) -> None:
     state.spreads.add(left, measured)
     taught = look.expected + error
     state.profile.add(taught if young is None else np.where(young, look.observed, taught), measured)
-
-
-def _has_level(state: State) -> NDArray[np.bool_]:
-    """Series that keep clear of zero, so that multiples of their level mean something."""
-    level = state.profile.long_run
-    return level * level > state.spreads.pooled
 
 
 def unit(record: Record) -> str | None:

@@ -83,6 +83,15 @@ class Profile:
         """On how many days of its kind the hour was seen, by series."""
         return self._usual(hour)[1]
 
+    def lived(self, hour: Hour) -> Flags:
+        """Series that were seen at this time of day on a day of the hour's kind or on a working day."""
+        of_its_kind: Flags = self.days(hour) > 0
+        if self.kinds is None:
+            return of_its_kind
+        seen = self.weeks.reshape(7, 24, self.sum.size)[:, np.mod(hour, 24), np.arange(self.sum.size)] > 0
+        on_working_days: Flags = np.any(seen & (self.kinds > 0), axis=0)
+        return of_its_kind | on_working_days
+
     def _usual(self, hour: Hour) -> tuple[Floats, NDArray[np.intp]]:
         key = np.asarray(hour, np.int16).tobytes()
         if key not in self._read:

@@ -26,8 +26,13 @@ class Usual:
         self.leap = leap * leap / 4  # what lies between this quarter and the next may come in either
         self._strays = self._spread > 0  # where it is known how far
         self._always_strays, self.ever_strays = bool(self._strays.all()), bool(self._strays.any())
-        self._unknown = None if known.all() else ~known
-        self._count = profile.count
+        self._unknown: Flags | None = None
+        if not known.all():
+            self._unknown = ~known
+            # Nights and rests tell nothing of work: until a working day has had this time of day, nothing is usual at nought.
+            self._unlived = ~profile.lived(now.hour) & ~has_level(profile, spreads)
+            self._begins = ~profile.weeks.any(axis=0)
+        self._count, self._profile, self._spreads = profile.count, profile, spreads
 
     def expected(self, away: Floats | float) -> Floats:
         """By series, so far `away` from the middle of the hour (in hours)."""
@@ -45,14 +50,30 @@ class Usual:
         return known if self._always_strays else np.where(self._strays, known, unknown)
 
     def fresh(self, enough: int) -> Flags | None:
-        """Series that were never seen at this time of day, neither before nor `enough` now; None: none is."""
+        """Series that were never seen at this time of day, neither before nor `enough` now; None: none is.
+
+        Of a series without a level nothing is enough as long as no working day has had this time of day.
+        """
         if self._unknown is None:
             return None
-        fresh = self._unknown & (self._count < enough)
+        unlived = self._unlived & ~(self._begins & self._has_level_now()) if self._unlived.any() else self._unlived
+        fresh = self._unknown & (unlived | (self._count < enough))
         if not np.count_nonzero(fresh):
             self._unknown = None  # counts only grow until the hour is over
             return None
         return fresh
+
+    def _has_level_now(self) -> Flags:
+        """Series that keep clear of zero in the present hour: all that is known in the first one."""
+        squares: Floats = self._spreads.present["squares"]
+        clear: Flags = self._profile.sum**2 > squares * self._count
+        return clear
+
+
+def has_level(profile: Profile, spreads: Spreads) -> Flags:
+    """Series that keep clear of zero, so that multiples of their level mean something."""
+    flags: Flags = profile.long_run * profile.long_run > spreads.pooled
+    return flags
 
 
 def close(arrays: Arrays, profile: Profile, spreads: Spreads, now: Now) -> None:

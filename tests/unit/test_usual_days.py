@@ -17,7 +17,7 @@ from schemas.estate import Estate
 from schemas.records import Phase, Scrape, Signal
 
 MONDAY = datetime(2026, 9, 7, tzinfo=UTC)
-STEP = timedelta(minutes=5)
+STEP, DAY = timedelta(minutes=5), timedelta(days=1)
 THAT_DAY = date(2026, 9, 22)  # a Tuesday, two weeks later
 ACME = {"name": "acme", "calendar": "berlin"}
 SHIFT = {"opens": "07:00", "closes": "17:00"}
@@ -32,17 +32,17 @@ def estate(**calendar: object) -> Estate:
 
 
 def opened(
-    days: float, series: str, values: Values, start: datetime = MONDAY, **calendar: object
+    days: float, series: str, values: Values, start: datetime = MONDAY, step: timedelta = STEP, **calendar: object
 ) -> list[tuple[datetime, str]]:
-    """(local time, cause) of what opens while one series is looked at every five minutes from a Monday on."""
+    """(local time, cause) of what opens while one series is looked at, every five minutes from a Monday on."""
     config, state, rng = (
         baseline.Config(cell="eu1", estate=estate(**calendar)),
         baseline.STEP.fresh(),
         np.random.default_rng(3),
     )
     out = []
-    for at in range(int(days * 288)):
-        local = (start + at * STEP).astimezone(ZoneInfo("Europe/Berlin"))
+    for at in range(int(days * DAY / step)):
+        local = (start + at * step).astimezone(ZoneInfo("Europe/Berlin"))
         time_ms = round(local.timestamp() * 1000)
         scrape = Scrape.of(
             {series: values(local, rng)}, cell="eu1", resource="odoo-acme", system="odoo", time_ms=time_ms
@@ -94,6 +94,23 @@ def test_what_was_always_there_and_falls_is_told_on_the_first_day() -> None:
         return float(local.hour < 12)
 
     assert [(at.hour, cause) for at, cause in opened(0.6, "odoo.health.up", up)] == [(12, "odoo.web:odoo-acme")]
+
+
+@pytest.mark.parametrize("rest_days", [0, 2])
+def test_what_only_nights_and_rests_have_shown_has_no_usual_work(rest_days: int) -> None:
+    """Not a single document waits before the first shift; then one does now and then, for ten minutes."""
+    age = WAITING.replace("count", "age.max")
+
+    def waits(local: datetime, _: np.random.Generator) -> float:
+        at_work = local.weekday() < 5 and 7 <= local.hour < 17
+        return 60.0 * max(local.minute - 40, 0) if at_work and local.minute < 50 else 0.0
+
+    def stands(local: datetime, rng: np.random.Generator) -> float:
+        return waits(local, rng) + 36_000 * (local.weekday() == 1 and local.hour == 15)
+
+    start, step = MONDAY - timedelta(days=rest_days), timedelta(minutes=1)
+    assert opened(rest_days + 1, age, waits, start, step) == []
+    assert [at.hour for at, _ in opened(rest_days + 1.7, age, stands, start, step)] == [15]
 
 
 @pytest.mark.parametrize("ends", ["2026-09-22T12:30:00+02:00", None])
