@@ -102,7 +102,7 @@ def _compare_all(config: Config, state: State, scrape: Scrape) -> Look:
     fresh = usual.fresh(config.warm_up)
     scale = _scale(state, error, expected, usual_noise, fresh, usual)
     load = state.slots.weeks(config).load(scrape.time_ms)
-    beyond = error if load is None else _within(error, expected, load)
+    beyond = error if load is None else _within(error, expected, state.slots.floor, load)
     distance = _where(measured, beyond / scale)
     height = np.abs(distance)
     is_near = not np.count_nonzero(height > 0.99 * alarms.EDGE)
@@ -205,9 +205,13 @@ def _variance(state: State, usual_noise: Floats, usual: Usual) -> Floats:
     return usual.or_else(variance, noise)
 
 
-def _within(error: Floats, expected: Floats, load: Floats) -> Floats:
-    """Distance from the stretch between the usual and the load that the calendar expects; none while it is closed."""
-    room = np.abs(expected) * (np.maximum(load, 1.0) * 1.5 - 1.0)
+def _within(error: Floats, expected: Floats, floor: Floats, load: Floats) -> Floats:
+    """Distance from the stretch between the usual and the load that the calendar expects; none while it is closed.
+
+    What may stray by a floor in vain on an ordinary day may by as many as the load brings: most of a peak waits where
+    usually nothing does.
+    """
+    room = (np.abs(expected) + floor) * (np.maximum(load, 1.0) * 1.5 - 1.0)
     return np.where(np.isnan(load), 0.0, np.sign(error) * np.maximum(np.abs(error) - room, 0.0))
 
 

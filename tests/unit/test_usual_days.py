@@ -125,6 +125,18 @@ def test_what_a_declared_window_held_up_is_made_good_in_peace(ends: str | None) 
     assert told == [] if ends else [at.hour for at, _ in told] == [12]
 
 
+def test_a_declared_peak_may_make_wait_what_usually_does_not() -> None:
+    peak = {"name": "sale", "starts": "2026-09-22T09:00:00+02:00", "ends": "2026-09-22T17:00:00+02:00", "load": 2.5}
+
+    def waits(longest_s: float) -> Values:
+        return lambda local, _: longest_s * (local.date() == THAT_DAY and local.hour == 11)
+
+    age = 'odoo.queue_job.age.max{odoo.queue_job.channel="root",tenant.id="acme"}'
+    assert [at.hour for at, _ in opened(15.8, age, waits(70))] == [11]
+    assert opened(15.8, age, waits(70), campaigns=[peak]) == []
+    assert [at.hour for at, _ in opened(15.8, age, waits(700), campaigns=[peak])] == [11]
+
+
 def test_tenants_of_two_countries_have_their_own_weeks() -> None:
     """Clocks change in New York a week after Berlin's; days of work are each one's own."""
     north = Calendar.model_validate({"name": "ny", "time_zone": "America/New_York", "shifts": [SHIFT]})
