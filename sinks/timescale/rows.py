@@ -64,7 +64,7 @@ COLUMNS: dict[str, list[str]] = {
         ),
         "incidents": (
             "time source sequence cell id version phase started severity title causes tenants impact signals advice "
-            "roles"
+            "roles merged_into split_from flapping silenced recovery inhibited parts"
         ),
         "dead_letters": "time topic partition offset reason detail key headers payload rejected_by letter",
     }.items()
@@ -226,19 +226,25 @@ def _security(record: SecurityEvent, head: Row) -> tuple[str, list[Row]]:
 def _signal(record: Signal, head: Row) -> tuple[str, list[Row]]:
     what = (record.id, str(record.phase), record.detector, record.cause, record.resource, record.tenant)
     weight = (moment(record.started_ms), int(record.severity), record.score, record.summary, json(record.evidence))
-    impact = json(record.impact) if record.impact else None
     judged = (str(record.verdict) if record.verdict else None, moment(record.expected_ms))
     return "signals", [
-        clean((*head, record.cell, *what, *weight, list(record.tenants), impact, record.advice, *judged)),
+        clean(
+            (*head, record.cell, *what, *weight, list(record.tenants), _json_of(record.impact), record.advice, *judged)
+        ),
     ]
 
 
 def _incident(record: Incident, head: Row) -> tuple[str, list[Row]]:
     what = (record.id, record.version, str(record.phase), moment(record.started_ms), int(record.severity))
     story = (record.title, json(record.causes), list(record.tenants), json(record.impact), list(record.signals))
-    return "incidents", [
-        clean((*head, record.cell, *what, *story, record.advice, [role.value for role in record.roles]))
-    ]
+    roles = [role.value for role in record.roles]
+    others = (record.merged_into, record.split_from, record.flapping, _json_of(record.silenced))
+    course = (_json_of(record.recovery), json(record.inhibited), json(record.parts))
+    return "incidents", [clean((*head, record.cell, *what, *story, record.advice, roles, *others, *course))]
+
+
+def _json_of(value: BaseModel | None) -> str | None:
+    return None if value is None else json(value)
 
 
 _TABLES: dict[type, Callable[[Any, Row], tuple[str, Sequence[Row]]]] = {
