@@ -119,6 +119,12 @@ class Timescale:
                 await self._store(batch, refuse)
         except _BadRowsError as bad:
             await self._bisect(batch, refuse, bad)
+        except SinkUnavailable as away:
+            if isinstance(away.__cause__, asyncpg.InterfaceError) and self._connection is not None:
+                # It is of no use any more, though it may not know that it is closed.
+                self._connection.terminate()
+                self._connection = None
+            raise
 
     async def close(self) -> None:
         """End the upkeep and the connection."""

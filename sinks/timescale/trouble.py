@@ -37,6 +37,9 @@ MENDS: dict[str, str] = {
 RETRY_AFTER_S = {"40": 0.1, "55": 0.5, "57": 1.0}
 DATA_CLASSES = ("22", "23", "54")
 
+# What asyncpg says of a connection that went away amid an operation, besides that it is closed.
+LOST = ("is closed", "was closed", "another operation is")
+
 
 def unavailable(error: BaseException, database_url: str) -> SinkUnavailable | None:
     """The error as a system that is away, or None when it is something else."""
@@ -48,7 +51,7 @@ def unavailable(error: BaseException, database_url: str) -> SinkUnavailable | No
             return None
         return SinkUnavailable(NAME, f"{where}: {error} ({code})", MENDS[prefix], RETRY_AFTER_S.get(prefix[:2], 5.0))
     if isinstance(error, OSError | TimeoutError) or (
-        isinstance(error, asyncpg.InterfaceError) and "closed" in str(error)
+        isinstance(error, asyncpg.InterfaceError) and any(words in str(error) for words in LOST)
     ):
         return SinkUnavailable(NAME, f"{where}: {error or type(error).__name__}", MENDS["08"], 1.0)
     return None
