@@ -26,8 +26,8 @@ test: $(READY) ## Every test that fits in CI, on real servers; ARGS=tests/unit r
 ifdef ARGS
 	$(BIN)/pytest $(ARGS)
 else
-	$(BIN)/pytest --numprocesses logical --dist loadfile --ignore tests/integration
-	$(BIN)/pytest tests/integration
+	$(BIN)/pytest -m "not soak and not alone" --numprocesses logical --dist loadfile
+	$(BIN)/pytest -m "alone and not soak"
 endif
 
 check: $(READY) ## Lint, types, import contracts, generated files unchanged

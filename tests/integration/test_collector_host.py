@@ -95,7 +95,7 @@ async def test_a_disk_that_hangs_holds_one_thread_and_no_more() -> None:
         with pytest.raises(Unavailable, match="node-1: the reading of an earlier look still hangs"):
             await one.collect(now_ms(), None)
         answers.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while True:
                 try:
                     assert points(await one.collect(now_ms(), None))["system.uptime"]

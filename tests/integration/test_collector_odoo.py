@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -551,9 +552,11 @@ async def test_a_wrong_password_is_unavailable_with_the_mend_and_not_shown(acme:
     assert "wrong" not in str(raised.value)
 
 
-async def test_a_killed_connection_is_unavailable_and_made_anew(acme: Company) -> None:
-    await acme.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pilothouse'")
-    with pytest.raises(Unavailable):
+async def test_a_killed_connection_is_made_anew(acme: Company) -> None:
+    await acme.run(
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'pilothouse'"
+    )
+    with suppress(Unavailable):  # or it is known already that the connection is gone
         await acme.later()
     assert point(await acme.later(), "odoo.cron.active") == 0
 

@@ -340,7 +340,7 @@ async def test_a_server_that_closes_the_connection_is_asked_anew(database_url: s
     async with collector(database_url) as one:
         await one.collect(NOW_MS, None)
         await admin.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity "
             "WHERE application_name = 'pilothouse' AND datname = current_database()"
         )
         with suppress(Unavailable):  # or it is known already that the connection is gone

@@ -22,6 +22,8 @@ from pilothouse.settings import Settings
 from schemas.topics import INPUTS
 from tests.support.house import House, now_ms, running
 
+pytestmark = pytest.mark.alone
+
 VICTIMS = ("process", "sink", "ingest", "broker")
 LIMITS_S = {"process": 15.0, "sink": 15.0, "ingest": 15.0, "broker": 30.0}
 

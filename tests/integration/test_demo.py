@@ -13,6 +13,8 @@ import pytest
 
 from pilothouse.settings import Settings
 
+pytestmark = pytest.mark.alone
+
 
 async def played(settings: Settings, scenario: str, seconds: int, tmp_path: Path) -> dict[str, Any]:
     """Run `pilothouse demo`; gives its report, and fails with its last lines when there is none."""

@@ -32,7 +32,7 @@ from pilothouse.settings import from_env
 from schemas.records import Scrape
 from schemas.series import split
 
-LIMIT_S = 15.0
+LIMIT_S = 60.0
 LOCKED = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'"
 
 

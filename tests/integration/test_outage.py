@@ -11,6 +11,8 @@ from schemas.records import LogBatch
 from schemas.topics import LOGS
 from tests.support.house import House, running
 
+pytestmark = pytest.mark.alone
+
 PER_SECOND = 1_000
 INGEST_MIB = 200
 

@@ -486,7 +486,7 @@ async def test_a_read_only_database_is_waited_for(bus: Bus, store: Store) -> Non
         await until(is_away, "the sink waits")
         await store.connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
         await store.connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'pilothouse-sink' "
+            "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'pilothouse-sink' "
             "AND datname = current_database()"
         )
         await store.until("SELECT count(*) FROM records", 1)

@@ -19,7 +19,7 @@ from schemas.topics import DEAD_LETTERS, Topic, topic_of
 from sinks.consumer import run_sink
 from sinks.sink import Config, Counts, Sink
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 
 
 async def until(condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> None:
