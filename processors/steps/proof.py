@@ -75,11 +75,14 @@ def is_over(seen: Contrast, harm: Harm) -> bool:
 
 
 def missing(seen: Contrast, groups: Iterable[str], margin: float) -> list[str]:
-    """Of the groups that were there before those that do not say fine; what looks bad is missing to its proof too."""
+    """Of the groups that were there before those that do not say fine; what looks bad is missing to its proof too.
+
+    No level vouches for another: that a probe is quick says nothing of the few requests of people.
+    """
     pooled = seen.slot < 0
-    doubtful = (seen.shift >= math.log1p(margin)) & (pooled | (seen.log_e > 0)) & ~seen.fine
+    doubtful = (seen.shift >= math.log1p(margin)) & (pooled | (seen.log_e > 0)) | (pooled & ~seen.is_count)
     good = {seen.group[row] for row in np.flatnonzero(pooled & seen.fine)}
-    bad = {seen.group[row] for row in np.flatnonzero(doubtful)}
+    bad = {seen.group[row] for row in np.flatnonzero(doubtful & ~seen.fine)}
     return [group for group in groups if group not in good or group in bad]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import orjson
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from processors.step import Item
 from processors.steps import always_valid
 from processors.steps.difference_in_differences import STEP, State
-from schemas.records import Phase, Record, Severity, Signal, Verdict
+from schemas.records import Phase, Record, Scrape, Severity, Signal, Verdict
+from schemas.series import split
 from tests.support.changes import T0, Draw, judged
 
 
@@ -171,6 +173,27 @@ def test_missing_evidence_is_inconclusive_and_never_fine() -> None:
     told = judged(draw, records=[*silent, late])
     assert {one.verdict for one in told} == {Verdict.INCONCLUSIVE}
     assert "not enough evidence on latency, errors, jobs, flow" in told[1].summary
+
+
+@pytest.mark.parametrize(("every", "known"), [(1, True), (24, False)])
+def test_a_probe_that_is_quick_says_nothing_of_how_long_people_wait(every: int, known: bool) -> None:
+    draw = Draw(seed=1, after_s=1_500)
+
+    def probed() -> Iterator[Record]:
+        """A quick answer to a probe beside each look; how long requests took is known of few looks only."""
+        for number, one in enumerate(draw.records()):
+            if not isinstance(one, Scrape):
+                yield one
+                continue
+            points = dict(zip(split(one.series), one.values, strict=True))
+            timed = number % every == 0
+            points |= {name: value if timed else None for name, value in points.items() if "duration" in name}
+            points["odoo.health.duration"] = 0.004
+            yield Scrape.of(
+                points, cell="eu1", resource=one.resource, system=one.system, time_ms=one.time_ms, start_time_ms=T0
+            )
+
+    assert (Verdict.FINE in verdicts(judged(draw, records=probed()))) is known
 
 
 def test_what_was_never_measured_cannot_be_judged() -> None:
