@@ -11,9 +11,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from processors.columns import Arrays
 from processors.flows import FLOWS
 from processors.steps.odds import HOUR_MS, Odds
-from processors.steps.seasonal import HOURS, hour_of_week
+from processors.steps.seasonal import HOURS, Floats, hour_of_week
 from processors.steps.silences import Clock, Flags, State
 from schemas.calendar import DAY_MS, MINUTE_MS, Calendar
 
@@ -36,7 +37,7 @@ def clock_of(odds: Odds, calendar_of: CalendarOf, state: State, time_ms: int) ->
 
 
 def _read_calendars(calendar_of: CalendarOf, state: State, time_ms: int) -> Clock:
-    told: dict[str | None, tuple[int, float, bool, bool, bool, bool]] = {}
+    told: dict[str | None, tuple[int, float, bool, bool, bool, bool, bool]] = {}
     for tenant in {one.tenant for one in state.streams}:
         calendar = calendar_of(tenant)
         moment = calendar.at(time_ms)
@@ -44,16 +45,20 @@ def _read_calendars(calendar_of: CalendarOf, state: State, time_ms: int) -> Cloc
         shifted = (
             calendar.local(time_ms).utcoffset() != calendar.local(max(time_ms - SHIFTED_DAYS * DAY_MS, 0)).utcoffset()
         )
-        told[tenant] = (hour, into, moment.is_open, not moment.maintenance, shifted, bool(calendar.shifts))
+        # The middle of the hour beside, towards which this one leans.
+        beside = calendar.at(round(time_ms + HOUR_MS * (1.5 - into if into >= 0.5 else -0.5 - into)))
+        is_open, is_calm, has_shifts = moment.is_open, not moment.maintenance, bool(calendar.shifts)
+        told[tenant] = (hour, into, is_open, is_calm, shifted, has_shifts, beside.is_open)
     rows = [(*told[one.tenant], FLOWS[one.flow]) for one in state.streams]
     nothing = np.zeros(len(rows))
     return Clock(
         hour=np.array([row[0] for row in rows], np.intp),
         into=np.array([row[1] for row in rows]),
-        works=np.array([row[3] and (row[2] or row[6].around_the_clock) for row in rows], bool),
+        works=np.array([row[3] and (row[2] or row[-1].around_the_clock) for row in rows], bool),
         shifted=np.array([row[4] for row in rows], bool),
-        needs_gate=np.array([row[6].needs_gate for row in rows], bool),
-        declared=np.array([row[5] or row[6].around_the_clock for row in rows], bool),
+        needs_gate=np.array([row[-1].needs_gate for row in rows], bool),
+        edge=np.array([not row[6] and not row[-1].is_machine for row in rows], bool),
+        declared=np.array([row[5] or row[-1].around_the_clock for row in rows], bool),
         usual=nothing,
         known=nothing > 0,
         least=nothing,
@@ -102,7 +107,7 @@ def _turn_hours(odds: Odds, state: State, clock: Clock) -> None:
 
 def _is_known(weeks: NDArray[np.uint8], hour: NDArray[np.intp], which: NDArray[np.intp]) -> Flags:
     """Whether the hour was seen before; until a working day's was, the same of another working day."""
-    days = np.arange(5)[:, None] * 24 + (hour % 24)[None, :]
+    days = _working_days(hour)
     known: Flags = (weeks[hour, which] > 0) | (hour < 120) & (weeks[days, which] > 0).any(axis=0)
     return known
 
@@ -110,31 +115,44 @@ def _is_known(weeks: NDArray[np.uint8], hour: NDArray[np.intp], which: NDArray[n
 def _with_season(odds: Odds, state: State, clock: Clock) -> Clock:
     """By stream: the usual rate a ms, whether the hour is known, and the evidence that is enough.
 
-    Until a working day's hour was seen on its own day, other working days speak for it. Of an hour its whole is known, not
-    how people begin and leave in it: at its edges no more is counted on than the hour beside brings, in its middle its mean.
+    Of an hour its whole is known, not how people begin and leave in it: at its edges no more is counted on than the hour
+    beside brings, which is nothing of what people do where the calendar has it closed, and in its middle its mean.
     """
     season, which = state.season, np.arange(len(state.streams))
     hour, before, after = clock.hour, (clock.hour - 1) % HOURS, (clock.hour + 1) % HOURS
-    known = season["weeks"][hour, which] > 0
-    mean = season["mean"][hour, which].astype(np.float64)
-    beside = np.where(clock.into >= 0.5, after, before)
-    there = np.where(season["weeks"][beside, which] > 0, season["mean"][beside, which], mean)
+    mean, known = _mean(season, hour, which)
+    there, there_known = _mean(season, np.where(clock.into >= 0.5, after, before), which)
+    there = np.where(there_known, there, np.where(clock.edge, 0.0, mean))
     usual = np.minimum(mean, mean + (there - mean) * 2 * np.abs(clock.into - 0.5))
-    days = np.arange(5)[:, None] * 24 + (hour % 24)[None, :]
+    days = _working_days(hour)
     near = [season["healthy"][one, which] for one in (hour, before, after)]
     # Working days begin and end alike: what was healthy on one of them is so on the others.
     alike = np.where(hour < 120, season["healthy"][days, which].max(axis=0), 0.0)
     healthy = np.max([*near, alike], axis=0).astype(np.float64)
-    if clock.shifted.any():
+    shifted = clock.shifted & (season["weeks"][hour, which] > 0)
+    if shifted.any():
         least = np.minimum(season["mean"][before, which], season["mean"][after, which])
-        usual = np.where(clock.shifted, np.minimum(usual, least), usual)
-    if not known.all():
-        seen = season["weeks"][days, which] > 0
-        stands_in = ~known & (hour < 120) & seen.any(axis=0)
-        least = np.where(seen, season["mean"][days, which], np.inf).min(axis=0)
-        usual = np.where(stands_in, least, usual)
-        known |= stands_in
+        usual = np.where(shifted, np.minimum(usual, least), usual)
     least_evidence = odds.least(state)
     healthy = np.where(known, healthy, state.arrays["longest"])
     limit = odds.enough(least_evidence, healthy)
     return replace(clock, usual=usual, known=known, least=least_evidence, limit=limit)
+
+
+def _mean(season: Arrays, hour: NDArray[np.intp], which: NDArray[np.intp]) -> tuple[Floats, Flags]:
+    """By stream, what the hour brings and whether that is known. Until a working day's was seen, the least of the others' is."""
+    known = season["weeks"][hour, which] > 0
+    mean = season["mean"][hour, which].astype(np.float64)
+    if known.all():
+        return mean, known
+    days = _working_days(hour)
+    seen = season["weeks"][days, which] > 0
+    stands_in = ~known & (hour < 120) & seen.any(axis=0)
+    least = np.where(seen, season["mean"][days, which], np.inf).min(axis=0)
+    return np.where(stands_in, least, mean), known | stands_in
+
+
+def _working_days(hour: NDArray[np.intp]) -> NDArray[np.intp]:
+    """The same hour of the five working days, one a row."""
+    days: NDArray[np.intp] = np.arange(5)[:, None] * 24 + (hour % 24)[None, :]
+    return days

@@ -105,7 +105,7 @@ def weigh(
     teaches = something & (missed <= most / 4)
     _learn_level(state, clock, events, open_ms, something, teaches if is_open is True else teaches & is_open)
     if np.count_nonzero(clock.known):
-        calm = both(looked, clock.known & (missed <= most / 2))
+        calm = both(looked, clock.known & ~clock.edge & (missed <= most / 2))
         _learn_clumps(odds, arrays, only(calm, clock.usual * level * elapsed_ms), events)
     # When people come to work the clock begins at nought; a silence that was told goes on until enough comes.
     if works is not True:
@@ -191,7 +191,8 @@ def _learn_level(
 def _learn_clumps(odds: Odds, arrays: columns.Arrays, due: Floats, events: Floats) -> None:
     """How many events come at once: the variance of counts over their mean, without that of a rate that wanders.
 
-    Only looks at which few were due tell: the more, the more it is the rate that scatters.
+    Only looks at which few were due tell: the more, the more it is the rate that scatters. As people come and leave, less is
+    counted on than comes, which is no clump either.
     """
     counts = (due > 0) & (due <= CLUMP_DUE_MAX)
     if not np.count_nonzero(counts):

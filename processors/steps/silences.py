@@ -65,6 +65,7 @@ class Clock:
     works: Flags
     shifted: Flags
     needs_gate: Flags
+    edge: Flags  # people do it, and it is closed in the hour beside, towards which this one leans
     declared: Flags
     usual: Floats
     known: Flags

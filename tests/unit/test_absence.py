@@ -244,6 +244,19 @@ def test_requests_of_any_status_are_one_flow() -> None:
     assert [cause for cause, _ in tenant.opened] == ["odoo.web:acme"]
 
 
+@pytest.mark.parametrize("day", [1, 8])
+def test_people_who_come_minutes_after_the_opening_are_no_silence(day: int) -> None:
+    """The hour before is closed, so nobody knows how they come in: a first hour is not full from its first minute on."""
+    web = 'odoo.http.requests{tenant.id="acme"}'
+    tenant = Tenant({web: 8.0})
+    tenant.until(day, 8)
+    tenant.until(day, 8.1, stands=(web,))
+    tenant.until(day, 12)
+    assert tenant.told == []
+    tenant.until(day, 12.2, stands=(web,))
+    assert [cause for cause, _ in tenant.opened] == ["odoo.web:acme"]
+
+
 def test_a_restart_of_the_counters_is_no_event_and_no_silence() -> None:
     tenant = Tenant(WORK)
     tenant.until(8, 11)
