@@ -133,8 +133,12 @@ def _cause(config: Config, state: State, clock: Clock, slot: int, scrape: Scrape
         return f"{flow.cause}:{owner}" if is_sure else None
     # While nothing waits, either nobody sends what this channel is for, or nothing happens that would fill any.
     fill = mine & (same | np.array([one.begins for one in state.streams]))
-    if flow.gate is None or 2 * arrays["waited_ms"][slot] > low_ms or (moves & fill).any() or not fill.any():
-        return _alone(stream, owner)
+    waits_long = 2 * arrays["waited_ms"][slot] > low_ms
+    if flow.gate is None or waits_long or (moves & fill).any() or not fill.any():
+        alone = _alone(stream, owner)
+        # A queue in which nothing waits is not stuck: that nothing comes into it has to be surer.
+        is_empty = alone.startswith("queue.") and arrays["waits"][slot] == 0 and not waits_long
+        return None if is_empty and not is_late else alone
     return f"process.stopped:{owner}" if is_late or due[fill].sum() >= EVENTS_TO_SAY else None
 
 

@@ -115,6 +115,18 @@ def test_a_channel_of_nobody_in_particular_is_a_stuck_queue() -> None:
     assert [cause for cause, _ in tenant.opened] == ["queue.stuck:acme"]
 
 
+def test_a_queue_in_which_nothing_waits_is_stuck_only_when_that_is_surer() -> None:
+    told = []
+    for waiting in (0.0, 5.0):
+        tenant = Tenant({**WORK, jobs(MAILS): 0.4}, {pending(MAILS): 0.0})
+        tenant.until(2, 11)
+        tenant.waits[pending(MAILS)] = waiting
+        tenant.until(2, 15, stands=(jobs(MAILS),))
+        told += [at for cause, at in tenant.opened if cause == "queue.stuck:acme"]
+    empty, full = told
+    assert 0.3 < full - (2 * 24 + 11) < empty - (2 * 24 + 11) - 0.3
+
+
 def test_crons_that_stand_while_jobs_are_done_are_crons() -> None:
     tenant = Tenant(WORK)
     tenant.until(8, 11)
