@@ -533,6 +533,19 @@ def test_workers_of_a_cell_of_one_tenant_are_that_tenants() -> None:
     assert only(fold(gone)).tenants == ()
 
 
+def test_who_runs_on_a_machine_whose_disk_is_slow_suffers_though_nobody_is_seen_to() -> None:
+    cell = ESTATE.model_dump(mode="json")["cells"][0]
+    cell["resources"][1]["depends_on"] = ["host-eu1"]
+    config = STEP.config(cell="eu1", estate=Estate.model_validate({"cells": [cell | {"tenants": [{"name": "acme"}, {"name": "borealis"}, {"name": "cascade"}]}]}))  # fmt: skip
+
+    def tenants(*items: Item) -> tuple[str, ...]:
+        told = folded(STEP, config, items, until_ms=T0 + 60_000)
+        return only([one for one in told if isinstance(one, Incident)]).tenants
+
+    assert tenants(*signal("storage:host-eu1", 0)) == ("acme", "borealis", "cascade")
+    assert tenants(*signal("capacity.disk:host-eu1", 0, expected_ms=T0 + DAY_MS)) == ()
+
+
 def test_a_partner_takes_over_the_queues_of_tenants_that_have_not_named_it_yet() -> None:
     """Silence is seen of busy tenants first; a queue of another that has a cause of its own keeps it."""
     silent = signal("integration.silent:edi-hub", 300, tenant="acme", tenants=("acme",))

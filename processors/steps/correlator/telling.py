@@ -1,4 +1,4 @@
-"""Groups of signals become incidents: when they open, grow, split, merge and end, and what is said of them then.
+"""Groups of signals become incidents: when they open, grow, split, merge and end.
 
 A story follows its first cause. A group that holds the first cause of an open story goes on with it; what has parted from
 it is a story of its own that names the one it split from. Of several stories in one group the oldest goes on and the
@@ -9,28 +9,16 @@ otherwise at most every so often.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
 
-from processors.episodes import signal_id
-from processors.roles import Suspect, concerned
 from processors.step import Findings
 from processors.steps.correlator import quiet
 from processors.steps.correlator.config import Config
-from processors.steps.correlator.grouping import explains
-from processors.steps.correlator.ranking import CHANCE, Ranked, argue, rank
-from processors.steps.correlator.recovery import recovery
-from processors.steps.correlator.severity import forecast_ms, impact_of, severity_of
-from processors.steps.correlator.state import Node, State, Story, change_text
-from processors.steps.correlator.tables import EXPLAINED_BY, FELT, Reach, Urgency, kind_of, known
-from schemas.impact import Impact
-from schemas.records import Evidence, Incident, Inhibited, Phase, Recovery, Role, Severity, Signal
+from processors.steps.correlator.saying import RECOVERING, Assessment, Group, assess, compose
+from processors.steps.correlator.state import Node, State, Story
+from processors.steps.correlator.tables import FELT, Urgency
+from schemas.records import Evidence, Incident, Phase
 
-SIGNALS = 500
-INHIBITED = 100
-TITLE, RECOVERING = 16_384, "Recovering: "
 KINDS_THAT_AGREE = 3
-
-Group = list[Node]
 
 
 def look(config: Config, state: State, found: list[Group], at_ms: int) -> Findings:
@@ -147,8 +135,8 @@ def _go_on(config: Config, state: State, members: Group, stories: list[Story], a
     if not absorbed and not story.incident.flapping and not _is_news(config, story, view, at_ms):
         return []
     if story.incident.flapping and not absorbed:
-        return _flapping(config, story, at_ms, lambda: _compose(config, state, view, at_ms, story.incident))
-    after = _compose(config, state, view, at_ms, story.incident)
+        return _flapping(config, story, at_ms, lambda: compose(config, state, view, at_ms, story.incident))
+    after = compose(config, state, view, at_ms, story.incident)
     ids = (*after.absorbed, *(one.id for one in absorbed))
     update = {"version": after.version + 1, "phase": Phase.UPDATED, "absorbed": ids[-100:]}
     story.incident, story.has_news = after.model_copy(update=update), False
@@ -177,7 +165,7 @@ def _open(config: Config, state: State, members: Group, before: Mapping[str, str
     view = assess(config, state, members, at_ms, None)
     if known := _earlier(config, state, view.ranked.first.cause, live, at_ms):
         return _reopen(config, state, members, state.closed.pop(known), at_ms)
-    incident = _compose(config, state, view, at_ms, None).model_copy(update={"split_from": came_from})
+    incident = compose(config, state, view, at_ms, None).model_copy(update={"split_from": came_from})
     mine = {node.cause for node in members}
     for other in state.stories.values():
         if not mine.isdisjoint(other.members):
@@ -201,7 +189,7 @@ def _reopen(config: Config, state: State, members: Group, story: Story, at_ms: i
     """The same incident again. When it flaps by now, it stays open until it has calmed down."""
     quiet.turn(config, story, at_ms, is_on=True)
     view = assess(config, state, members, at_ms, story.incident)
-    after = _compose(config, state, view, at_ms, story.incident)
+    after = compose(config, state, view, at_ms, story.incident)
     version = story.incident.version + 1
     story.incident = after.model_copy(update={"version": version, "phase": Phase.OPEN})
     story.members, story.has_news = [node.cause for node in members], False
@@ -290,138 +278,6 @@ def _worth_telling(config: Config, state: State, live: Group, at_ms: int) -> boo
     kinds = {node.kind for node in live}
     agree = len(kinds) >= KINDS_THAT_AGREE and not kinds <= set(FELT)
     return agree or any(node.known.urgency is Urgency.FINDING for node in live)
-
-
-class Assessment(NamedTuple):
-    """What decides whether there is news: cheap, without the words."""
-
-    members: Group
-    ranked: Ranked
-    tenants: tuple[str, ...]
-    impact: Impact
-    severity: Severity
-    roles: tuple[Role, ...]
-    recovery: Recovery | None
-
-
-def assess(config: Config, state: State, members: Group, at_ms: int, before: Incident | None) -> Assessment:
-    """Judge a story as it is now. `before` is how it was last told; what was worst so far stays."""
-    ranked = rank(config, state, members)
-    tenants = _tenants(config, state, ranked.first.cause, members, before, at_ms)
-    impact = impact_of(members, before.impact if before else None)
-    severity = severity_of(config, members, impact, tenants, forecast_ms(ranked.first, members, at_ms))
-    if before:
-        severity = max(severity, before.severity)
-    known = before.roles if before else ()
-    roles = concerned(_suspects(config, ranked), impact, severity, config.many_tenants, known)
-    over = recovery(ranked.first, members, is_known=before.recovery is not None) if before else None
-    return Assessment(members, ranked, tenants, impact, severity, roles, over)
-
-
-def _suspects(config: Config, ranked: Ranked) -> Iterable[Suspect]:
-    """The first cause, and others that may well be it, with the systems that they name."""
-    resources = config.declared.resources_by_name if config.declared else {}
-    for view, share in zip(ranked.views, ranked.shares, strict=True):
-        if view.root is ranked.first or share >= config.calls:
-            cause = view.root.cause
-            known = resources.get(cause.partition(":")[2])
-            yield Suspect(cause, known.system if known else None)
-
-
-def _compose(config: Config, state: State, view: Assessment, at_ms: int, before: Incident | None) -> Incident:
-    """What is to be said of a story now."""
-    members, root = view.members, view.ranked.first
-    started_ms = min([node.onset_ms for node in members] + ([before.started_ms] if before else []))
-    told = root.signals
-    ids = {one.signal.id for node in members for one in node.kept}
-    title = told[0].summary if told else _change_title(root, members)
-    return Incident(
-        cell=config.cell,
-        time_ms=at_ms,
-        id=before.id if before else signal_id(config.cell, "incident", root.cause, started_ms),
-        version=before.version if before else 1,
-        phase=Phase.OPEN,
-        started_ms=started_ms,
-        severity=view.severity,
-        title=(RECOVERING + title)[:TITLE] if view.recovery else title,
-        causes=argue(config, state, view.ranked),
-        tenants=view.tenants,
-        roles=view.roles,
-        impact=view.impact,
-        signals=tuple(sorted(ids | set(before.signals if before else ()))[:SIGNALS]),
-        advice=_advice(root, told),
-        inhibited=tuple(_inhibited(config, state, root, members)),
-        absorbed=before.absorbed if before else (),
-        split_from=before.split_from if before else None,
-        flapping=before.flapping if before else False,
-        recovery=view.recovery,
-    )
-
-
-def _change_title(root: Node, members: Group) -> str:
-    first = min(members, key=lambda node: (node.onset_ms, node.cause))
-    done = change_text(root.deed.change).text if root.deed else root.cause
-    return f"{done}; since then: {first.signals[0].summary}"
-
-
-def _advice(root: Node, told: Sequence[Signal]) -> str | None:
-    if root.is_change and root.ended_ms is None:
-        return f"Roll back {root.cause.partition(':')[2]}, then check that what it stopped goes on."
-    return told[0].advice if told else None
-
-
-def _inhibited(config: Config, state: State, root: Node, members: Group) -> Iterable[Inhibited]:
-    """What is not told by itself, and by which causes it is explained: of this story, and of others that are told."""
-    told = {story.incident.causes[0].cause for story in state.stories.values()} - {root.cause}
-    others: dict[str, list[Node]] = {}
-    for node in (state.nodes[cause] for cause in sorted(told) if cause in state.nodes):
-        others.setdefault(node.kind, []).append(node)
-    rows = [(node, one.signal) for node in members if node is not root for one in node.kept]
-    for node, signal in rows[:INHIBITED]:
-        parent = state.nodes.get(state.parents.get(node.cause, ""))
-        rivals = [one for kind in EXPLAINED_BY.get(node.kind, ()) for one in others.get(kind, ())]
-        by = [one.cause for one in (root, parent, *rivals) if one and explains(config, one, node) > CHANCE]
-        if by:
-            yield Inhibited(signal=signal.id, cause=node.cause, by=tuple(dict.fromkeys(by)))
-
-
-def _tenants(
-    config: Config, state: State, cause: str, members: Group, before: Incident | None, at_ms: int
-) -> tuple[str, ...]:
-    """Who suffers, by what was seen, worst first; then those whom the cause reaches by the map or the change."""
-    counts: dict[str, float] = dict.fromkeys(before.tenants, 0.0) if before and before.causes[0].cause == cause else {}
-    for signal in (one.signal for node in members for one in node.kept):
-        for tenant in _sufferers(state, cause, signal):
-            counts[tenant] = counts.get(tenant, 0.0) + signal.score
-    for tenant in _reached(config, state, cause):
-        counts.setdefault(tenant, 0.0)
-    awake = counts.keys() - quiet.resting(config, at_ms)
-    return tuple(sorted(awake, key=lambda tenant: (-counts[tenant], tenant)))
-
-
-def _sufferers(state: State, first: str, signal: Signal) -> set[str]:
-    """Whom a signal says to suffer. Who only causes the load does not.
-
-    Nor does anybody from what looks like load because a lock of that tenant, say, holds its sessions up: who waits for more
-    than his own is seen by himself.
-    """
-    if kind_of(signal.cause) != "tenant.load":
-        return {tenant for tenant in (signal.tenant, *signal.tenants) if tenant}
-    root = state.nodes.get(first)
-    only_looks = root is not None and root.is_limited and state.parents.get(signal.cause) == first
-    return set() if only_looks else set(signal.tenants)
-
-
-def _reached(config: Config, state: State, cause: str) -> Iterable[str]:
-    """Tenants that a change was made to, or whose Odoo needs the resource that the cause names or weighs upon."""
-    if cause in state.deeds:
-        return state.deeds[cause].change.tenants or config.tenants()
-    kind, _, culprit = cause.partition(":")
-    if len(config.tenants()) == 1 and known(kind).reach is Reach.TENANT:
-        return config.tenants()  # what is always some tenant's is the only one's
-    node = state.nodes.get(cause)
-    resource = min(node.resources, default="") if node and kind == "tenant.load" else culprit
-    return [tenant for tenant in config.topology.served_by(resource) if tenant != culprit]
 
 
 def _is_news(config: Config, story: Story, now: Assessment, at_ms: int) -> bool:
