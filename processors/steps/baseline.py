@@ -4,7 +4,8 @@ Every series of a scrape is compared with its seasonal profile plus a slowly fol
 its own scale: what it usually strays at this time of day, as much more as it has been livelier of late (see `spreads`) and, for
 counts, the Poisson noise that any count has over so short a time. What lies beyond the limit in the direction that the
 catalogue calls bad, by more than the departure that can matter, twice in a row, opens an episode; the series of one
-cause make one signal. Learning is winsorized, so an incident does not become the new normal.
+cause make one signal. Learning is winsorized, so an incident does not become the new normal; while it is told, what the
+series strays is hardly learned at all, so it ends when the number is back, or has been elsewhere for half a day.
 
 A time of day that was never seen may bring several times the level so far, and after nothing anything: a series without
 a past has no usual morning, and one that was only seen at rest no usual work. While a declared window closes a business
@@ -40,6 +41,7 @@ GRAIN_RUN = 3
 WEEK_MS = 604_800_000
 Measured = NDArray[np.bool_] | Literal[True]
 """Series that were measured, by slot; True: all."""
+TOLD = 0.1  # of the rate at which the level is followed: how fast what is told becomes what the series strays
 UNSEEN = 3.0  # levels: what a time of day that was never seen may bring, as one scale
 
 
@@ -220,9 +222,11 @@ def _judge(config: Config, state: State, scrape: Scrape, seen: Look) -> Findings
     if not slots.has_opinion:
         return []
     distance, judged = seen.distance, _judged(config, state, seen)
-    excess = _excess(slots, seen, judged)
+    # What is told goes on while half of what opens it lasts: what hovers at a limit is one episode.
+    part: Any = np.where(arrays["alarmed"] > 0, 0.5, 1.0) if np.count_nonzero(arrays["alarmed"]) else 1.0
+    excess = _excess(slots, seen, judged, part)
     alarms.follow(arrays, seen.height, excess, judged)
-    beyond = None if excess is None else excess & (seen.height > config.limit)
+    beyond = None if excess is None else excess & (seen.height > config.limit * part)
     if (beyond is None or not np.count_nonzero(beyond)) and not np.count_nonzero(arrays["hot"]):
         return []
     beyond = np.zeros_like(judged) if beyond is None else beyond
@@ -255,14 +259,14 @@ def _judge(config: Config, state: State, scrape: Scrape, seen: Look) -> Findings
     return found + state.episodes.close_others(cool, scrape.time_ms)
 
 
-def _excess(slots: Slots, seen: Look, judged: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
-    """Where the departure is large and bad; None: nowhere."""
+def _excess(slots: Slots, seen: Look, judged: NDArray[np.bool_], part: Floats | float) -> NDArray[np.bool_] | None:
+    """Where the departure is large and bad; None: nowhere. `part` of the floor is large enough."""
     if seen.is_near:
         return None
     excess = judged & (seen.height > alarms.EDGE)
     if not np.count_nonzero(excess):
         return None
-    excess &= (np.abs(seen.error) >= slots.floor) & np.where(seen.distance > 0, slots.up, slots.down)
+    excess &= (np.abs(seen.error) >= slots.floor * part) & np.where(seen.distance > 0, slots.up, slots.down)
     _spare(slots, seen.observed, seen.error, excess)
     return excess if np.count_nonzero(excess) else None
 
@@ -343,12 +347,16 @@ def _learn(config: Config, state: State, look: Look) -> None:
         lesson, left = np.where(first, error, lesson), np.where(first, 0.0, error)
     arrays["offset"] += lesson
     square = left * left
-    weight = _where(measured, weight)
+    weight, strayed = _where(measured, weight), left
+    if np.count_nonzero(arrays["alarmed"]):
+        is_told = arrays["alarmed"] > 0
+        weight = np.where(is_told, np.minimum(weight, TOLD * follow), weight)
+        strayed = np.where(is_told, np.clip(left, -look.scale, look.scale), left)
     arrays["noise"] += weight * (square - arrays["noise"])
     usual_noise = square if state.usual is None else state.usual.or_else(look.usual_noise, square)
     arrays["usual_noise"] += weight * (usual_noise - arrays["usual_noise"])
     arrays["seen"] += measured
-    state.spreads.add(left, measured)
+    state.spreads.add(strayed, measured)
     taught = look.expected + error
     state.profile.add(taught if young is None else np.where(young, look.observed, taught), measured)
 

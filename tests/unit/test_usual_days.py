@@ -35,6 +35,15 @@ def opened(
     days: float, series: str, values: Values, start: datetime = MONDAY, step: timedelta = STEP, **calendar: object
 ) -> list[tuple[datetime, str]]:
     """(local time, cause) of what opens while one series is looked at, every five minutes from a Monday on."""
+    return [
+        (at, one.cause) for at, one in told(days, series, values, start, step, **calendar) if one.phase is Phase.OPEN
+    ]
+
+
+def told(
+    days: float, series: str, values: Values, start: datetime = MONDAY, step: timedelta = STEP, **calendar: object
+) -> list[tuple[datetime, Signal]]:
+    """The same of all that is told."""
     config, state, rng = (
         baseline.Config(cell="eu1", estate=estate(**calendar)),
         baseline.STEP.fresh(),
@@ -48,7 +57,7 @@ def opened(
             {series: values(local, rng)}, cell="eu1", resource="odoo-acme", system="odoo", time_ms=time_ms
         )
         _, found = baseline.step(config, state, Item(time_ms, scrape))
-        out += [(local, one.cause) for one in found if isinstance(one, Signal) and one.phase is Phase.OPEN]
+        out += [(local, one) for one in found if isinstance(one, Signal)]
     return out
 
 
@@ -70,9 +79,8 @@ def test_the_same_leap_in_the_afternoon_is_told() -> None:
         again = local.date() == THAT_DAY and local.hour == 15
         return morning(local, rng) + 150 * again
 
-    (told,) = opened(16, WAITING, once_more)
-    assert told[0].hour == 15
-    assert told[1] == "process.backlog:acme"
+    ((at, cause),) = opened(16, WAITING, once_more)
+    assert (at.hour, cause) == (15, "process.backlog:acme")
 
 
 def test_a_night_is_as_quiet_as_nights_are() -> None:
@@ -94,6 +102,24 @@ def test_what_was_always_there_and_falls_is_told_on_the_first_day() -> None:
         return float(local.hour < 12)
 
     assert [(at.hour, cause) for at, cause in opened(0.6, "odoo.health.up", up)] == [(12, "odoo.web:odoo-acme")]
+
+
+@pytest.mark.parametrize("hours", [0.5, 3, None])
+def test_what_goes_on_is_told_until_it_is_over_or_usual(hours: float | None) -> None:
+    """A disk that is slow for half an hour or three, and one that is from now on: that is usual by the next day."""
+    starts = MONDAY + timedelta(days=1, hours=10)
+    ends = starts + timedelta(hours=hours or 100)
+
+    def busy(local: datetime, rng: np.random.Generator) -> float:
+        return float(rng.normal(0.4 if starts <= local < ends else 0.05, 0.01))
+
+    news = told(3, "system.cpu.iowait", busy, step=timedelta(minutes=1))
+    (first, opens), *_, (last, closes) = news
+    assert [one.phase for _, one in news].count(Phase.OPEN) == 1
+    assert (opens.phase, closes.phase) == (Phase.OPEN, Phase.RESOLVED)
+    assert first - starts <= timedelta(minutes=5)
+    usual_after = timedelta(hours=20)
+    assert timedelta(0) <= last - ends <= timedelta(minutes=5) if hours else last - starts < usual_after
 
 
 @pytest.mark.parametrize("rest_days", [0, 2])
