@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -146,12 +146,12 @@ def _bench_labelled(data: Path | None, out: Path | None, output: Output) -> None
     show(answer, output, "\n".join(f"{key:52} {value}" for key, value in _flat(answer)))
 
 
-def _flat(answer: dict[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(answer: Mapping[Any, Any], before: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in answer.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{before}{key}.")
         else:
-            yield before + key, value
+            yield f"{before}{key}", value
 
 
 @app.command(epilog="Example: pilothouse simulate calendar --runs 200 --seed 1 -o json")

@@ -107,3 +107,12 @@ def test_topics_export_writes_contracts(tmp_path: Path) -> None:
     assert run("topics", "export", str(tmp_path)).exit_code == 0
     assert (tmp_path / "asyncapi.yaml").exists()
     assert (tmp_path / "odcs" / "telemetry.metrics.v1.yaml").exists()
+
+
+def test_a_benchmark_may_count_by_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def measured(*_: object) -> dict[str, object]:
+        return {"correlator": {"by_open_signals": {10: {"ms_per_look": 0.4}}}}
+
+    monkeypatch.setattr("pilothouse.bench.run", measured)
+    result = CliRunner().invoke(app, ["bench", "correlator"])
+    assert (result.exit_code, result.output.split()) == (0, ["by_open_signals.10.ms_per_look", "0.4"])
