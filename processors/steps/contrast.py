@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from processors import columns
 from processors.steps import always_valid
 from processors.steps.ledger import BATCHES, Floats, Ledger, Past
+from processors.steps.odds import HOUR_MS
 from processors.steps.outcomes import GROUPS
+from processors.steps.seasonal import is_shifted
 from schemas.calendar import MINUTE_MS, Calendar
 
 Mask = NDArray[np.bool_]
@@ -199,10 +201,18 @@ def _moved(ledger: Ledger, since: Since, mean: Floats, usual: Floats) -> Floats:
 
 
 def _season(ledger: Ledger, calendar: Calendar, ask: Question) -> Floats:
-    """How far the profile expects the time after to lie from the time before, in logs."""
+    """How far the profile expects the time after to lie from the time before, in logs.
+
+    While it is not known who has moved with the clocks, the worst that this hour, the one before or the one after expects.
+    """
     middle = (ask.since_ms + ask.at_ms) // 2
     before = ask.started_ms - BATCHES * MINUTE_MS // 2
-    return np.nan_to_num(ledger.expected(calendar, middle) - ledger.expected(calendar, before))
+    away = (0, -HOUR_MS, HOUR_MS) if is_shifted(calendar, ask.at_ms) else (0,)
+    moves = [
+        np.nan_to_num(ledger.expected(calendar, middle + by) - ledger.expected(calendar, before + by)) for by in away
+    ]
+    worst: Floats = ledger.sign * np.max(ledger.sign * np.array(moves), axis=0)
+    return worst
 
 
 class _Shock(NamedTuple):

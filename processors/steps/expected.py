@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from processors.columns import Arrays
 from processors.flows import FLOWS
 from processors.steps.odds import HOUR_MS, Odds
-from processors.steps.seasonal import HOURS, Floats, hour_of_week
+from processors.steps.seasonal import HOURS, Floats, hour_of_week, is_shifted
 from processors.steps.silences import Clock, Flags, State
-from schemas.calendar import DAY_MS, MINUTE_MS, Calendar
+from schemas.calendar import MINUTE_MS, Calendar
 
-SHIFTED_DAYS = 35  # until the season has learned a change of clocks
 WEEK_WEIGHT = 0.15  # of a new week, once several are known
 
 CalendarOf = Callable[[str | None], Calendar]
@@ -42,9 +41,7 @@ def _read_calendars(calendar_of: CalendarOf, state: State, time_ms: int) -> Cloc
         calendar = calendar_of(tenant)
         moment = calendar.at(time_ms)
         hour, into = hour_of_week(calendar, time_ms)
-        shifted = (
-            calendar.local(time_ms).utcoffset() != calendar.local(max(time_ms - SHIFTED_DAYS * DAY_MS, 0)).utcoffset()
-        )
+        shifted = is_shifted(calendar, time_ms)
         # The middle of the hour beside, towards which this one leans.
         beside = calendar.at(round(time_ms + HOUR_MS * (1.5 - into if into >= 0.5 else -0.5 - into)))
         is_open, is_calm, has_shifts = moment.is_open, not moment.maintenance, bool(calendar.shifts)

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processors.columns import Arrays, wider
-from schemas.calendar import Calendar
+from schemas.calendar import DAY_MS, Calendar
 
 HOURS = 168
+SHIFTED_DAYS = 35  # until the season has learned a change of clocks
 WEEKS_YOUNG = 3  # an hour of the week seen less often than this leans on the same hour of other days
 WEIGHT_MIN = 0.15  # weight of a new week once the profile knows several: about six weeks of memory
 
@@ -137,6 +138,12 @@ def reading(hour: Hour, into: Floats | float) -> bytes:
 def beside(hour: Hour, into: Floats | float) -> Hour:
     """The hour whose middle is the other one next to an instant."""
     return np.asarray((hour + np.where(np.greater_equal(into, 0.5), 1, -1)) % HOURS, np.int16)
+
+
+def is_shifted(calendar: Calendar, time_ms: int) -> bool:
+    """Whether the clocks were changed so lately that the season has not learned yet who moved with them and who did not."""
+    before_ms = max(time_ms - SHIFTED_DAYS * DAY_MS, 0)
+    return calendar.local(time_ms).utcoffset() != calendar.local(before_ms).utcoffset()
 
 
 def hour_of_week(calendar: Calendar, time_ms: int) -> tuple[int, float]:

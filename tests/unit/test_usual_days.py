@@ -12,6 +12,7 @@ import pytest
 from processors.step import Item
 from processors.steps import baseline
 from processors.steps.hours import Weeks
+from processors.steps.seasonal import is_shifted
 from schemas.calendar import Calendar
 from schemas.estate import Estate
 from schemas.records import Phase, Scrape, Signal
@@ -197,3 +198,12 @@ def test_the_state_of_a_series_is_at_most_two_kibibytes() -> None:
     parts = baseline.STEP.pack(state)
     assert sum(map(len, parts.values())) / len(names) <= 2_048
     assert baseline.STEP.pack(baseline.STEP.unpack(parts)) == parts
+
+
+def test_for_five_weeks_after_a_change_of_clocks_nobody_knows_who_moved_with_them() -> None:
+    berlin = Calendar.model_validate(BERLIN)
+    days = {"2026-10-24": False, "2026-10-26": True, "2026-11-20": True, "2026-12-01": False}
+    for day, shifted in days.items():
+        noon_ms = round(datetime.fromisoformat(f"{day}T12:00:00+00:00").timestamp() * 1000)
+        assert is_shifted(berlin, noon_ms) is shifted, day
+    assert not is_shifted(Calendar(name="utc"), round(datetime(2026, 10, 26, tzinfo=UTC).timestamp() * 1000))
