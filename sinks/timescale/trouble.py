@@ -38,7 +38,7 @@ RETRY_AFTER_S = {"40": 0.1, "55": 0.5, "57": 1.0}
 DATA_CLASSES = ("22", "23", "54")
 
 # What asyncpg says of a connection that went away amid an operation, besides that it is closed.
-LOST = ("is closed", "was closed", "another operation is")
+LOST = ("closed", "another operation is")
 
 
 def unavailable(error: BaseException, database_url: str) -> SinkUnavailable | None:
