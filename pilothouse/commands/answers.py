@@ -40,13 +40,14 @@ Instance = Annotated[
 
 
 @contextmanager
-def errors_told() -> Iterator[None]:
-    """Errors that a user can mend become one message and an exit code, without a traceback."""
+def errors_told(*misuse: type[Exception]) -> Iterator[None]:
+    """Errors that a user can mend become one message and an exit code, without a traceback. `misuse` are the command's own."""
     try:
         yield
+    except misuse as error:
+        raise misused(error) from None
     except (EstateError, SettingsError, ConfigurationError, programs.NotConfigured) as error:
-        complain(str(error))
-        raise typer.Exit(MISUSE) from None
+        raise misused(error) from None
     except (ServiceError, ConnectionError) as error:
         complain(str(error))
         raise typer.Exit(UNREACHABLE) from None

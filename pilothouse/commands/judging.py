@@ -37,10 +37,8 @@ def detect(
     from pilothouse import detect as detecting
     from pilothouse.csv_blocks import InputError
 
-    try:
+    with errors_told(InputError):
         answer = detecting.detect(source, out, _say_rows())
-    except InputError as error:
-        raise misused(error) from None
     show(detecting.as_json(answer), output, detecting.text(answer))
 
 
@@ -77,10 +75,8 @@ def slo_eval(
     from pilothouse.csv_blocks import InputError
     from pilothouse.slo_eval import SloError, evaluate
 
-    try:
+    with errors_told(SloError, InputError):
         answer = evaluate(slo, rows, name=name, step_s=step, progress=lambda count: progress(f"{count:,} rows"))
-    except (SloError, InputError) as error:
-        raise misused(error) from None
     show(answer.as_json(), output, answer.text() if output is Output.TEXT else "")
 
 
@@ -95,10 +91,8 @@ def rca(
     """Rank the services that may have caused a symptom; exits with 1 when there is one, silent where health looks alike."""
     from pilothouse import rca as causes
 
-    try:
+    with errors_told(causes.CaseError):
         diagnosis = causes.answer(case)
-    except causes.CaseError as error:
-        raise misused(error) from None
     show(causes.report(diagnosis), output, causes.text(diagnosis))
     raise typer.Exit(FINDING if diagnosis.ranked else 0)
 
@@ -139,10 +133,8 @@ def _bench_labelled(data: Path | None, out: Path | None, output: Output) -> None
         raise misused(
             f"bench {benches.LABELLED} needs --data DIR, a folder with nab/, petshop/ or slo/; --out is a folder too"
         )
-    try:
+    with errors_told(InputError, OSError, ValueError):
         answer = benches.labelled(data, out)
-    except (InputError, OSError, ValueError) as error:
-        raise misused(error) from None
     show(answer, output, "\n".join(f"{key:52} {value}" for key, value in _flat(answer)))
 
 
@@ -179,7 +171,7 @@ def simulate(
     """Labelled simulations: draw estates, let things happen, say what was found. Exits with 1 below the bar."""
     from pilothouse.simulate import command
 
-    try:
+    with errors_told(command.SimulateError):
         settings = command.settings_of(config)
         if name == "healthy":
             verdict = command.healthy(cells, weeks, seed, settings, processes, progress)
@@ -187,7 +179,5 @@ def simulate(
             verdict = command.scenarios(settings, progress)
         else:
             verdict = command.run(name, runs, seed, settings, processes, out, progress)
-    except command.SimulateError as error:
-        raise misused(error) from None
     show(verdict.answer, output, verdict.text)
     raise typer.Exit(0 if verdict.meets_bar else FINDING)

@@ -120,11 +120,8 @@ def demo(
     from pilothouse.demo.run import demo as run_demo
     from pilothouse.demo.timeline import TimelineError
 
-    with errors_told():
+    with errors_told(TimelineError):
         settings = settings_now()
         if data:
             settings = settings.model_copy(update={"data_dir": data.absolute()})
-        try:
-            raise typer.Exit(asyncio.run(run_demo(settings, seconds, scenario, report, console=not no_console)))
-        except TimelineError as error:
-            raise misused(error) from None
+        raise typer.Exit(asyncio.run(run_demo(settings, seconds, scenario, report, console=not no_console)))

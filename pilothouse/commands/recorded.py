@@ -46,10 +46,8 @@ def replay(
 
     with errors_told():
         settings = settings_now()
-        try:
+        with errors_told(ValueError):
             window = replaying.Window(replaying.instant(since), replaying.instant(until))
-        except ValueError as error:
-            raise misused(error) from None
         estate = load(config) if config else None
         result = asyncio.run(
             replaying.replay(

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated
 
 import typer
 
 from pilothouse import programs
-from pilothouse.commands.answers import Output, OutputOption, errors_told, misused, settings_now, show
+from pilothouse import silence as silencing
+from pilothouse.commands.answers import Output, OutputOption, errors_told, settings_now, show
 
 app = typer.Typer(no_args_is_help=True, help="Withhold notifications for a while; incidents are told all the same.")
 
@@ -29,9 +28,7 @@ def silence_add(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Notify nobody of matching incidents for a while; what is open then is notified then."""
-    from pilothouse import silence as silencing
-
-    with _silencing():
+    with errors_told(silencing.SilenceError):
         at_ms, settings = silencing.now_ms(), settings_now()
         until_ms = at_ms + silencing.lasts_ms(length)
         made = silencing.made(cause, tenant, until_ms, author or silencing.author(), reason, at_ms)
@@ -43,9 +40,7 @@ def silence_add(
 @app.command("list", epilog="Example: pilothouse silence list -o json")
 def silence_list(output: OutputOption = Output.TEXT) -> None:
     """What is silenced now, for how long, by whom and why."""
-    from pilothouse import silence as silencing
-
-    with _silencing():
+    with errors_told(silencing.SilenceError):
         settings = settings_now()
         kafka = programs.kafka_options(settings)
         held = asyncio.run(silencing.held(kafka, silencing.now_ms(), settings.topic_prefix))
@@ -59,21 +54,8 @@ def silence_end(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """End a silence now; what it holds back and is open is notified."""
-    from pilothouse import silence as silencing
-
-    with _silencing():
+    with errors_told(silencing.SilenceError):
         settings = settings_now()
         kafka, who = programs.kafka_options(settings), author or silencing.author()
         held = asyncio.run(silencing.end(kafka, identity, who, silencing.now_ms(), settings.topic_prefix))
     show([one.as_json() for one in held], output, silencing.text(held))
-
-
-@contextmanager
-def _silencing() -> Iterator[None]:
-    from pilothouse.silence import SilenceError
-
-    try:
-        with errors_told():
-            yield
-    except SilenceError as error:
-        raise misused(error) from None
