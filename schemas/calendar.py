@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
 MINUTE_MS = 60_000
 LINGERS_MS = 3_600_000
 
@@ -145,6 +146,11 @@ class Calendar(BaseModel):
     def local(self, time_ms: int) -> datetime:
         """The instant in local time."""
         return datetime.fromtimestamp(time_ms / 1000, ZoneInfo(self.time_zone))
+
+    def clocks_changed(self, time_ms: int, days: int) -> bool:
+        """Whether the clocks were changed within the last days."""
+        before_ms = max(time_ms - days * DAY_MS, 0)
+        return self.local(time_ms).utcoffset() != self.local(before_ms).utcoffset()
 
     def is_open(self, local: datetime) -> bool:
         """Whether a shift covers a local time."""

@@ -21,13 +21,12 @@ from pilothouse.simulate.running import Settings
 from pilothouse.simulate.scoring import Scored, score
 from pilothouse.simulate.stories import MINUTE_MS, Outcome, Story, live
 from pilothouse.simulate.truth import Truth
-from schemas.calendar import DAY_MS, Campaign
+from schemas.calendar import DAY_MS, HOUR_MS, Campaign
 from schemas.records import ChangeKind
 
 SEED = 7
 MONDAY = date(2026, 3, 30)  # the day after the clocks changed in Europe; Tuesday is the last of the month
 LENGTH_MS = 80 * MINUTE_MS
-HOUR_MS = 60 * MINUTE_MS
 CERTIFICATE_LEFT_MS = 2 * DAY_MS + 4 * HOUR_MS  # ends on a Thursday's early afternoon
 
 

@@ -17,7 +17,7 @@ updating after Gelper, Fried & Croux (2010), Robust forecasting with exponential
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from processors.steps.seasonal import Floats
 from processors.steps.slots import Slots
 from processors.steps.usual import Usual, close, has_level
 from processors.values import values_of
+from processors.which import Which, only, present
 from schemas.metrics import Kind, describe
 from schemas.records import Evidence, Record, Scrape, Severity
 from schemas.series import Series
@@ -39,8 +40,6 @@ from schemas.words import amounts, called
 GRAIN_CHANGE = 3.0
 GRAIN_RUN = 3
 WEEK_MS = 604_800_000
-Measured = NDArray[np.bool_] | Literal[True]
-"""Series that were measured, by slot; True: all."""
 TOLD = 0.1  # of the rate at which the level is followed: how fast what is told becomes what the series strays
 UNSEEN = 3.0  # levels: what a time of day that was never seen may bring, as one scale
 
@@ -65,7 +64,7 @@ class Look(NamedTuple):
     """What one scrape showed, by slot."""
 
     observed: Floats
-    measured: Measured
+    measured: Which
     fresh: NDArray[np.bool_] | None  # never seen at this time of day, neither before nor long enough now; None: none is
     expected: Floats
     error: Floats
@@ -105,7 +104,7 @@ def _compare_all(config: Config, state: State, scrape: Scrape) -> Look:
     scale = _scale(state, error, expected, usual_noise, fresh, usual)
     load = state.slots.weeks(config).load(scrape.time_ms)
     beyond = error if load is None else _within(error, expected, state.slots.floor, load)
-    distance = _where(measured, beyond / scale)
+    distance = only(measured, beyond / scale)
     height = np.abs(distance)
     is_near = not np.count_nonzero(height > 0.99 * alarms.EDGE)
     if state.seen_least < config.memory:
@@ -135,15 +134,10 @@ def _now(config: Config, state: State, time_ms: int) -> tuple[Now, Usual]:
     return now, state.usual
 
 
-def _where(measured: Measured, values: Floats) -> Floats:
-    return values if measured is True else np.where(measured, values, 0.0)
-
-
-def _rates(config: Config, state: State, values: Floats, scrape: Scrape) -> tuple[Floats, Measured]:
+def _rates(config: Config, state: State, values: Floats, scrape: Scrape) -> tuple[Floats, Which]:
     """What was observed (rates of sums), and where it was measured at all."""
     arrays, slots = state.arrays, state.slots
-    missing = np.isnan(values)
-    told: Measured = ~missing if np.count_nonzero(missing) else True
+    told = present(values)
     last_ms: Any = float(state.last_ms) if state.abreast else arrays["last_ms"]
     elapsed_s = (scrape.time_ms - last_ms) / 1000
     change = values - arrays["last"]
@@ -325,7 +319,7 @@ def _learn(config: Config, state: State, look: Look) -> None:
     if fresh is not None:  # nothing is known of this time of day: what comes is followed
         unsure = fresh & ~has_level(state.profile, state.spreads)
         young = unsure if young is None else young | unsure
-    error = whole = _where(measured, look.error)
+    error = whole = only(measured, look.error)
     if not look.is_near or look.load is not None:
         # A departure teaches as much as three scales: an incident pulls the usual a little, a lasting change in the end.
         reach = 3 * look.scale
@@ -347,7 +341,7 @@ def _learn(config: Config, state: State, look: Look) -> None:
         lesson, left = np.where(first, error, lesson), np.where(first, 0.0, error)
     arrays["offset"] += lesson
     square = left * left
-    weight, strayed = _where(measured, weight), left
+    weight, strayed = only(measured, weight), left
     if np.count_nonzero(arrays["alarmed"]):
         is_told = arrays["alarmed"] > 0
         weight = np.where(is_told, np.minimum(weight, TOLD * follow), weight)

@@ -21,10 +21,9 @@ from numpy.typing import NDArray
 from processors import columns
 from processors.steps import always_valid
 from processors.steps.ledger import BATCHES, Floats, Ledger, Past
-from processors.steps.odds import HOUR_MS
 from processors.steps.outcomes import GROUPS
 from processors.steps.seasonal import is_shifted
-from schemas.calendar import MINUTE_MS, Calendar
+from schemas.calendar import HOUR_MS, MINUTE_MS, Calendar
 
 Mask = NDArray[np.bool_]
 DOUBLING = math.log(2.0)  # effects that are looked for are of the order of a doubling

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from processors.columns import Arrays
 from processors.flows import FLOWS
-from processors.steps.odds import HOUR_MS, Odds
+from processors.steps.odds import Odds
 from processors.steps.seasonal import HOURS, Floats, hour_of_week, is_shifted
 from processors.steps.silences import Clock, Flags, State
-from schemas.calendar import MINUTE_MS, Calendar
+from schemas.calendar import HOUR_MS, MINUTE_MS, Calendar
 
 WEEK_WEIGHT = 0.15  # of a new week, once several are known
 

@@ -268,16 +268,12 @@ _LAYOUTS_MAX = 1_000
 
 @lru_cache(maxsize=_LAYOUTS_MAX)
 def _layout_of(series: str) -> Layout | None:
-    return _read(series)
-
-
-def _read(text: str) -> Layout | None:
     places: dict[Channel, dict[str, int]] = {}
-    for place, one in enumerate(split(text)):
+    for place, one in enumerate(split(series)):
         if one.startswith((DONE, FAILED)):
-            series = parse(one)
-            channel = Channel(series.tenant, series.attributes.get(CHANNEL, "root"))
-            places.setdefault(channel, {})[series.name] = place
+            parsed = parse(one)
+            channel = Channel(parsed.tenant, parsed.attributes.get(CHANNEL, "root"))
+            places.setdefault(channel, {})[parsed.name] = place
     both = [channel for channel, names in places.items() if DONE in names and FAILED in names]
     at = np.array([[places[one][name] for one in both] for name in (DONE, FAILED)], np.intp)
     return Layout(both, at) if both else None

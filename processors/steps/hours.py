@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processors.steps.seasonal import hour_of_week
-from schemas.calendar import DAY_MS, DAYS, MINUTE_MS, WORKDAYS, Calendar
+from schemas.calendar import DAYS, MINUTE_MS, WORKDAYS, Calendar
 
 Places = NDArray[np.int16]
 Floats = NDArray[np.float64]
+CLOCK_DAYS = 2  # after a change of clocks: what waits on Monday may have waited since Saturday
 
 
 class Now(NamedTuple):
@@ -61,7 +62,7 @@ class Weeks:
         key = tuple(hour * 4 + int(into * 4) for hour, into in read)
         if self._last is None or self._last[0] != key:
             quarter = np.array(key, np.int16)[self._clock_of]
-            loose = np.array([1 + 3 * _clock_changed(one, time_ms) for one in self._calendars], np.int16)
+            loose = np.array([1 + 3 * one.clocks_changed(time_ms, CLOCK_DAYS) for one in self._calendars], np.int16)
             self._last = key, quarter, quarter // 4, loose[self._clock_of]
         into = read[0][1]
         same = all(other == into for _, other in read)
@@ -82,11 +83,6 @@ def _load(calendar: Calendar, time_ms: int) -> float:
     if calendar.at(time_ms).is_holiday or any(one.lingers(time_ms) for one in calendar.maintenance):
         return np.nan
     return max((one.load for one in calendar.campaigns if one.lingers(time_ms)), default=1.0)
-
-
-def _clock_changed(calendar: Calendar, time_ms: int) -> bool:
-    """Whether the clocks were changed within the last two days: what waits on Monday may have waited since Saturday."""
-    return calendar.local(time_ms).utcoffset() != calendar.local(time_ms - 2 * DAY_MS).utcoffset()
 
 
 def _open_days(calendar: Calendar) -> tuple[bool, ...]:

@@ -18,8 +18,8 @@ from processors import columns
 from processors.steps.seasonal import Floats
 from processors.steps.silences import Clock, Flags, State
 from processors.which import Which, both, only, which
+from schemas.calendar import HOUR_MS
 
-HOUR_MS = 3_600_000
 CLUMP_LOOKS = 200  # over which clumps are remembered
 CLUMP_DUE_MAX = 20.0
 LEVEL_MS, LEVEL_LOOKS = 120_000, 20  # over which the level of the day is remembered, whichever is longer

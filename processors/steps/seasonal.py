@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processors.columns import Arrays, wider
-from schemas.calendar import DAY_MS, Calendar
+from schemas.calendar import Calendar
 
 HOURS = 168
 SHIFTED_DAYS = 35  # until the season has learned a change of clocks
@@ -142,8 +142,7 @@ def beside(hour: Hour, into: Floats | float) -> Hour:
 
 def is_shifted(calendar: Calendar, time_ms: int) -> bool:
     """Whether the clocks were changed so lately that the season has not learned yet who moved with them and who did not."""
-    before_ms = max(time_ms - SHIFTED_DAYS * DAY_MS, 0)
-    return calendar.local(time_ms).utcoffset() != calendar.local(before_ms).utcoffset()
+    return calendar.clocks_changed(time_ms, SHIFTED_DAYS)
 
 
 def hour_of_week(calendar: Calendar, time_ms: int) -> tuple[int, float]:

@@ -213,8 +213,8 @@ def pack(state: State) -> Parts:
 def unpack(parts: Parts) -> State:
     """What `pack` gave."""
     arrays, more = columns.unpack(parts["present"])
-    arrays.setdefault("spared_ms", np.zeros(len(more["streams"])))  # version 5 spared nothing
     season, _ = columns.unpack(parts["season"])
+    arrays.setdefault("spared_ms", np.zeros(len(more["streams"])))  # version 5 spared nothing
     arrays.setdefault("left", np.full(arrays["waits"].size, np.nan))  # version 5 did not keep it
     return State(
         series=more["series"],
