@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from processors import columns
 from processors.steps import always_valid
+from processors.steps.hours import Weeks
 from processors.steps.ledger import BATCHES, Floats, Ledger, Past
 from processors.steps.outcomes import GROUPS
-from processors.steps.seasonal import is_shifted
-from schemas.calendar import HOUR_MS, MINUTE_MS, Calendar
+from schemas.calendar import HOUR_MS, MINUTE_MS
 
 Mask = NDArray[np.bool_]
 DOUBLING = math.log(2.0)  # effects that are looked for are of the order of a doubling
@@ -130,15 +130,13 @@ class _Rows(NamedTuple):
         return np.maximum(self.own + self.common, 1e-9)
 
 
-def contrast(
-    ledger: Ledger, past: Past, since: Since, ask: Question, calendar: Calendar, margin: Margin
-) -> Contrast | None:
+def contrast(ledger: Ledger, past: Past, since: Since, ask: Question, weeks: Weeks, margin: Margin) -> Contrast | None:
     """Compare; None when nothing of those who got the change was measured both before and after."""
     known = (since.weight > 0) & (past.batches >= BATCHES_MIN)
     treated = np.flatnonzero(known & ask.treated)
     if treated.size == 0:
         return None
-    season = _season(ledger, calendar, ask)
+    season, unsure = _season(ledger, weeks, ask)
     mean = since.amount / np.where(since.weight > 0, since.weight, 1.0)
     then = ledger.logs(past.mean, past.weight)
     moved = np.where(known, _moved(ledger, since, mean, then + season), 0.0)
@@ -151,7 +149,7 @@ def contrast(
         shift=moved - shock.size,
         noise=noise,
         own=before + shock.own,
-        common=shock.common,
+        common=shock.common + unsure,
         freedom=np.maximum(past.batches - 1.0, 1.0),
         weight=since.weight,
         events=since.amount,
@@ -199,19 +197,25 @@ def _moved(ledger: Ledger, since: Since, mean: Floats, usual: Floats) -> Floats:
     return np.where(ledger.is_count, counted, mean - usual)
 
 
-def _season(ledger: Ledger, calendar: Calendar, ask: Question) -> Floats:
-    """How far the profile expects the time after to lie from the time before, in logs.
+def _season(ledger: Ledger, weeks: Weeks, ask: Question) -> tuple[Floats, Floats]:
+    """How far the profile expects the time after to lie from the time before, in logs, and the variance of that.
 
-    While it is not known who has moved with the clocks, the worst that this hour, the one before or the one after expects.
+    A profile of hours does not say what comes within one: in the hour in which a shift begins, twice as much may come in its first half.
+    Where the profile rises or falls to the hours beside, it may be wrong by about as much as it moves in half an hour.
     """
     middle = (ask.since_ms + ask.at_ms) // 2
     before = ask.started_ms - BATCHES * MINUTE_MS // 2
-    away = (0, -HOUR_MS, HOUR_MS) if is_shifted(calendar, ask.at_ms) else (0,)
-    moves = [
-        np.nan_to_num(ledger.expected(calendar, middle + by) - ledger.expected(calendar, before + by)) for by in away
-    ]
-    worst: Floats = ledger.sign * np.max(ledger.sign * np.array(moves), axis=0)
-    return worst
+    after, then = (_around(ledger, weeks, time_ms) for time_ms in (middle, before))
+    return np.nan_to_num(after[1] - then[1]), _steepness(after) ** 2 + _steepness(then) ** 2
+
+
+def _around(ledger: Ledger, weeks: Weeks, time_ms: int) -> Floats:
+    return np.array([ledger.expected(weeks, time_ms + by) for by in (-HOUR_MS // 2, 0, HOUR_MS // 2)])
+
+
+def _steepness(levels: Floats) -> Floats:
+    steepness: Floats = np.nan_to_num(np.abs(np.diff(levels, axis=0)).mean(axis=0))
+    return steepness
 
 
 class _Shock(NamedTuple):

@@ -83,7 +83,7 @@ class State:
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     """Take in a scrape, or put a change on trial."""
-    state.ledger.turn(item.at_ms, config.calendar())
+    state.ledger.turn(item.at_ms, config)
     if isinstance(item.record, Signal):
         state.rivals.take(item.record, config.declared, item.at_ms)
         return state, []
@@ -100,7 +100,7 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
 
 def tick(config: Config, state: State, at_ms: int) -> tuple[State, Findings]:
     """Judge the trials that are due."""
-    state.ledger.turn(at_ms, config.calendar())
+    state.ledger.turn(at_ms, config)
     found: Findings = []
     for trial in list(state.trials):
         if trial.head.due_ms <= at_ms:
@@ -268,7 +268,7 @@ def _contrast(
         trial.past,
         since or trial.since,
         ask,
-        config.calendar(),
+        state.ledger.weeks(config),
         Margin(config.margin, config.margin_count),
     )
 

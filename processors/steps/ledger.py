@@ -18,10 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processors import columns
+from processors.step import StepConfig
+from processors.steps.hours import Weeks
 from processors.steps.outcomes import FAILS_OF, Slot, slot_of, speaking
-from processors.steps.seasonal import Profile, hour_of_week
+from processors.steps.seasonal import Profile
 from processors.values import values_of
-from schemas.calendar import MINUTE_MS, Calendar
+from schemas.calendar import MINUTE_MS
 from schemas.metrics import Departure, Kind, describe
 from schemas.records import Scrape
 from schemas.series import split
@@ -72,7 +74,8 @@ class Past(NamedTuple):
     batches: Floats
 
 
-_SLOT_ARRAYS = ("last", "last_ms", "amount", "weight", "window_sum", "window_weight", "before", "before_noise", "drift", "apart", "windows", "filled", "memory_sum", "memory_weight")  # fmt: skip
+_SLOT_ARRAYS = ("last", "last_ms", "amount", "weight", "window_sum", "window_weight", "before", "before_noise", "drift", "apart", "windows", "filled", "memory_sum", "memory_weight", "hour")  # fmt: skip
+_UNSET = {"before_noise": -1.0, "hour": -1.0}  # what is not known of a new slot, where that is not 0
 _RING_ARRAYS = ("value", "size", "end_ms")
 
 
@@ -86,7 +89,6 @@ class Ledger:
     profile: Profile = field(default_factory=Profile)
     starts_ms: dict[str, int] = field(default_factory=dict)
     minute: int = -1
-    hour: int = -1
     slots: list[Slot] = field(default_factory=list)
     _index: dict[tuple[str, str, str | None], int] = field(default_factory=dict)
     _layouts: dict[tuple[str, str], Held] = field(default_factory=dict)
@@ -97,6 +99,7 @@ class Ledger:
     kin: Places = field(default_factory=lambda: np.zeros(0, np.intp))
     _kinds: dict[str, int] = field(default_factory=dict)
     _served: tuple[Places, Places] | None = None
+    _weeks: tuple[StepConfig, Weeks] | None = None
 
     def __post_init__(self) -> None:
         self._describe(self.keys)
@@ -140,8 +143,8 @@ class Ledger:
         arrays["weight"][at] += weights
         return Look(slots, amounts, weights, since_ms)
 
-    def turn(self, at_ms: int, calendar: Calendar) -> None:
-        """Close the batch, the ten minutes and the hour that are over at `at_ms`."""
+    def turn(self, at_ms: int, config: StepConfig) -> None:
+        """Close the batch, the ten minutes and the hours that are over at `at_ms`."""
         minute = at_ms // MINUTE_MS
         if minute <= self.minute:
             return
@@ -149,10 +152,17 @@ class Ledger:
             self._close_batch((self.minute + 1) * MINUTE_MS)
             if minute // WINDOW_BATCHES != self.minute // WINDOW_BATCHES:
                 self._close_window()
-        hour, _ = hour_of_week(calendar, at_ms)
-        if self.hour >= 0 and hour != self.hour:
-            self.profile.close(self.hour)
-        self.minute, self.hour = minute, hour
+        self.minute = minute
+        self._close_hours(at_ms, config)
+
+    def weeks(self, config: StepConfig) -> Weeks:
+        """The week of each slot, by the calendar of the tenant it belongs to."""
+        if self._weeks is None or self._weeks[0] is not config:
+            owners = [slot.tenant for slot in self.slots]
+            names = list(dict.fromkeys(owners))
+            places = np.array([names.index(owner) for owner in owners], np.intp)
+            self._weeks = config, Weeks([config.calendar(name) for name in names], places)
+        return self._weeks[1]
 
     def past(self, before_ms: int) -> Past:
         """What was before a moment, from whole batches."""
@@ -175,9 +185,10 @@ class Ledger:
         )
         return total * believed, time * believed
 
-    def expected(self, calendar: Calendar, time_ms: int) -> Floats:
-        """What the week's profile expects at an instant, in logs; NaN where it does not know."""
-        value, known = self.profile.expected(*hour_of_week(calendar, time_ms))
+    def expected(self, weeks: Weeks, time_ms: int) -> Floats:
+        """What the weeks' profile expects at an instant, in logs; NaN where it does not know."""
+        now = weeks.at(time_ms)
+        value, known = self.profile.expected(now.hour, now.into)
         logs = np.where(self.is_count, np.log(np.maximum(value, 0.0) + self.least), value)
         return np.where(known, logs, np.nan)
 
@@ -211,6 +222,17 @@ class Ledger:
         whole[full] = mean
         self.profile.add(whole, arrays["weight"] > 0)
         arrays["amount"][:], arrays["weight"][:] = 0, 0
+
+    def _close_hours(self, at_ms: int, config: StepConfig) -> None:
+        if not self.slots:
+            return
+        weeks, hour = self.weeks(config), self.arrays["hour"]
+        now = weeks.at(at_ms)
+        self.profile.kinds = weeks.kinds
+        over = (hour != now.hour) & (hour >= 0)
+        if over.any():
+            self.profile.close(hour.astype(np.int16), over)
+        np.copyto(hour, now.hour)
 
     def _close_window(self) -> None:
         """Learn how far ten minutes lie from the ten before, beyond what their own noise explains."""
@@ -308,7 +330,8 @@ class Ledger:
         more = len(keys)
         self.keys += keys
         self.arrays = {name: columns.wider(array, more) for name, array in self.arrays.items()}
-        self.arrays["before_noise"][-more:] = -1
+        for name, unset in _UNSET.items():
+            self.arrays[name][-more:] = unset
         self.ring = {name: columns.wider(array, more) for name, array in self.ring.items()}
         self.profile.grow(len(self.keys))
         self._describe(keys)
@@ -318,7 +341,7 @@ class Ledger:
         self._index.update({key: slot for slot, key in enumerate(keys, len(self.slots))})
         new = [slot_of(*key) for key in keys]
         self.slots += new
-        self._served = None
+        self._served = self._weeks = None
         metrics = [describe(slot.series.name) for slot in new]
         kinds = [self._kinds.setdefault(slot.kin, len(self._kinds)) for slot in new]
         self.kin = np.append(self.kin, np.array(kinds, np.intp))
@@ -339,7 +362,7 @@ class Ledger:
 
     def pack(self) -> dict[str, bytes]:
         """As parts; what changes once a minute and once an hour by itself."""
-        more: Any = {"keys": self.keys, "starts_ms": self.starts_ms, "minute": self.minute, "hour": self.hour}
+        more: Any = {"keys": self.keys, "starts_ms": self.starts_ms, "minute": self.minute}
         return {
             "present": columns.pack({**self.arrays, **self.profile.present()}, more),
             "past": columns.pack(self.ring),
@@ -354,10 +377,11 @@ class Ledger:
         season, _ = columns.unpack(parts["season"])
         return cls(
             keys=[(resource, text, tenant) for resource, text, tenant in more["keys"]],
-            arrays={name: present.get(name, np.zeros(len(more["keys"]))) for name in _SLOT_ARRAYS},
+            arrays={
+                name: present.get(name, np.full(len(more["keys"]), _UNSET.get(name, 0.0))) for name in _SLOT_ARRAYS
+            },
             ring=ring,
             profile=Profile(arrays={**present, **season}),
             starts_ms=more["starts_ms"],
             minute=more["minute"],
-            hour=more["hour"],
         )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import orjson
@@ -14,6 +16,8 @@ from hypothesis import strategies as st
 from processors.step import Item
 from processors.steps import always_valid
 from processors.steps.difference_in_differences import STEP, State
+from processors.steps.ledger import Ledger
+from schemas.estate import Estate
 from schemas.records import Phase, Record, Scrape, Severity, Signal, Verdict
 from schemas.series import split
 from tests.support.changes import T0, Draw, judged
@@ -164,6 +168,51 @@ def test_a_deployment_that_is_told_as_a_roll_back_mends_what_it_leaves() -> None
         records[place].model_copy(update={**other, "status": status}) for status in ("started", "rolled_back")
     ]
     assert judged(draw, records=records)[-1].verdict is Verdict.RECOVERED
+
+
+def test_each_tenant_is_expected_by_its_own_clock_also_while_only_one_has_changed_it() -> None:
+    estate = Estate.model_validate(
+        {
+            "cells": [{"name": "eu1", "tenants": [{"name": name, "calendar": name} for name in ("berlin", "york")]}],
+            "calendars": [{"name": "berlin", "time_zone": "Europe/Berlin"}, {"name": "york", "time_zone": "America/New_York"}],
+        }
+    )  # fmt: skip
+    config, ledger = STEP.config(cell="eu1", estate=estate), Ledger()
+    names = [f'odoo.http.request.duration.mean{{tenant.id="{tenant}"}}' for tenant in ("berlin", "york")]
+    first, york_moves = datetime(2026, 10, 5, tzinfo=UTC), datetime(2026, 11, 1, tzinfo=UTC)
+    for minute in range(0, 24 * 1_440, 20):
+        at = first + timedelta(minutes=minute)
+        time_ms = round(at.timestamp() * 1000)
+        ledger.turn(time_ms, config)
+        opens = [at.astimezone(ZoneInfo(zone)).hour == 9 for zone in ("Europe/Berlin", "America/New_York")]
+        points: dict[str, float | None] = dict(zip(names, (0.8 if one else 0.1 for one in opens), strict=True))
+        ledger.look(Scrape.of(points, cell="eu1", resource="log-eu1", system="odoo_log", time_ms=time_ms), None)
+    assert first + timedelta(days=24) < york_moves  # the last Wednesday of October: Berlin has changed its clocks
+
+    def expected(hour: int) -> list[float]:
+        at_ms = round(datetime(2026, 10, 28, hour, 30, tzinfo=UTC).timestamp() * 1000)
+        return [round(float(one), 1) for one in np.exp(ledger.expected(ledger.weeks(config), at_ms)) - ledger.least]
+
+    assert [expected(hour) for hour in (7, 8, 13, 14)] == [[0.1, 0.1], [0.8, 0.1], [0.1, 0.8], [0.1, 0.1]]
+
+
+def test_what_comes_within_the_hour_of_an_opening_is_not_known_to_the_minute() -> None:
+    """A burst in the first half of each hour in which a day begins: its end is no regression, as steep as it is."""
+    draw = Draw(seed=2, everywhere=True, before_s=8 * 86_400 + 30_600, after_s=2_400, interval_s=60.0, wander=0.0)
+    names = [f'odoo.queue_job.done{{tenant.id="{name}"}}' for name in draw.names()]
+    rng, counters = np.random.default_rng(draw.seed), dict.fromkeys(names, 0.0)
+    records: list[Record] = []
+    for minute in range(int((draw.before_s + draw.after_s) / 60)):
+        of_day = minute % 1_440 - 480
+        rate = 20.0 if 0 <= of_day < 30 else 6.0 if 30 <= of_day < 600 else 0.5
+        counters = {name: count + rng.poisson(rate) for name, count in counters.items()}
+        time_ms = T0 + minute * 60_000
+        records.append(
+            Scrape.of(dict(counters), cell="eu1", resource="odoo-eu1", system="odoo", time_ms=time_ms, start_time_ms=T0)
+        )
+    records.append(draw.change(draw.before_s))
+    told = judged(draw, records=sorted(records, key=lambda one: one.time_ms))
+    assert Verdict.REGRESSED not in verdicts(told)
 
 
 def test_missing_evidence_is_inconclusive_and_never_fine() -> None:
