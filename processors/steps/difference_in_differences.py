@@ -29,10 +29,10 @@ from processors.episodes import signal_id
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
 from processors.steps import proof
 from processors.steps.contrast import BATCHES_MIN, Contrast, Margin, Question, Since, contrast, groups_of
-from processors.steps.correlator.tables import kind_of
+from processors.steps.correlator.tables import EXCUSES, kind_of
 from processors.steps.ledger import Ledger
 from processors.steps.outcomes import speaking
-from processors.steps.rivals import KINDS, Rival, Rivals, reached
+from processors.steps.rivals import Rival, Rivals, reached
 from processors.steps.trials import Head, Trial, follows, imagine, returns, takes_back
 from processors.steps.verdicts import advice, evidence, row_text, sufferers, summary
 from schemas.calendar import MINUTE_MS
@@ -189,9 +189,15 @@ def _judge(config: Config, state: State, trial: Trial, at_ms: int) -> Findings:
 
 
 def _acquit(config: Config, state: State, trial: Trial, rivals: list[Rival], at_ms: int) -> Findings:
-    """Take a verdict back when other trouble, that had begun before it, reaches all that it rests on."""
+    """Take a verdict back when other trouble, that had begun before it, reaches all that it rests on.
+
+    A harmful change harms at once as a rule, and may bring about other trouble; what came later may be trouble that was noticed late.
+    """
     head = trial.head
-    before = [one for one in rivals if one.started_ms <= head.guilty_ms]
+    is_late = head.guilty_ms > head.started_ms + config.fine_after_ms
+    before = [
+        one for one in rivals if one.started_ms <= head.guilty_ms or (is_late and one.may_precede(head.guilty_ms))
+    ]
     if head.stage == "mended" or not before or not reached(before, state.ledger.slots)[head.guilty].all():
         return []
     head.guilty, head.harm, head.guilty_ms, head.suspected_ms = [], {}, 0, 0
@@ -355,7 +361,7 @@ def unit(record: Record) -> str | None:
     if isinstance(record, Change):
         return ""
     if isinstance(record, Signal):
-        return "" if kind_of(record.cause) in KINDS else None
+        return "" if kind_of(record.cause) in EXCUSES else None
     return "" if isinstance(record, Scrape) and speaking(record.series) else None
 
 

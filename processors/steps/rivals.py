@@ -14,18 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel
 
-from processors.steps.correlator.tables import Reach, known
+from processors.steps.correlator.tables import EXCUSES, Reach, Urgency, kind_of, known
 from processors.steps.correlator.topology import Topology
 from processors.steps.outcomes import Slot
 from schemas.estate import Cell
 from schemas.records import Change, Phase, Signal
 
-KINDS = frozenset(
-    {"redis.latency", "redis.memory", "storage", "storage.full", "network", "postgresql.lock", "tenant.load"}
-)
-"""Of what is shared, and not brought about by new code as a rule; what may be its doing, such as a busy CPU, is no excuse."""
 RIVALS_MAX = 100
 AFTERMATH_MS = 1_800_000
+NOTICE_MS = 1_200_000
 
 
 class Rival(BaseModel):
@@ -43,6 +40,11 @@ class Rival(BaseModel):
         if self.ended_ms is None:
             return True
         return at_ms < self.ended_ms + min(self.ended_ms - self.started_ms, AFTERMATH_MS)
+
+    def may_precede(self, at_ms: int) -> bool:
+        """Whether it may have begun before an instant; symptoms, as of a slow disk, are noticed late."""
+        is_noticed_late = known(kind_of(self.cause)).urgency is Urgency.SYMPTOM
+        return self.started_ms <= at_ms + (NOTICE_MS if is_noticed_late else 0)
 
     def excuses(self, change: Change) -> bool:
         """Whether it is another's doing. Trouble of the only tenant that got a change, or of what was changed, may be the change's."""
@@ -77,7 +79,7 @@ def _rival_of(signal: Signal, cell: Cell | None) -> Rival | None:
     """A signal as a rival; None when it is of something that is not shared."""
     name, _, whose = signal.cause.partition(":")
     place = cell.resources_by_name.get(signal.resource) if cell else None
-    if name not in KINDS or (place is not None and place.tenant is not None):
+    if name not in EXCUSES or (place is not None and place.tenant is not None):
         return None
     reach, tenants = known(name).reach, None
     by = whose if name in ("postgresql.lock", "tenant.load") else None

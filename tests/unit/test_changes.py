@@ -18,7 +18,7 @@ from processors.steps import always_valid
 from processors.steps.difference_in_differences import STEP, State
 from processors.steps.ledger import Ledger
 from schemas.estate import Estate
-from schemas.records import Phase, Record, Scrape, Severity, Signal, Verdict
+from schemas.records import Change, Phase, Record, Scrape, Severity, Signal, Verdict
 from schemas.series import split
 from tests.support.changes import T0, Draw, judged
 
@@ -120,6 +120,27 @@ def test_a_change_is_acquitted_when_other_trouble_that_began_before_the_verdict_
     assert told[-1].verdict is Verdict.INCONCLUSIVE
     assert told[-1].phase is Phase.RESOLVED
     assert "redis.latency:valkey-eu1" in told[-1].summary
+
+
+@pytest.mark.parametrize(("ahead_s", "acquitted"), [(400, True), (0, False)])
+def test_a_slow_disk_is_noticed_late_and_excuses_what_a_change_did_not_do_at_once(
+    ahead_s: int, acquitted: bool
+) -> None:
+    draw = Draw(seed=8, everywhere=True, latency=1.8, after_s=900)
+    slow_ms = T0 + round(draw.before_s * 1000)
+    disk = Signal(
+        cell="eu1", time_ms=slow_ms + 500_000, id="disk", phase=Phase.OPEN, detector="baseline", cause="storage:host-eu1",
+        resource="host-eu1", started_ms=slow_ms + 500_000, severity=Severity.WARNING, score=0.6, summary="the disk is slow",
+    )  # fmt: skip
+    made_ms = slow_ms - ahead_s * 1000
+    records = [
+        one.model_copy(update={"time_ms": made_ms}) if isinstance(one, Change) else one for one in draw.records()
+    ]
+    told = judged(draw, records=sorted([*records, disk], key=lambda one: one.time_ms))
+    guilty = next(one for one in told if one.verdict is Verdict.REGRESSED)
+    assert slow_ms < guilty.time_ms < disk.time_ms
+    assert ("storage:host-eu1" in told[-1].summary) is acquitted
+    assert (told[-1].verdict is Verdict.INCONCLUSIVE) is acquitted
 
 
 def test_a_change_that_does_harm_is_found_once_other_trouble_is_over() -> None:

@@ -18,7 +18,7 @@ from processors.steps.correlator import STEP, grouping, quiet
 from processors.steps.correlator.tables import EXPLAINS, KINDS
 from schemas.estate import Estate
 from schemas.impact import CutOffStake, Impact, Stake
-from schemas.records import Change, Evidence, Incident, Phase, Role, Scrape, Severity, Signal
+from schemas.records import Change, Evidence, Incident, Phase, Role, Scrape, Severity, Signal, Verdict
 from schemas.silences import Silence
 from tests.support.folding import folded, restarted
 
@@ -250,6 +250,23 @@ def test_a_release_that_was_judged_fine_is_believed_less() -> None:
     cleared = fold(*story, verdict)[-1]
     assert top(blamed) == "release:odoo@2.4.1"
     assert top(cleared) == "odoo.workers:acme"
+
+
+def test_a_change_that_is_acquitted_hands_its_story_to_what_excused_it() -> None:
+    release = "release:odoo@2.4.1"
+    blamed = signal(release, 400, id="verdict", tenants=("acme", "borealis"), verdict="regressed", advice="roll back")
+    slow, disk = signal("odoo.latency:acme", 410), signal("storage:host-eu1", 800, resource="host-eu1")
+    freed = [
+        Item(T0 + 810_000, item.record.model_copy(update={"phase": Phase.RESOLVED, "time_ms": T0 + 810_000, "verdict": Verdict.INCONCLUSIVE}))
+        for item in blamed
+        if isinstance(item.record, Signal)
+    ]  # fmt: skip
+    told = fold(change("2.4.1", 0), blamed, slow, disk, freed, until_s=1_000)
+    assert told[0].causes[0].cause == release
+    assert only(told).causes[0].cause == "storage:host-eu1"
+    assert "roll back" not in str(only(told).advice)
+    guilty = fold(change("2.4.1", 0), blamed, slow, disk, until_s=1_000)
+    assert last(guilty)[told[0].id].causes[0].cause == release
 
 
 def test_what_a_neighbour_cannot_be_seen_in_is_said_against_it() -> None:

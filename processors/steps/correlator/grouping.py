@@ -21,6 +21,7 @@ from processors.steps.correlator.tables import (
     ABSENCES,
     CHANGES,
     COMES_TRUE,
+    EXCUSES,
     EXPLAINED_BY,
     EXPLAINS_SET,
     Reach,
@@ -52,6 +53,8 @@ GUILTY = (Verdict.REGRESSED, Verdict.NOT_RECOVERED, Verdict.RECOVERED)
 
 def explains(config: Config, cause: Node, effect: Node) -> float:
     """How well a candidate explains a signal, 0 to 1, priors left aside."""
+    if effect.is_acquitted and cause.kind in EXCUSES:
+        return _share(cause, effect) * _lasted(cause, effect)
     if effect.kind not in EXPLAINS_SET.get(cause.kind, ()) or cause is effect:
         return 0.0
     share = _share(cause, effect)
@@ -163,6 +166,14 @@ def prior(config: Config, node: Node) -> float:
     return node.known.prior * (config.fine if node.verdict is Verdict.FINE else 1.0)
 
 
+def _lasted(cause: Node, effect: Node) -> float:
+    """Whether a rival went on when a change was acquitted of what it had been found guilty of."""
+    assert effect.deed
+    assert effect.deed.verdict
+    at_ms = effect.deed.verdict.time_ms
+    return float(cause.is_member and cause.onset_ms <= at_ms and (cause.over_ms is None or cause.over_ms >= at_ms))
+
+
 def _share(cause: Node, effect: Node) -> float:
     """Share of those who feel the effect whom the cause can reach by what it names."""
     is_partner = cause.known.reach is Reach.PARTNER and bool(cause.tenants)
@@ -247,7 +258,7 @@ def _link(config: Config, state: State, cause: str) -> None:
     for kind in EXPLAINED_BY.get(node.kind, ()) if node.is_member else ():
         if NEAR * known(kind).prior * (config.regressed if kind in CHANGES else 1.0) < most:
             continue  # none of this kind can be believed more
-        is_seen_late = kind in ABSENCES or node.kind in COMES_TRUE.get(kind, ())
+        is_seen_late = kind in ABSENCES or node.kind in COMES_TRUE.get(kind, ()) or node.is_acquitted
         ahead_ms = AHEAD_MS if is_seen_late else config.notice_max_ms
         for nearest in state.index.causes(kind, node, ahead_ms):
             for found, candidate in islice(_accepted(config, nearest, node), RIVALS):

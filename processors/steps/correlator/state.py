@@ -14,7 +14,17 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, TypeAdapter
 
 from processors.step import Parts
-from processors.steps.correlator.tables import ABSENCES, CHANGES, EXPLAINED_BY, EXPLAINS, Kind, Reach, kind_of, known
+from processors.steps.correlator.tables import (
+    ABSENCES,
+    CHANGES,
+    EXPLAINED_BY,
+    EXPLAINS,
+    SUSPECTED,
+    Kind,
+    Reach,
+    kind_of,
+    known,
+)
 from processors.steps.correlator.topology import Needing
 from schemas.records import Change, Evidence, Incident, Signal, Verdict
 from schemas.silences import Silence
@@ -116,6 +126,11 @@ class Node:
         """Its signals, the strongest first; one that advises says more than a number out of its band."""
         order = sorted(self.kept, key=lambda one: (one.signal.advice is None, -one.signal.score, one.signal.id))
         return tuple(one.signal for one in order)
+
+    @property
+    def is_acquitted(self) -> bool:
+        """Whether it is a change that was found guilty, until something else was found that explains it."""
+        return self.is_member and self.is_change and self.verdict is Verdict.INCONCLUSIVE and self.over_ms is not None
 
     def shape(self) -> tuple[Any, ...]:
         """What decides whom it explains; a new shape means that links are looked at again."""
@@ -242,7 +257,7 @@ class Index:
     def effects(self, node: Node) -> Iterator[Node]:
         """Nodes that this one may explain, as far as kinds and tenants go; a node may come several times."""
         tenants = (SHARED, *node.tenants) if node.is_limited else (ANYBODY,)
-        for kind in EXPLAINS.get(node.kind, ()):
+        for kind in SUSPECTED.get(node.kind, ()):
             for tenant in tenants:
                 yield from self._effects.get((kind, tenant), {}).values()
 
@@ -317,8 +332,11 @@ def _missed(kind: str, kept: list[Kept]) -> Iterator[int]:
 
 
 def _judged(told: list[Signal], deed: Deed | None) -> Verdict | None:
+    """The last verdict: that of a change is told also when nothing is open because of it."""
+    if deed and deed.verdict:
+        return verdict_of(deed.verdict)
     verdicts = [verdict for one in told if (verdict := verdict_of(one))]
-    return verdicts[-1] if verdicts else verdict_of(deed.verdict) if deed and deed.verdict else None
+    return verdicts[-1] if verdicts else None
 
 
 def change_text(change: Change) -> Evidence:

@@ -98,6 +98,14 @@ CHANGES = frozenset({"release", "module_upgrade", "configuration", "scaling", "c
 ABSENCES = frozenset({"process.stopped", "integration.silent", "odoo.cron", "odoo.workers", "odoo.web", "queue.stuck"})
 """Kinds told by what did not come: they began when it ceased to, not when that was too long."""
 
+EXCUSES = frozenset(
+    {"redis.latency", "redis.memory", "storage", "storage.full", "network", "postgresql.lock", "tenant.load"}
+)
+"""What may be the matter instead of a change: of what is shared, and not brought about by new code as a rule.
+
+What may be its doing, such as a busy CPU, is no excuse. A change that was found guilty and then acquitted is their effect.
+"""
+
 FELT = (
     "odoo.latency", "odoo.errors", "queue.backlog", "queue.failures", "queue.stuck", "process.backlog",
     "process.stopped", "process.delayed", "integration.failures", "integration.silent", "mail", "slo.burn", "service.fault",
@@ -226,7 +234,10 @@ def _reversed(table: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     return {effect: tuple(cause for cause in order if effect in table[cause]) for effect in effects}
 
 
-EXPLAINED_BY = _reversed(EXPLAINS)
+SUSPECTED = EXPLAINS | {kind: (*EXPLAINS[kind], *sorted(CHANGES)) for kind in sorted(EXCUSES)}
+"""Kind of cause to the kinds that may be its effects, acquitted changes among them."""
+
+EXPLAINED_BY = _reversed(EXPLAINS) | dict.fromkeys(sorted(CHANGES), tuple(sorted(EXCUSES)))
 """Kind of effect to the kinds that can bring it about, the most readily believed first."""
 
 EXPLAINS_SET = {cause: frozenset(found) for cause, found in EXPLAINS.items()}
