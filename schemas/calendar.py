@@ -152,6 +152,34 @@ class Calendar(BaseModel):
         before_ms = max(time_ms - days * DAY_MS, 0)
         return self.local(time_ms).utcoffset() != self.local(before_ms).utcoffset()
 
+    def rests(self, time_ms: int) -> bool:
+        """Whether it is a holiday, or since the last one nobody has worked for an hour yet."""
+        today, key = self.local(time_ms).date(), _Key(self)
+        if today in self.holidays:
+            return True
+        for back in range(1, 8):
+            day = today - timedelta(days=back)
+            if day in self.holidays:
+                over_ms = _ms(datetime.combine(day + timedelta(days=1), time(), ZoneInfo(self.time_zone)))
+                return self.business_ms(over_ms, time_ms) < LINGERS_MS
+            if _open_spans(key, day):
+                return False
+        return False
+
+    def days_lying(self, time_ms: int) -> int:
+        """How many days' work may lie: 1 as a rule, after holidays one more for each, until as many days and one were worked."""
+        today, key = self.local(time_ms).date(), _Key(self)
+        worked = rested = 0
+        for back in range(1, 15):
+            day = today - timedelta(days=back)
+            if day in self.holidays:
+                rested += any(DAYS[day.weekday()] in one.days for one in self.shifts) if self.shifts else 1
+            elif _open_spans(key, day):
+                if rested:
+                    break
+                worked += 1
+        return 1 + rested if worked <= rested else 1
+
     def is_open(self, local: datetime) -> bool:
         """Whether a shift covers a local time."""
         if not self.shifts:

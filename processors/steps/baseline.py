@@ -97,7 +97,9 @@ def _compare_all(config: Config, state: State, scrape: Scrape) -> Look:
     now, usual = _now(config, state, scrape.time_ms)
     observed, measured = _rates(config, state, values, scrape)
     middle: Any = abs(now.into - 0.5)
-    expected = usual.expected(middle) + state.arrays["offset"]
+    season, offset = usual.expected(middle), state.arrays["offset"]
+    np.maximum(offset, state.slots.least - season, out=offset)
+    expected = season + offset
     usual_noise = usual.variance(middle)
     error = observed - expected
     fresh = usual.fresh(config.warm_up)

@@ -79,8 +79,8 @@ class Weeks:
 
 
 def _load(calendar: Calendar, time_ms: int) -> float:
-    """Load that the calendar expects, NaN while it is closed. Right after a window what it held up is made good."""
-    if calendar.at(time_ms).is_holiday or any(one.lingers(time_ms) for one in calendar.maintenance):
+    """Load that the calendar expects, NaN while it is closed. Right after a holiday or a window what it held up is made good."""
+    if calendar.rests(time_ms) or any(one.lingers(time_ms) for one in calendar.maintenance):
         return np.nan
     return max((one.load for one in calendar.campaigns if one.lingers(time_ms)), default=1.0)
 

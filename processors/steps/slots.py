@@ -31,6 +31,7 @@ class Slots:
     up: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     down: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     has_bad: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))  # up, down or both
+    least: Floats = field(default_factory=lambda: np.zeros(0))  # what can be: times, ages and numbers are not below 0
     has_opinion: bool = False
     floor: Floats = field(default_factory=lambda: np.zeros(0))
     limited: list[tuple[int, int, float]] = field(default_factory=list)  # slot, slot of its limit (-1: fixed), limit
@@ -79,6 +80,7 @@ class Slots:
         self.up = np.array([metric.bad in (Departure.UP, Departure.BOTH) for metric in metrics], bool)
         self.down = np.array([metric.bad in (Departure.DOWN, Departure.BOTH) for metric in metrics], bool)
         self.has_bad = self.up | self.down
+        self.least = np.where(self.up & ~self.down | self.is_sum, 0.0, -np.inf)
         self.has_opinion = any(metric.bad is not Departure.NONE for metric in metrics)
         self.floor = np.array([metric.floor for metric in metrics], float)
         self.limited = [one for slot, metric in enumerate(metrics) if (one := self._limit(slot, metric))]

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
 
-from processors.step import Item
+from processors.step import Findings, Item
 from processors.steps import baseline
 from processors.steps.hours import Weeks
 from processors.steps.seasonal import is_shifted
-from schemas.calendar import Calendar
+from schemas.calendar import DAYS, Calendar
 from schemas.estate import Estate
 from schemas.records import Phase, Scrape, Signal
 
@@ -152,6 +152,54 @@ def test_what_a_declared_window_held_up_is_made_good_in_peace(ends: str | None) 
     assert told == [] if ends else [at.hour for at, _ in told] == [12]
 
 
+def test_what_a_holiday_left_lying_waits_in_peace_until_people_are_back() -> None:
+    def oldest(local: datetime, rng: np.random.Generator) -> float:
+        """How long the oldest document has waited: minutes by day, else since the last evening on which somebody worked."""
+        if 7 <= local.hour < 17 and local.date() != THAT_DAY:
+            return float(rng.uniform(300, 900))
+        day = local.date() - timedelta(days=local.hour < 17)
+        evening = datetime.combine(day - DAY if day == THAT_DAY else day, time(17))
+        return (local.replace(tzinfo=None) - evening).total_seconds() + float(rng.uniform(300, 900))
+
+    series = 'erp.document.age.max{erp.document.state="assigned",tenant.id="acme"}'
+    shifts = [{**SHIFT, "days": list(DAYS)}]
+    assert opened(17, series, oldest, shifts=shifts, holidays=[THAT_DAY.isoformat()]) == []
+
+
+def test_an_age_is_never_expected_below_nought(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waited for most of the day is done at once: the follower of the present must not run on into what cannot be."""
+
+    def oldest(local: datetime, rng: np.random.Generator) -> float:
+        since_h = (local.hour - 17) % 24 + local.minute / 60
+        return 3_600 * since_h if since_h < 14 and local.date() != THAT_DAY else float(rng.uniform(0, 900))
+
+    series = 'erp.document.age.max{erp.document.state="assigned",tenant.id="acme"}'
+    least, judge = [0.0], baseline._judge
+
+    def spy(config: baseline.Config, state: baseline.State, scrape: Scrape, seen: baseline.Look) -> Findings:
+        least.append(float(seen.expected[0]))
+        return judge(config, state, scrape, seen)
+
+    monkeypatch.setattr(baseline, "_judge", spy)
+    opened(16, series, oldest)
+    assert len(least) > 1_000
+    assert min(least) >= 0
+
+
+def test_people_are_back_an_hour_after_the_first_shift_that_follows_a_holiday() -> None:
+    berlin = Calendar.model_validate({**BERLIN, "holidays": ["2026-09-21", "2026-09-22"]})
+    always = Calendar(name="always", holidays=(THAT_DAY,))
+
+    def rests(calendar: Calendar, day: int, hour: int) -> bool:
+        return calendar.rests(
+            round(datetime(2026, 9, day, hour, 30, tzinfo=ZoneInfo(calendar.time_zone)).timestamp() * 1000)
+        )
+
+    hours = [(20, 23), (21, 12), (22, 23), (23, 6), (23, 7), (23, 8), (24, 3)]
+    assert [rests(berlin, *one) for one in hours] == [False, True, True, True, True, False, False]
+    assert [rests(always, *one) for one in hours] == [False, False, True, False, False, False, False]
+
+
 def test_a_declared_peak_may_make_wait_what_usually_does_not() -> None:
     peak = {"name": "sale", "starts": "2026-09-22T09:00:00+02:00", "ends": "2026-09-22T17:00:00+02:00", "load": 2.5}
 
@@ -159,8 +207,8 @@ def test_a_declared_peak_may_make_wait_what_usually_does_not() -> None:
         return lambda local, _: longest_s * (local.date() == THAT_DAY and local.hour == 11)
 
     age = 'odoo.queue_job.age.max{odoo.queue_job.channel="root",tenant.id="acme"}'
-    assert [at.hour for at, _ in opened(15.8, age, waits(70))] == [11]
-    assert opened(15.8, age, waits(70), campaigns=[peak]) == []
+    assert [at.hour for at, _ in opened(15.8, age, waits(100))] == [11]
+    assert opened(15.8, age, waits(100), campaigns=[peak]) == []
     assert [at.hour for at, _ in opened(15.8, age, waits(700), campaigns=[peak])] == [11]
 
 
