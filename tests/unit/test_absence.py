@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from processors.flows import FLOWS
+from processors.flows import FLOWS, layout_of
 from processors.partners import partner_of
 from processors.step import Item
 from processors.steps import absence
@@ -161,6 +161,24 @@ def test_what_orders_did_not_bring_is_missing_further_on_and_no_new_stop() -> No
     assert (ended[1].time_ms - MONDAY) / HOUR - (8 * 24 + 12) < 0.2
     tenant.until(8, 14, stands=(shipped,))  # it has passed, and still nothing is shipped
     assert [cause for cause, _ in tenant.opened] == ["process.stopped:acme"] * 2
+
+
+def test_orders_that_nobody_places_are_told_while_those_placed_before_are_still_confirmed() -> None:
+    carts, worked_off = documents("sale.order", "draft"), documents("sale.order", "sale")
+    tenant = Tenant({carts: 0.8, worked_off: 0.8, CRON: 0.5})
+    tenant.until(8, 11)
+    tenant.rates[worked_off] = 0.12
+    tenant.until(8, 11.6, stands=(carts,))
+    assert [cause for cause, _ in tenant.opened] == ["process.stopped:acme"]
+
+
+def test_an_order_is_drafted_before_it_is_sold() -> None:
+    layout = "\n".join(
+        documents(*one) for one in [("sale.order", "draft"), ("sale.order", "sale"), ("account.move", "draft")]
+    )
+    cart, order = layout_of(layout).streams  # an invoice that nobody drafts is missed when it is not posted
+    assert order.follows(cart)
+    assert not cart.follows(order)
 
 
 def test_what_stopped_before_the_orders_is_no_hole() -> None:
