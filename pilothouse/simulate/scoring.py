@@ -11,16 +11,20 @@ from collections.abc import Iterable, Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pilothouse.simulate.drawing import LOOK_S
 from pilothouse.simulate.truth import Label, Truth
 from processors.fold import Finding
 from schemas.records import Incident, Phase, Severity
 
 GRACE_MS = 600_000
+EARLY_MS = round(LOOK_S * 1000) // 2
+"""A look is stamped up to half an interval before the end of the interval that it tells of."""
 
 DEFINITIONS = f"""\
 An alert is an incident of severity warning or critical, as the alert sinks send it; INFO is not counted either way.
 A run has at most one happening that must be found. It is found if an alert of its cell first reaches that severity between
-its onset and {GRACE_MS // 60_000} minutes after its end. Of what fills up, the end is when it is full, and no grace is given.
+its onset and {GRACE_MS // 60_000} minutes after its end. A look is stamped up to {EARLY_MS // 1000} s before the end of the minute that it tells of, so
+times are right to that, and an alert so long before the onset counts as one at the onset. Of what fills up, the end is when it is full, and no grace is given.
 Every other alert of the run is a false one: before the onset, after the grace, or in a run in which nothing is wrong. A second
 alert for the same happening is a duplicate and counts as false in the precision, too.
 precision = found / (found + false + duplicates); recall = found / happenings that must be found.
@@ -81,7 +85,7 @@ def score(label: Label, told: Iterable[Finding]) -> Scored:
     if wanted is None:
         return Scored(label=label, alerts=tuple(alerts), false=tuple(one.id for one in alerts))
     grace_ms = 0 if label.family == "capacity" else GRACE_MS
-    mine = [one for one in alerts if wanted.onset_ms <= one.opened_ms <= wanted.end_ms + grace_ms]
+    mine = [one for one in alerts if wanted.onset_ms - EARLY_MS <= one.opened_ms <= wanted.end_ms + grace_ms]
     false = tuple(one.id for one in alerts if one not in mine)
     if not mine:
         return Scored(label=label, alerts=tuple(alerts), false=false)
@@ -93,7 +97,7 @@ def score(label: Label, told: Iterable[Finding]) -> Scored:
         found=first.id,
         false=false,
         duplicates=tuple(one.id for one in mine[1:]),
-        delay_s=(first.opened_ms - wanted.onset_ms) / 1000,
+        delay_s=max(first.opened_ms - wanted.onset_ms, 0) / 1000,
         right_cause=first.cause in wanted.causes,
         right_tenants=_are_right(first.tenants, wanted),
         closed=None if over_ms > label.to_ms else _is_between(wanted.end_ms, first.resolved_ms, over_ms),

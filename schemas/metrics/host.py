@@ -23,7 +23,7 @@ METRICS = (
         title="CPU time spent waiting for disks",
         bad=Departure.UP,
         cause="storage",
-        floor=0.1,
+        floor=0.05,
     ),
     Metric(
         "system.cpu.load_average.1m",
@@ -56,7 +56,7 @@ METRICS = (
         title="time the disk is busy",
         bad=Departure.UP,
         cause="storage",
-        floor=0.3,
+        floor=0.15,
     ),
     Metric("system.disk.operations", Kind.SUM, "{operation}", "Operations by system.device and disk.io.direction."),
     Metric("system.filesystem.usage", Kind.GAUGE, "By", "Used bytes by system.filesystem.mountpoint."),

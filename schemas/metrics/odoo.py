@@ -63,7 +63,7 @@ METRICS = (
         title="age of the oldest waiting job",
         bad=Departure.UP,
         cause="queue.backlog",
-        floor=30,
+        floor=90,
     ),
     Metric(
         "odoo.queue_job.done",
