@@ -11,10 +11,10 @@ from tests.support.house import House, now_ms, running
 BEHIND_MS = 30_000
 
 
-async def put_late(one: House) -> None:
-    """Lock waits that were observed half a minute ago, by somebody whose records come only now."""
+async def put_locks(one: House, source: str, behind_ms: int = 0) -> None:
+    """Lock waits, told at once; or those that were observed half a minute ago, by somebody whose records come only now."""
     for number in range(12):
-        recorded_ms = now_ms() - BEHIND_MS
+        recorded_ms = now_ms() - behind_ms
         waiting = OperationsEvent(
             cell="eu1",
             time_ms=recorded_ms,
@@ -24,7 +24,7 @@ async def put_late(one: House) -> None:
             name="postgresql.lock.blocked",
             attributes={"postgresql.waiting.count": 9, "postgresql.waiting.max_s": 20.0 + number},
         )
-        await one.put(waiting, "straggler", number, recorded_ms)
+        await one.put(waiting, source, number, recorded_ms)
         await asyncio.sleep(0.3)
 
 
@@ -39,13 +39,15 @@ async def test_windows_are_folded_again_byte_for_byte(embedded_settings: Setting
         began_ms = now_ms()
         await one.flow(2_000, 20)
         await one.stutter(8)
+        await put_locks(one, "watcher")
         undisturbed_ms = await ends_ms()
-        for victim in ("process", "ingest", "process"):
+        for number, victim in enumerate(("process", "ingest", "process")):
             await one.program(victim).kill()
             await one.next_stored(60)
             await one.stutter(3)
+            await put_locks(one, f"watcher {number}")
         killed_ms = await ends_ms()
-        await put_late(one)
+        await put_locks(one, "straggler", BEHIND_MS)
         late_ms = await ends_ms(14.0)
         windows = {
             "undisturbed": (began_ms, undisturbed_ms),
