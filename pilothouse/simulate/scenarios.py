@@ -91,7 +91,7 @@ def certificate_expires(scene: Scene) -> Story:
                 drivers.turned[Knob.JOB_FAILURES, partner] = refused * 0.9
 
     length_ms = renewed + 2 * HOUR_MS - begins
-    return Story(BUSY, length_ms, (Happening(truth, turn),), coarse_ms=length_ms)
+    return Story(BUSY, length_ms, (Happening(truth, turn),), coarse_ms=CERTIFICATE_LEFT_MS - HOUR_MS)
 
 
 def release_kills_workers(scene: Scene) -> Story:
