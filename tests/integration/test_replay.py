@@ -5,27 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from pilothouse.settings import Settings
-from schemas.records import OperationsEvent
-from tests.support.house import House, now_ms, running
+from tests.support.house import now_ms, running
 
 BEHIND_MS = 30_000
-
-
-async def put_locks(one: House, source: str, behind_ms: int = 0) -> None:
-    """Lock waits, told at once; or those that were observed half a minute ago, by somebody whose records come only now."""
-    for number in range(12):
-        recorded_ms = now_ms() - behind_ms
-        waiting = OperationsEvent(
-            cell="eu1",
-            time_ms=recorded_ms,
-            resource="postgresql-eu1",
-            system="postgresql",
-            tenant="acme",
-            name="postgresql.lock.blocked",
-            attributes={"postgresql.waiting.count": 9, "postgresql.waiting.max_s": 20.0 + number},
-        )
-        await one.put(waiting, source, number, recorded_ms)
-        await asyncio.sleep(0.3)
 
 
 async def ends_ms(after_s: float = 8.0) -> int:
@@ -39,15 +21,15 @@ async def test_windows_are_folded_again_byte_for_byte(embedded_settings: Setting
         began_ms = now_ms()
         await one.flow(2_000, 20)
         await one.stutter(8)
-        await put_locks(one, "watcher")
+        await one.put_locks("watcher")
         undisturbed_ms = await ends_ms()
         for number, victim in enumerate(("process", "ingest", "process")):
             await one.program(victim).kill()
             await one.next_stored(60)
             await one.stutter(3)
-            await put_locks(one, f"watcher {number}")
+            await one.put_locks(f"watcher {number}")
         killed_ms = await ends_ms()
-        await put_locks(one, "straggler", BEHIND_MS)
+        await one.put_locks("straggler", BEHIND_MS)
         late_ms = await ends_ms(14.0)
         windows = {
             "undisturbed": (began_ms, undisturbed_ms),

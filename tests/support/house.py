@@ -31,7 +31,7 @@ from pilothouse.supervisor import Program, Supervisor
 from pilothouse.whole import environment, make_topics, our_programs
 from schemas.codec import Envelope, Received, decode, encode
 from schemas.estate import Estate
-from schemas.records import Record
+from schemas.records import OperationsEvent, Record
 from schemas.topics import topic_of
 
 ESTATE = """
@@ -129,6 +129,22 @@ class House:
             topic = topic_of(record).name
             headers, at_ms = wire.headers, wire.timestamp_ms
             await producer.send_and_wait(topic, wire.value, wire.key, headers=headers, timestamp_ms=at_ms)
+
+    async def put_locks(self, source: str, behind_ms: int = 0) -> None:
+        """Lock waits, told at once; or those that were observed before, by somebody whose records come only now."""
+        for number in range(12):
+            recorded_ms = now_ms() - behind_ms
+            waiting = OperationsEvent(
+                cell="eu1",
+                time_ms=recorded_ms,
+                resource="postgresql-eu1",
+                system="postgresql",
+                tenant="acme",
+                name="postgresql.lock.blocked",
+                attributes={"postgresql.waiting.count": 9, "postgresql.waiting.max_s": 20.0 + number},
+            )
+            await self.put(waiting, source, number, recorded_ms)
+            await asyncio.sleep(0.3)
 
     async def published(self, topic: str) -> dict[int, list[Received]]:
         """What stands on a topic now, by partition, heartbeats left out."""
