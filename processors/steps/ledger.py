@@ -162,6 +162,7 @@ class Ledger:
             names = list(dict.fromkeys(owners))
             places = np.array([names.index(owner) for owner in owners], np.intp)
             self._weeks = config, Weeks([config.calendar(name) for name in names], places)
+            self.profile.kinds = self._weeks[1].kinds
         return self._weeks[1]
 
     def past(self, before_ms: int) -> Past:
@@ -226,9 +227,7 @@ class Ledger:
     def _close_hours(self, at_ms: int, config: StepConfig) -> None:
         if not self.slots:
             return
-        weeks, hour = self.weeks(config), self.arrays["hour"]
-        now = weeks.at(at_ms)
-        self.profile.kinds = weeks.kinds
+        now, hour = self.weeks(config).at(at_ms), self.arrays["hour"]
         over = (hour != now.hour) & (hour >= 0)
         if over.any():
             self.profile.close(hour.astype(np.int16), over)

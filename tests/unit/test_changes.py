@@ -280,6 +280,15 @@ def test_a_trial_survives_packing_at_any_moment() -> None:
     assert whole == again
 
 
+def test_series_that_come_while_a_change_is_on_trial_are_taken_in_between_two_minutes() -> None:
+    draw = Draw(seed=1, before_s=1_800, after_s=600)
+    records = list(draw.records())
+    late = [one for one in records if isinstance(one, Scrape) and one.time_ms > T0 + 1_000 * (draw.before_s + 130)][:2]
+    joins = [one.model_copy(update={"resource": "log-new", "time_ms": one.time_ms + 1}) for one in late]
+    told = judged(draw, records=sorted([*records, *joins], key=lambda one: one.time_ms))
+    assert Verdict.REGRESSED not in verdicts(told)
+
+
 def test_a_state_stays_small() -> None:
     state: State = STEP.fresh()
     judged(Draw(seed=1, before_s=600, after_s=60), between=lambda one: state.__dict__.update(one.__dict__) or one)
