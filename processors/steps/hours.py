@@ -6,7 +6,7 @@ each of them has its own week. What nobody has alone follows the cell's first te
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +35,13 @@ class Now(NamedTuple):
 
 class Weeks:
     """The weeks of some series; `calendar_of` has for each of them a place in `calendars`."""
+
+    @classmethod
+    def of(cls, owners: Sequence[str | None], calendar_of: Callable[[str | None], Calendar]) -> Weeks:
+        """Those of series that belong to these tenants; `calendar_of` knows a tenant's calendar."""
+        places: dict[str | None, int] = {}
+        calendar_at = np.array([places.setdefault(owner, len(places)) for owner in owners], np.intp)
+        return cls([calendar_of(owner) for owner in places], calendar_at)
 
     def __init__(self, calendars: Sequence[Calendar], calendar_of: NDArray[np.intp]) -> None:
         self._of_tenants, self._calendar_of = list(calendars), calendar_of

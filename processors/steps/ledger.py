@@ -158,10 +158,7 @@ class Ledger:
     def weeks(self, config: StepConfig) -> Weeks:
         """The week of each slot, by the calendar of the tenant it belongs to."""
         if self._weeks is None or self._weeks[0] is not config:
-            owners = [slot.tenant for slot in self.slots]
-            names = list(dict.fromkeys(owners))
-            places = np.array([names.index(owner) for owner in owners], np.intp)
-            self._weeks = config, Weeks([config.calendar(name) for name in names], places)
+            self._weeks = config, Weeks.of([slot.tenant for slot in self.slots], config.calendar)
             self.profile.kinds = self._weeks[1].kinds
         return self._weeks[1]
 

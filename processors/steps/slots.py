@@ -35,15 +35,13 @@ class Slots:
     has_opinion: bool = False
     floor: Floats = field(default_factory=lambda: np.zeros(0))
     limited: list[tuple[int, int, float]] = field(default_factory=list)  # slot, slot of its limit (-1: fixed), limit
-    tenants: list[str | None] = field(default_factory=list)
-    tenant_of: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, np.intp))
     layouts: dict[str, NDArray[np.intp] | None] = field(default_factory=dict)
     _weeks: tuple[StepConfig, Weeks] | None = None
 
     def weeks(self, config: StepConfig) -> Weeks:
         """The weeks of the series, as the estate of that configuration has them."""
         if self._weeks is None or self._weeks[0] is not config:
-            self._weeks = config, Weeks([config.calendar(tenant) for tenant in self.tenants], self.tenant_of)
+            self._weeks = config, Weeks.of([series.tenant for series in self.series], config.calendar)
         return self._weeks[1]
 
     def columns_of(self, layout: str) -> NDArray[np.intp] | None:
@@ -84,10 +82,7 @@ class Slots:
         self.has_opinion = any(metric.bad is not Departure.NONE for metric in metrics)
         self.floor = np.array([metric.floor for metric in metrics], float)
         self.limited = [one for slot, metric in enumerate(metrics) if (one := self._limit(slot, metric))]
-        owners = [series.tenant for series in self.series]
         self._weeks = None
-        self.tenants = list(dict.fromkeys(owners))
-        self.tenant_of = np.array([self.tenants.index(owner) for owner in owners], np.intp)
 
     def _limit(self, slot: int, metric: Metric) -> tuple[int, int, float] | None:
         if isinstance(metric.limit, str):

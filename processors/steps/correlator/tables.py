@@ -237,7 +237,7 @@ def _reversed(table: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
 SUSPECTED = EXPLAINS | {kind: (*EXPLAINS[kind], *sorted(CHANGES)) for kind in sorted(EXCUSES)}
 """Kind of cause to the kinds that may be its effects, acquitted changes among them."""
 
-EXPLAINED_BY = _reversed(EXPLAINS) | dict.fromkeys(sorted(CHANGES), tuple(sorted(EXCUSES)))
+EXPLAINED_BY = _reversed(SUSPECTED)
 """Kind of effect to the kinds that can bring it about, the most readily believed first."""
 
 EXPLAINS_SET = {cause: frozenset(found) for cause, found in EXPLAINS.items()}
