@@ -166,20 +166,6 @@ class Calendar(BaseModel):
                 return False
         return False
 
-    def days_lying(self, time_ms: int) -> int:
-        """How many days' work may lie: 1 as a rule, after holidays one more for each, until as many days and one were worked."""
-        today, key = self.local(time_ms).date(), _Key(self)
-        worked = rested = 0
-        for back in range(1, 15):
-            day = today - timedelta(days=back)
-            if day in self.holidays:
-                rested += any(DAYS[day.weekday()] in one.days for one in self.shifts) if self.shifts else 1
-            elif _open_spans(key, day):
-                if rested:
-                    break
-                worked += 1
-        return 1 + rested if worked <= rested else 1
-
     def is_open(self, local: datetime) -> bool:
         """Whether a shift covers a local time."""
         if not self.shifts:

@@ -19,7 +19,7 @@ from pilothouse.simulate.load import HOUR_MS, Times, expected_load, open_hours
 from pilothouse.simulate.noise import Floats
 from schemas.records import BusinessBatch
 
-LOOK_BACK_MS = 72 * HOUR_MS
+LOOK_BACK_MS = 192 * HOUR_MS  # a holiday on either side of a weekend, and what was not done before it
 FAR = float(2**52)
 TOLD_MS = 60_000
 CARRIERS = ("Blue Parcel", "North Freight", "Rapid Post")

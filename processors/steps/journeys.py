@@ -201,11 +201,10 @@ def _delayed(config: Config, state: State, calendar: Calendar, at_ms: int, elaps
     today_ends_ms = _next_midnight_ms(calendar, at_ms)
     is_told = _cause(state) in state.episodes.open
     moment = calendar.at(at_ms)
-    load = max(moment.load, 1.0) * calendar.days_lying(at_ms)
     found: list[Document] = []
     for name in sorted(state.stages):
         stage = state.stages[name]
-        limit = limit_ms(config, stage, load)
+        limit = limit_ms(config, stage, moment.load)
         if limit is None:
             continue
         oldest, newest = state.clock_ms - config.parked_ms, state.clock_ms - limit

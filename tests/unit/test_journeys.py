@@ -103,30 +103,6 @@ def test_what_an_evening_left_over_is_no_finding_on_the_first_morning() -> None:
     assert run([*whole_flow(MONDAY_8 + 2 * HOUR, 470, 0), *evening, *morning], MONDAY_8 + DAY + HOUR) == []
 
 
-def test_what_two_days_have_brought_takes_twice_as_long_after_a_holiday() -> None:
-    rests = {**CALENDAR, "holidays": ["2026-11-17"]}
-    estate = Estate.model_validate({**ESTATE.model_dump(mode="json", exclude_unset=True), "calendars": [rests]})
-    declared = journeys.Config(cell="eu1", estate=estate, look_every_ms=MINUTE)
-    wednesday = MONDAY_8 + 2 * DAY
-    items = [*whole_flow(MONDAY_8, 600, 0), *flow(wednesday, 120, 1_000, takes=12)]
-    assert run(items, wednesday + 2 * HOUR, declared) == []
-    assert [one.phase for one in run(items, wednesday + 2 * HOUR)][:1] == [Phase.OPEN]
-
-
-def test_what_a_holiday_left_lying_is_done_within_as_many_days_and_one() -> None:
-    christmas = ["2026-12-25", "2026-12-26", "2026-12-28"]
-    weekdays = Calendar.model_validate({**CALENDAR, "holidays": christmas})
-    always = Calendar.model_validate({"name": "always", "holidays": christmas})
-
-    def days(calendar: Calendar) -> list[int]:
-        at = [datetime(2026, 12, day, 9, tzinfo=UTC) for day in (24, 25, 27, 29, 30, 31)]
-        at += [datetime(2027, 1, day, 9, tzinfo=UTC) for day in (1, 4)]
-        return [calendar.days_lying(round(one.timestamp() * 1000)) for one in at]
-
-    assert days(weekdays) == [1, 1, 2, 3, 3, 3, 1, 1]  # the 26th is a Saturday
-    assert days(always) == [1, 1, 3, 2, 2, 1, 1, 1]
-
-
 def test_without_shifts_the_first_night_and_the_first_weekend_are_no_standstill() -> None:
     """What comes after work waits for the morning, and on Friday for Monday."""
     undeclared = journeys.Config(cell="eu1", estate=None, look_every_ms=MINUTE)
