@@ -352,7 +352,7 @@ def _learn(config: Config, state: State, look: Look) -> None:
     usual_noise = square if state.usual is None else state.usual.or_else(look.usual_noise, square)
     arrays["usual_noise"] += weight * (usual_noise - arrays["usual_noise"])
     arrays["seen"] += measured
-    state.spreads.add(strayed, measured)
+    state.spreads.add(look.observed, strayed, measured)
     taught = look.expected + error
     state.profile.add(taught if young is None else np.where(young, look.observed, taught), measured)
 
@@ -378,4 +378,4 @@ ABOUT = About(
         "more slowly than its offset follows is left to capacity."
     ),
 )
-STEP = Step("baseline", Config, (Scrape,), unit, State, step, pack, unpack, about=ABOUT, version=2)
+STEP = Step("baseline", Config, (Scrape,), unit, State, step, pack, unpack, about=ABOUT, version=3)

@@ -34,6 +34,7 @@ PRESENT: dict[str, Any] = {
     "squares": np.float64,  # of what was left in the present hour, summed
     "lean": np.float64,  # what was left in the present quarter, summed
     "leans": np.uint16,
+    "noughts": np.uint16,  # looks of the present hour that found nothing
 }
 
 
@@ -48,7 +49,8 @@ class Spreads:
     def of(cls, arrays: Arrays) -> Spreads:
         """As they were packed among other arrays. Version 1 knew one spread and the noise, which then hold for all hours."""
         if "bend" in arrays:
-            return cls({name: arrays[name] for name in SEASON}, {name: arrays[name] for name in PRESENT})
+            none = np.zeros(arrays["last"].size, np.uint16)  # version 2 did not count noughts
+            return cls({name: arrays[name] for name in SEASON}, {name: arrays.get(name, none) for name in PRESENT})
         spreads = cls()
         spreads.grow(arrays["last"].size)
         spreads.season["spread"][:] = spreads.present["pooled"][:] = arrays["spread"] + arrays["noise"]
@@ -89,11 +91,12 @@ class Spreads:
         bends: Floats = self.season["bend"][_quarter(profile, quarter), _series(profile)].astype(np.float64)
         return bends
 
-    def add(self, left: Floats, measured: Flags | bool) -> None:
-        """Take in what the expectation left of one scrape, in which some series were `measured`, or all (True); 0 of others."""
+    def add(self, observed: Floats, left: Floats, measured: Flags | bool) -> None:
+        """Take in one scrape and what the expectation left of it; some series were `measured`, or all (True); 0 left of others."""
         self.present["squares"] += left * left
         self.present["lean"] += left
         self.present["leans"] += measured
+        self.present["noughts"] += (observed == 0) & measured
 
     def close_quarter(self, profile: Profile, quarter: NDArray[np.int16], over: Flags) -> None:
         """A quarter of an hour is over for some series: learn its bend, where the hour has been seen before."""
@@ -117,6 +120,7 @@ class Spreads:
         hours = profile.weeks.sum(axis=0, dtype=np.int64)
         here["pooled"] += np.where(seen, np.maximum(1.0 / (hours + 1.0), POOLED_MIN) * (mean - here["pooled"]), 0.0)
         np.copyto(here["squares"], 0.0, where=over)
+        np.copyto(here["noughts"], 0, where=over)
 
     def _variance(self, profile: Profile, hour: Any) -> Floats:
         days = profile.days(hour)

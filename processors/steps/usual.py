@@ -64,9 +64,9 @@ class Usual:
         return fresh
 
     def _has_level_now(self) -> Flags:
-        """Series that keep clear of zero in the present hour: all that is known in the first one."""
-        squares: Floats = self._spreads.present["squares"]
-        clear: Flags = self._profile.sum**2 > squares * self._count
+        """Series that keep clear of zero in the present hour, or were never there: all that is known in the first one."""
+        present = self._spreads.present
+        clear: Flags = (self._profile.sum**2 > present["squares"] * self._count) | (present["noughts"] == 0)
         return clear
 
 

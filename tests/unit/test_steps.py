@@ -74,6 +74,13 @@ def test_a_slow_redis_is_told_once_and_its_end() -> None:
     assert told[0].id == told[1].id
 
 
+def test_what_was_never_at_nought_has_a_level_however_it_stirs() -> None:
+    stirring = [0.0004, 0.0003, 0.003, 0.0004, 0.0002, 0.0005] * 10
+    assert [one.phase for one in run(baseline.STEP, scrapes([*stirring, 0.3, 0.3, 0.3], PING))] == [Phase.OPEN]
+    at_rest = [0.0, 0.0, 4.0, 0.0, 0.0, 1.0] * 10
+    assert run(baseline.STEP, scrapes([*at_rest, 300.0, 300.0, 300.0], PING)) == []
+
+
 def test_a_single_odd_value_is_no_episode() -> None:
     assert run(baseline.STEP, scrapes([*CALM, 0.5, *CALM], PING)) == []
 
