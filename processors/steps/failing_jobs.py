@@ -2,7 +2,7 @@
 
 Every job that ends is a trial. A Bernoulli CUSUM by channel weighs each failure against the channel's usual share of failures: it
 falls with every success and rises with every failure, and finds a lasting rise soonest for a given rate of false alarms,
-however many jobs there are. One channel alone that serves a partner is that partner's doing (`integration.failures`); most
+however many jobs there are. A second one in the other direction, from the share that has failed since, finds the end. One channel alone that serves a partner is that partner's doing (`integration.failures`); most
 channels of a tenant at once are the tenant's (`queue.failures`).
 Source: Reynolds & Stoumbos (1999), A CUSUM chart for monitoring a proportion when inspecting continuously.
 """
@@ -39,6 +39,9 @@ class Config(StepConfig):
     rise_to: float = Field(0.25, gt=0, lt=1, description="Or to this share, whichever is more.")
     failures: int = Field(3, ge=1, description="Failures that there must be at least.")
     memory: float = Field(2_000.0, gt=0, description="Jobs over which the usual share is remembered.")
+    well: float = Field(
+        4.0, gt=0, description="Weight of evidence, as the logarithm of odds, at which it is over: e^4 is 55 to one."
+    )
     calm_ms: int = Field(900_000, gt=0, description="It is over, too, when so long nothing has failed, ms.")
 
 
@@ -46,6 +49,7 @@ _ARRAYS: dict[str, Any] = {
     "done": np.float64,
     "failed": np.float64,
     "weight": np.float64,
+    "well": np.float64,  # the same that it is over
     "failures": np.float64,  # since the weight was 0
     "ended": np.float64,  # jobs since then, failed ones among them
     "since_ms": np.float64,
@@ -167,7 +171,11 @@ def _weigh(config: Config, state: State, done: Floats, failed: Floats, time_ms: 
     # Bounded, so that the end is seen soon after the last failure.
     weight = np.minimum(np.maximum(weight, 0.0), 1.5 * config.limit)
     np.copyto(arrays["bad_ms"], time_ms, where=failed > 0)
-    weight[time_ms - arrays["bad_ms"] >= config.calm_ms] = 0.0
+    # Since it began so many have failed; half a job of either kind was there before.
+    ill = np.maximum((arrays["failures"] + 0.5) / (arrays["ended"] + 1.0), risen)
+    well = np.maximum(arrays["well"] + failed * np.log(usual / ill) + done * np.log((1 - usual) / (1 - ill)), 0.0)
+    weight[(well >= config.well) | (time_ms - arrays["bad_ms"] >= config.calm_ms)] = 0.0
+    arrays["well"] = well * (weight >= config.limit)
     arrays["weight"] = weight
     suspect = weight > 0
     arrays["failures"] = (arrays["failures"] + failed) * suspect
@@ -294,7 +302,8 @@ def unpack(parts: Parts) -> State:
     """What `pack` gave."""
     arrays, more = columns.unpack(parts[""])
     channels = [Channel(*one) for one in more["channels"]]
-    arrays.setdefault("whole", np.zeros(len(channels)))  # version 2 did not keep it
+    for name in ("whole", "well"):  # versions 2 and 3 did not keep them
+        arrays.setdefault(name, np.zeros(len(channels)))
     return State(channels, arrays, more["start_ms"], more["last_ms"], Episodes.load(more["episodes"]))
 
 
@@ -312,4 +321,4 @@ ABOUT = About(
     source="Reynolds & Stoumbos (1999), A CUSUM chart for monitoring a proportion when inspecting continuously",
     limits="It takes several failures; jobs that neither end nor fail are absence's.",
 )
-STEP = Step("failing_jobs", Config, (Scrape,), unit, State, step, pack, unpack, version=3, about=ABOUT)
+STEP = Step("failing_jobs", Config, (Scrape,), unit, State, step, pack, unpack, version=4, about=ABOUT)

@@ -83,8 +83,8 @@ def test_a_failure_now_and_then_is_no_finding() -> None:
     assert cron_signals(items) == []
 
 
-def job_signals(failed: dict[str, Sequence[int]], done: int = 20, seed: int = 1) -> list[Signal]:
-    """A look a minute: jobs failed by channel, of `done` on average."""
+def job_signals(failed: dict[str, Sequence[int]], done: int | list[int] = 20, seed: int = 1) -> list[Signal]:
+    """A look a minute: jobs failed by channel, and done: so many on average, or so many in each minute."""
     rng, config, state, told = (
         np.random.default_rng(seed),
         failing_jobs.Config(cell="eu1"),
@@ -94,7 +94,10 @@ def job_signals(failed: dict[str, Sequence[int]], done: int = 20, seed: int = 1)
     totals: dict[str, float] = {}
     for minute in range(max(len(one) for one in failed.values())):
         for channel, counts in failed.items():
-            for name, more in ((failing_jobs.DONE, rng.poisson(done)), (failing_jobs.FAILED, counts[minute])):
+            for name, more in (
+                (failing_jobs.DONE, rng.poisson(done) if isinstance(done, int) else done[minute]),
+                (failing_jobs.FAILED, counts[minute]),
+            ):
                 series = f'{name}{{odoo.queue_job.channel="{channel}",tenant.id="acme"}}'
                 totals[series] = totals.get(series, 0.0) + float(more)
         at = T0 + minute * MINUTE
@@ -128,6 +131,13 @@ def test_what_was_the_tenants_queue_is_not_renamed_after_the_partner_whose_chann
         ("queue.failures:acme", Phase.OPEN),
         ("queue.failures:acme", Phase.RESOLVED),
     ]
+
+
+def test_successes_in_a_row_end_it_before_failures_have_been_away_for_long() -> None:
+    fails, done = [*[0] * 30, *[1] * 6], [*[1] * 30, *[0] * 6]
+    assert [one.phase for one in job_signals({"root.carrier.dhl": [*fails, 0]}, [*done, 1])][-1] is not Phase.RESOLVED
+    told = job_signals({"root.carrier.dhl": [*fails, 0, 0, 0]}, [*done, 1, 1, 1])
+    assert [one.phase for one in told if one.phase is not Phase.UPDATED] == [Phase.OPEN, Phase.RESOLVED]
 
 
 def test_failing_as_often_as_ever_is_no_finding() -> None:
