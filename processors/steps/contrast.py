@@ -144,9 +144,12 @@ def contrast(ledger: Ledger, past: Past, since: Since, ask: Question, weeks: Wee
     apart_ms = (ask.at_ms - ask.since_ms) / 2 + BATCHES * MINUTE_MS / 2
     stretch = min(max(apart_ms / (10 * MINUTE_MS), 0.5), 6.0)
     shock = _shock(ledger, moved, noise + before, known & ask.controls, stretch)
-    foreseen = np.exp(np.where(ledger.is_count, then + season + shock.size, 0.0)) * since.weight
+    reference = then + season + shock.size
+    foreseen = np.exp(np.where(ledger.is_count, reference, 0.0)) * since.weight
+    # However far the others have fallen, no level is to be expected below nought.
+    below = np.where(ledger.is_count | ~known, 0.0, np.maximum(np.log(ledger.least) - reference, 0.0))
     rows = _Rows(
-        shift=moved - shock.size,
+        shift=moved - shock.size - below,
         noise=noise,
         own=before + shock.own,
         common=shock.common + unsure,
@@ -160,7 +163,7 @@ def contrast(ledger: Ledger, past: Past, since: Since, ask: Question, weeks: Wee
         sign=ledger.sign,
         is_count=ledger.is_count,
         hits=since.hits,
-        reference=then + season + shock.size,
+        reference=reference + below,
     )
     own = _Rows._make(column[treated] for column in rows)
     members = [ledger.slots[slot].pool for slot in treated]

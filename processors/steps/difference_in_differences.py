@@ -179,7 +179,7 @@ def _judge(config: Config, state: State, trial: Trial, at_ms: int) -> Findings:
         head.guilty_ms = at_ms
         trial.lately.forget(np.ones(len(state.ledger.slots), bool))
         head.guilty = proof.slots_behind(state.ledger, seen, guilty)
-        head.harm = proof.harm_of(seen, guilty)
+        head.harm = proof.harm_of(seen, guilty, {})
         return _tell(config, state, trial, Verdict.REGRESSED, seen, "", at_ms)
     if seen is not None and age_ms >= config.fine_after_ms and not _missing(config, state, trial, seen):
         return _end(config, state, trial, Verdict.FINE, "", at_ms, seen)
@@ -220,8 +220,9 @@ def _judge_again(config: Config, state: State, trial: Trial, at_ms: int) -> Find
             return _end(config, state, trial, Verdict.RECOVERED, "", at_ms, view)
     if lately is not None:
         trial.lately.forget(proof.still_bad(lately, head.harm))
-    if not proof.worse(seen, config.alpha).size or at_ms - head.since_ms < config.tell_every_ms:
+    if not (bad := proof.worse(seen, config.alpha)).size or at_ms - head.since_ms < config.tell_every_ms:
         return []
+    head.harm = proof.harm_of(seen, bad, head.harm)
     head.since_ms = at_ms
     trial.since.forget(np.ones(len(state.ledger.slots), bool))
     verdict = Verdict.NOT_RECOVERED if head.stage == "mended" else Verdict.REGRESSED

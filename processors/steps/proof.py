@@ -46,10 +46,10 @@ def slots_behind(ledger: Ledger, seen: Contrast, rows: Rows) -> list[int]:
     return own or [int(slot) for slot in seen.slot if slot >= 0 and ledger.slots[slot].pool in names]
 
 
-def harm_of(seen: Contrast, rows: Rows) -> Harm:
-    """What the rows show to be lost, the most of each pool."""
+def harm_of(seen: Contrast, rows: Rows, before: Harm) -> Harm:
+    """What the rows show to be lost, or was `before`: the most of each pool."""
     excess = np.where(seen.is_count, (seen.observed - seen.expected) * seen.sign, seen.shift)
-    harm: Harm = {}
+    harm = dict(before)
     for row in rows:
         harm[seen.pool[row]] = max(harm.get(seen.pool[row], 0.0), float(excess[row]))
     return harm

@@ -236,6 +236,26 @@ def test_what_comes_within_the_hour_of_an_opening_is_not_known_to_the_minute() -
     assert Verdict.REGRESSED not in verdicts(told)
 
 
+def test_what_is_back_at_nought_has_recovered_however_far_the_others_have_fallen() -> None:
+    draw = Draw(seed=3, before_s=5_400, after_s=2_700, interval_s=60.0)
+    rng = np.random.default_rng(draw.seed)
+    records: list[Record] = [draw.change(draw.before_s)]
+    for minute in range(135):
+        since = minute - 90
+        waits = (
+            30.0 * since if 0 <= since < 20 else 0.0
+        )  # of those changed; with the others some always wait, then none
+        others = rng.uniform(0, 60, draw.tenants) if since < 0 else np.zeros(draw.tenants)
+        ages = {
+            f'odoo.queue_job.age.max{{tenant.id="{name}"}}': waits if number < draw.changed else float(others[number])
+            for number, name in enumerate(draw.names())
+        }
+        records.append(Scrape.of(ages, cell="eu1", resource="odoo-eu1", system="odoo", time_ms=T0 + minute * 60_000))
+    told = judged(draw, records=sorted(records, key=lambda one: one.time_ms))
+    assert verdicts(told)[-2:] == [Verdict.REGRESSED, Verdict.RECOVERED]
+    assert seconds(draw, told[-1]) <= 1_200 + 600
+
+
 def test_missing_evidence_is_inconclusive_and_never_fine() -> None:
     draw = Draw(seed=1)
     silent = [one for one in draw.records() if one.time_ms <= T0 + draw.before_s * 1000]
