@@ -20,6 +20,7 @@ from processors.steps.silences import Clock, Flags, State
 from processors.which import Which, both, only, which
 from schemas.calendar import HOUR_MS
 
+LEFT_MAX = 0.5  # of a silence: with more nothing would end it
 CLUMP_LOOKS = 200  # over which clumps are remembered
 CLUMP_DUE_MAX = 20.0
 LEVEL_MS, LEVEL_LOOKS = 120_000, 20  # over which the level of the day is remembered, whichever is longer
@@ -45,6 +46,12 @@ class Odds:
     def loss(self) -> float:
         """Evidence that one event takes away."""
         return -math.log(self.left)
+
+    def since_told(self, arrays: columns.Arrays, told: Flags) -> tuple[Floats, Floats]:
+        """`gain` and `loss` by stream: of a silence that was told, the share that came during it is what is left."""
+        share = (arrays["low_came"] + 0.5) / (arrays["low_usual"] / self.caution + 1.0)
+        left = np.where(told, np.minimum(np.maximum(share, self.left), LEFT_MAX), self.left)
+        return self.caution * (1 - left), -np.log(left)
 
     @cached_property
     def exponent(self) -> float:
@@ -93,8 +100,13 @@ def weigh(
     if np.count_nonzero(waits := arrays["waits"] == 1) or np.count_nonzero(arrays["waited_ms"]):
         arrays["waited_ms"] = np.where(waits, arrays["waited_ms"] + elapsed_ms, 0.0)
     # Bounded, so that the end is seen within a few events.
-    most = 1.25 * (clock.limit if told is None else np.where(told, clock.least, clock.limit))
-    missed = arrays["missed"] + (odds.gain * due - odds.loss * events)
+    most = 1.25 * clock.limit
+    gain: Floats | float = odds.gain
+    loss: Floats | float = odds.loss
+    if told is not None:
+        most = np.where(told, 1.15 * clock.least, most)
+        gain, loss = odds.since_told(arrays, told)
+    missed = arrays["missed"] + (gain * due - loss * events)
     missed = arrays["missed"] = np.minimum(np.maximum(missed, 0.0), most)
     low, was_low_ms = missed > 0, arrays["low_ms"]
     for name, more in (("low_ms", looked_ms), ("low_usual", odds.caution * due), ("low_came", events)):

@@ -149,6 +149,20 @@ def test_the_end_is_told_when_something_comes_again() -> None:
     assert [one.phase for one in tenant.told if one.phase is not Phase.UPDATED] == [Phase.OPEN, Phase.RESOLVED]
 
 
+@pytest.mark.parametrize("seed", [0, 1, 5])
+def test_a_fifth_that_still_comes_is_one_silence_until_all_comes_again(seed: int) -> None:
+    tenant = Tenant({**WORK, jobs(METRO): 2.0})
+    tenant.rng = np.random.default_rng(seed)
+    tenant.until(4, 11)
+    tenant.rates[jobs(METRO)] = 0.4
+    tenant.until(4, 15)
+    tenant.rates[jobs(METRO)] = 2.0
+    tenant.until(4, 16)
+    told = [one for one in tenant.told if one.phase is not Phase.UPDATED]
+    assert [one.phase for one in told] == [Phase.OPEN, Phase.RESOLVED]
+    assert 15 < (told[1].time_ms - MONDAY - 4 * DAY) / HOUR < 15.25
+
+
 def test_what_orders_did_not_bring_is_missing_further_on_and_no_new_stop() -> None:
     shipped = documents("stock.picking", "done")
     tenant = Tenant({ORDERS: 2.0, shipped: 2.0, CRON: 0.5})
