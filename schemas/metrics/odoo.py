@@ -233,6 +233,10 @@ METRICS = (
         Kind.GAUGE,
         "s",
         "Time since the longest-running started job was begun, by channel.",
+        title="age of the longest-running job",
+        bad=Departure.UP,
+        cause="queue.stuck",
+        floor=3_600,
     ),
     Metric(
         "odoo.health.up",

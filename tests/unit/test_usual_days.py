@@ -166,6 +166,20 @@ def test_what_a_holiday_left_lying_waits_in_peace_until_people_are_back() -> Non
     assert opened(17, series, oldest, shifts=shifts, holidays=[THAT_DAY.isoformat()]) == []
 
 
+def test_a_job_that_never_ends_is_told_while_its_channel_moves_and_one_that_is_long_every_night_is_not() -> None:
+    running = 'odoo.queue_job.started.age.max{odoo.queue_job.channel="root.import",tenant.id="acme"}'
+
+    def longest(local: datetime, rng: np.random.Generator) -> float:
+        since_two = (local.hour - 2) * 3_600 + local.minute * 60
+        if local.date() == THAT_DAY and local.hour >= 10:  # one of ten o'clock never ends
+            return float((local.hour - 10) * 3_600 + local.minute * 60)
+        return float(since_two) if 0 <= since_two < 9_000 else float(rng.exponential(20.0))
+
+    assert [(at.date(), at.hour, cause) for at, cause in opened(15.5, running, longest)] == [
+        (THAT_DAY, 11, "queue.stuck:acme")
+    ]
+
+
 def test_an_age_is_never_expected_below_nought(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waited for most of the day is done at once: the follower of the present must not run on into what cannot be."""
 
