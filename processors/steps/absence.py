@@ -7,7 +7,8 @@ it may be looked at as often as one likes. The limit holds a stated number of fa
 climbs to h after an event with probability e^-rh at most, and the flow's events a week are known. With ten weeks of health for
 one false alarm, a flow of 40 events an hour is conspicuous after about 13 that did not come (20 minutes), one of 4 after 11.
 Real arrivals come in clumps and people begin late, so the limit also grows with the highest healthy sum known of this hour,
-those beside it and the same on other working days.
+those beside it and the same on other working days. Once told, the tenth is replaced by the share that still came, so that a
+partial stop goes on until nearly all comes again.
 
 Nothing is expected while the tenant's calendar is closed, in maintenance, in time that was not measured, or of workers for
 whom nothing waits. In an hour that was never seen yet, as in a tenant's first week, work must be seen to wait, or shifts must
