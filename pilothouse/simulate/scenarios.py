@@ -53,7 +53,7 @@ class Scene:
 
 
 def redis_slows_down(scene: Scene) -> Story:
-    """S1: every command takes a third of a second; labels queue up, pickings are late."""
+    """S1: every command takes a third of a second; requests are slow and labels queue up."""
     return Story(BUSY, LENGTH_MS, (faults.redis_slow(scene.drawn, scene.when(BUSY, 10, 35, 2), 6),))
 
 

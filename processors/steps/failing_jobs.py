@@ -39,9 +39,7 @@ class Config(StepConfig):
     rise_to: float = Field(0.25, gt=0, lt=1, description="Or to this share, whichever is more.")
     failures: int = Field(3, ge=1, description="Failures that there must be at least.")
     memory: float = Field(2_000.0, gt=0, description="Jobs over which the usual share is remembered.")
-    well: float = Field(
-        4.0, gt=0, description="Weight of evidence, as the logarithm of odds, at which it is over: e^4 is 55 to one."
-    )
+    well: float = Field(8.0, gt=0, description="Weight of evidence, as that of `limit`, at which it is over.")
     calm_ms: int = Field(900_000, gt=0, description="It is over, too, when so long nothing has failed, ms.")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
 from processors.step import Item
 from processors.steps import crons, failing_jobs
@@ -136,8 +137,15 @@ def test_what_was_the_tenants_queue_is_not_renamed_after_the_partner_whose_chann
 def test_successes_in_a_row_end_it_before_failures_have_been_away_for_long() -> None:
     fails, done = [*[0] * 30, *[1] * 6], [*[1] * 30, *[0] * 6]
     assert [one.phase for one in job_signals({"root.carrier.dhl": [*fails, 0]}, [*done, 1])][-1] is not Phase.RESOLVED
-    told = job_signals({"root.carrier.dhl": [*fails, 0, 0, 0]}, [*done, 1, 1, 1])
+    told = job_signals({"root.carrier.dhl": [*fails, *[0] * 6]}, [*done, *[1] * 6])
     assert [one.phase for one in told if one.phase is not Phase.UPDATED] == [Phase.OPEN, Phase.RESOLVED]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_channel_of_which_half_fails_for_hours_is_one_episode(seed: int) -> None:
+    halves = np.random.default_rng(seed).binomial(4, 0.5, 240)
+    told = job_signals({"root.carrier.dhl": [*CALM, *halves.tolist()]}, [*[4] * 60, *(4 - halves).tolist()])
+    assert [one.phase for one in told if one.phase is not Phase.UPDATED] == [Phase.OPEN]
 
 
 def test_failing_as_often_as_ever_is_no_finding() -> None:
