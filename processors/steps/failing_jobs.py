@@ -2,8 +2,9 @@
 
 Every job that ends is a trial. A Bernoulli CUSUM by channel weighs each failure against the channel's usual share of failures: it
 falls with every success and rises with every failure, and finds a lasting rise soonest for a given rate of false alarms,
-however many jobs there are. A second one in the other direction, from the share that has failed since, finds the end. One channel alone that serves a partner is that partner's doing (`integration.failures`); most
-channels of a tenant at once are the tenant's (`queue.failures`).
+however many jobs there are. A second one in the other direction, from the share that has failed since, finds the end. One channel
+alone that serves a partner is that partner's doing (`integration.failures`); most channels of a tenant at once are the tenant's
+(`queue.failures`).
 Source: Reynolds & Stoumbos (1999), A CUSUM chart for monitoring a proportion when inspecting continuously.
 """
 

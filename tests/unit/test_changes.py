@@ -242,9 +242,8 @@ def test_what_is_back_at_nought_has_recovered_however_far_the_others_have_fallen
     records: list[Record] = [draw.change(draw.before_s)]
     for minute in range(135):
         since = minute - 90
-        waits = (
-            30.0 * since if 0 <= since < 20 else 0.0
-        )  # of those changed; with the others some always wait, then none
+        # With the others some always wait, and after the change none.
+        waits = 30.0 * since if 0 <= since < 20 else 0.0
         others = rng.uniform(0, 60, draw.tenants) if since < 0 else np.zeros(draw.tenants)
         ages = {
             f'odoo.queue_job.age.max{{tenant.id="{name}"}}': waits if number < draw.changed else float(others[number])
