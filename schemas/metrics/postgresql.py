@@ -301,4 +301,16 @@ METRICS = (
         cause="odoo.workers",
         floor=1,
     ),
+    Metric(
+        "postgresql.connection.working",
+        Kind.GAUGE,
+        "{connection}",
+        "Client backends that execute a statement and do not wait for a lock: active sessions, of all databases.",
+    ),
+    Metric(
+        "postgresql.cpu.count",
+        Kind.GAUGE,
+        "{cpu}",
+        "CPUs that the server has, as its owner has declared: no view tells.",
+    ),
 )

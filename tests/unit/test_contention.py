@@ -77,6 +77,16 @@ def test_it_is_one_when_what_is_shared_runs_out() -> None:
     assert cell.told[0].evidence[-1].text == "85% of the connections are used; pressed from 80% on"
 
 
+def test_it_is_one_when_more_sessions_are_at_work_than_there_are_cpus() -> None:
+    cell = Cell()
+    idle = {"postgresql__connection__working": 1.0, "postgresql__cpu__count": 2.0}
+    cell.looks(CALM, (0.2, 0.3, 0.1), (0.1, 0.2, 0.1), **idle)
+    cell.looks(LOUD, (6.0, 0.3, 0.1), (0.1, 0.2, 0.1), **{**idle, "postgresql__connection__working": 3.0})
+    assert cell.told == []  # three share two CPUs
+    cell.looks(LOUD, (6.0, 0.3, 0.1), (0.1, 0.2, 0.1), **{**idle, "postgresql__connection__working": 7.0})
+    assert cell.told[0].evidence[-1].text == "sessions at work are 350% of the CPUs; pressed from 200% on"
+
+
 def test_a_load_that_has_multiplied_explains_what_is_unusual_of_the_shared() -> None:
     cell = Cell()
     cell.looks(CALM, (0.2, 2.0, 0.1), (0.1, 0.2, 0.1))

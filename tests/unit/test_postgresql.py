@@ -84,6 +84,12 @@ def test_states_of_a_database_are_taken_together() -> None:
     assert found['postgresql.transaction.age.max{db.namespace="a",tenant.id="acme"}'] == 3
 
 
+def test_who_waits_for_a_lock_or_idles_is_not_at_work() -> None:
+    rows = [activity("active", backends=5.0, waiting=2.0), activity("idle", backends=7.0, waiting=0.0)]
+    assert points.of_activity(Databases({}, ["a"]), rows)["postgresql.connection.working"] == 3
+    assert points.without_activity(Databases({}, ["a"]))["postgresql.connection.working"] is None
+
+
 def activity(state: str, **more: float) -> dict[str, Any]:
     row = {
         "database": "a",

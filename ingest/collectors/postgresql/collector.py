@@ -40,6 +40,11 @@ class PostgresqlOptions(Options):
     top_interval_s: float = Field(60.0, gt=0, description="Time from one telling of them to the next, s.")
     size_interval_s: float = Field(300.0, gt=0, description="Time from one measuring of sizes to the next, s.")
     blocked_after_s: float = Field(0.5, ge=0, description="A wait for a lock that lasts longer names its blocker, s.")
+    cpus: float | None = Field(
+        None,
+        gt=0,
+        description="CPUs that the server has; sessions at work are held against them to see whether it is full.",
+    )
     odoo_is_here: bool = Field(False, description="Odoo's processes run on this host and carry the pids that it says.")
 
 
@@ -100,6 +105,8 @@ class Postgresql:
         look.databases = Databases(self._target.cell.tenant_of_database, [row["database"] for row in rows])
         look.counted += [look.server, *rows]
         look.found |= points.of_server(look.server)
+        if self._options.cpus is not None:
+            look.found["postgresql.cpu.count"] = self._options.cpus
         look.found |= points.of_databases(look.databases, rows, look.server["times_io"])
 
     async def _activity(self, look: Look) -> list[Record]:

@@ -124,6 +124,9 @@ def of_activity(databases: Databases, rows: Iterable[Row]) -> Points:
     return {
         **points,
         "postgresql.connection.used": 1 + sum(row["backends"] for row in rows),
+        "postgresql.connection.working": sum(
+            row["backends"] - row["waiting"] for row in rows if row["state"] == "active"
+        ),
         "postgresql.connection.pool.max": max(pools, default=0.0),
     }
 
@@ -133,7 +136,8 @@ def without_activity(databases: Databases) -> Points:
     points = databases.every([*OF_ACTIVITY, "postgresql.lock.wait.max"], None)
     for state in STATES:
         points |= {_connections(databases, database, state): None for database in databases.names}
-    return {**points, "postgresql.connection.used": None, "postgresql.connection.pool.max": None}
+    whole = ("postgresql.connection.used", "postgresql.connection.working", "postgresql.connection.pool.max")
+    return points | dict.fromkeys(whole)
 
 
 def of_waits(databases: Databases, rows: Iterable[Row]) -> Points:

@@ -106,17 +106,19 @@ WHERE d.datallowconn AND NOT d.datistemplate
 """
 
 
-# Our own backend is left out: what we do by looking is not the tenant's doing.
-ACTIVITY = """
+# Our own backend is left out: what we do by looking is not the tenant's doing. Sessions that enlarge a relation take turns
+# for a moment each: nobody stands in their way, and it is work.
+WAITS = "wait_event_type = 'Lock' AND wait_event <> 'extend'"
+ACTIVITY = f"""
 SELECT datname::text AS database, coalesce(state, 'unknown') AS state, count(*)::float8 AS backends,
-  count(*) FILTER (WHERE wait_event_type = 'Lock')::float8 AS waiting,
+  count(*) FILTER (WHERE {WAITS})::float8 AS waiting,
   max(extract(epoch FROM clock_timestamp() - xact_start))::float8 AS transaction_age_s,
   max(extract(epoch FROM clock_timestamp() - state_change)) FILTER (WHERE state LIKE 'idle in transaction%')::float8
     AS idle_in_transaction_age_s,
-  array_agg(substr(application_name, 6)) FILTER (WHERE state = 'active' AND application_name ~ '^odoo-[0-9]{1,9}$')
+  array_agg(substr(application_name, 6)) FILTER (WHERE state = 'active' AND application_name ~ '^odoo-[0-9]{{1,9}}$')
     AS odoo_pids,
   (SELECT max(held) FROM (SELECT count(*)::float8 AS held FROM pg_stat_activity
-    WHERE application_name ~ '^odoo-[0-9]{1,9}$' GROUP BY application_name) AS pools) AS pool_max
+    WHERE application_name ~ '^odoo-[0-9]{{1,9}}$' GROUP BY application_name) AS pools) AS pool_max
 FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND datname IS NOT NULL AND pid <> pg_backend_pid()
 GROUP BY 1, 2
@@ -143,7 +145,7 @@ WITH locks AS MATERIALIZED (
   SELECT a.pid, greatest(0, extract(epoch FROM clock_timestamp() - coalesce(l.since, {instead})))::float8 AS waited_s,
     pg_blocking_pids(a.pid) AS blockers, l.locktype, l.relation, l.database
   FROM pg_stat_activity a LEFT JOIN locks l USING (pid)
-  WHERE a.wait_event_type = 'Lock'
+  WHERE {WAITS}
   ORDER BY waited_s DESC LIMIT {MAX_WAITING}
 )
 SELECT a.pid, a.datname::text AS database, a.usename::text AS user_name, a.application_name, a.backend_type,
