@@ -531,6 +531,18 @@ def test_a_root_that_is_noticed_minutes_after_its_effects_takes_their_story_over
     assert only(told).started_ms == T0
 
 
+def test_a_load_that_begins_after_a_fault_was_over_neither_explains_it_nor_comes_from_it() -> None:
+    load = {"tenants": ("acme",), "resource": "pg-eu1", "tenant": "borealis"}
+    fault = (signal("redis.latency:valkey-eu1", 0, 60), signal("queue.backlog:acme", 30, 80))
+    told = fold(*fault, signal("tenant.load:borealis", 180, **load), until_s=240)
+    assert [top(one) for one in last(told).values()] == ["redis.latency:valkey-eu1", "tenant.load:borealis"]
+    # What piled up meanwhile is worked off at once, and looks are not made all the time.
+    told = fold(*fault, signal("tenant.load:borealis", 100, **load), until_s=240)
+    assert top(only(told)) == "redis.latency:valkey-eu1"
+    told = fold(signal("redis.latency:valkey-eu1", 0, 60), signal("tenant.load:borealis", 85, **load), until_s=240)
+    assert len(last(told)) == 1
+
+
 def test_who_seemed_to_suffer_from_sessions_behind_a_lock_does_not_suffer_from_the_lock() -> None:
     lock = signal("postgresql.lock:acme", 0, resource="pg-eu1")
     seems = signal("tenant.load:acme", 20, tenants=("borealis",), resource="pg-eu1")
@@ -619,6 +631,15 @@ def test_what_a_closed_story_left_behind_opens_it_again() -> None:
     )
     assert [one.phase for one in told if one.phase is not Phase.UPDATED] == [Phase.OPEN, Phase.RESOLVED, Phase.OPEN]
     assert top(only(told)) == "redis.latency:valkey-eu1"
+
+
+def test_what_comes_back_under_a_change_is_no_longer_the_closed_storys() -> None:
+    queues = [signal(f"queue.backlog:{one}", at, at + 60) for one in ("acme", "borealis") for at in (30, 280)]
+    told = fold(signal("redis.latency:valkey-eu1", 0, 80), *queues, change("2.4.1", 260), until_s=400)
+    first, second = last(told).values()
+    assert (top(first), top(second)) == ("redis.latency:valkey-eu1", "release:odoo@2.4.1")
+    assert second.started_ms >= T0 + 260_000
+    assert [one.phase for one in told if one.id == first.id][-1] is Phase.RESOLVED
 
 
 def backlog(*seen: tuple[float, float], end_s: float | None = None) -> list[Item]:

@@ -81,9 +81,11 @@ def _take_signal(config: Config, state: State, signal: Signal, at_ms: int) -> No
 
 
 def _part_with(config: Config, state: State, cause: str, at_ms: int) -> None:
-    """What comes back too late to be the same trouble has nothing to do with what it was."""
+    """What comes back too late to be the same trouble, or was an effect of what is told no more, begins anew."""
     node = state.nodes.get(cause)
-    if node is None or node.over_ms is None or at_ms - node.over_ms <= config.reopen_ms:
+    if node is None or node.over_ms is None:
+        return
+    if at_ms - node.over_ms <= config.reopen_ms and cause not in state.parents:
         return
     if not any(cause in story.members for story in state.stories.values()):
         for one in node.kept:

@@ -42,6 +42,11 @@ class Config(StepConfig):
         600_000, gt=0, description="What is over explains what begins so long after it (to 1/e), ms."
     )
     aftermath_max_ms: int = Field(1_800_000, ge=0, description="And so long after it at most, ms.")
+    catch_up_ms: int = Field(
+        60_000,
+        ge=0,
+        description="But load, locks and ill servers only so long after what brought them about is over, ms.",
+    )
     together_ms: int = Field(
         300_000,
         ge=0,

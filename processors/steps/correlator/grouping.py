@@ -24,6 +24,7 @@ from processors.steps.correlator.tables import (
     EXCUSES,
     EXPLAINED_BY,
     EXPLAINS_SET,
+    LINGERS,
     Reach,
     Urgency,
     known,
@@ -210,9 +211,12 @@ def _in_time(config: Config, cause: Node, effect: Node) -> float:
     """1 for an effect that follows at once; less the longer after its cause, or before it, it began."""
     if effect.kind in COMES_TRUE.get(cause.kind, ()) and effect.resources <= cause.resources:
         return 1.0 if cause.ended_ms is None and effect.over_ms is None else 0.0
+    if effect.over_ms is not None and cause.since_ms > effect.over_ms + _unseen_ms(config, cause, effect):
+        return 0.0
     lead_ms = effect.onset_ms - cause.began_ms
     after_ms = effect.onset_ms - cause.ended_ms if cause.ended_ms is not None else 0
-    if after_ms > config.aftermath_max_ms:
+    lingers = effect.kind in LINGERS or cause.is_change
+    if after_ms > config.aftermath_max_ms or (after_ms > config.catch_up_ms and not lingers):
         return 0.0
     if lead_ms < 0:
         # When a change was made, or when something runs out, is known; of a fault only when it was noticed.
@@ -228,6 +232,12 @@ def _in_time(config: Config, cause: Node, effect: Node) -> float:
         lead_ms = max(effect.since_ms - cause.began_ms, 0)
         return left * math.exp(-lead_ms / config.change_fades_ms) if lead_ms <= config.change_ms else 0.0
     return left / (1.0 + lead_ms / config.fades_ms)
+
+
+def _unseen_ms(config: Config, cause: Node, effect: Node) -> float:
+    """Time for which either may have gone on before it was seen, ms: two looks at the one that is looked at less often."""
+    resources = cause.resources | effect.resources
+    return 2 * max((config.interval_ms(one) for one in resources), default=config.interval_ms())
 
 
 def _offer(config: Config, state: State, candidates: Iterable[Node], afresh: set[str]) -> None:

@@ -113,6 +113,9 @@ FELT = (
 )  # fmt: skip
 """What people, partners and business flows feel of whatever is the matter."""
 
+LINGERS = frozenset(FELT) | ABSENCES
+"""What may begin long after its cause is over: work that has piled up is done later, and what did not come is missed later."""
+
 _DEPLOYED = ("odoo.workers", "odoo.cron", "odoo.upgrade", "odoo.web", *FELT)
 _SHARED_ILL = ("odoo.workers", "odoo.cron", "odoo.web", *FELT)
 _WORK = ("process.delayed", "process.stopped", "process.backlog", "queue.failures", "mail", "slo.burn")

@@ -177,11 +177,11 @@ def _open(config: Config, state: State, members: Group, before: Mapping[str, str
 
 
 def _earlier(config: Config, state: State, first: str, live: Group, at_ms: int) -> str | None:
-    """The closed story that comes back: of the same first cause, else the last one that all of this was part of."""
+    """The closed story that comes back: of the same first cause, else the last one that all of this was part of, this cause too."""
     causes = {node.cause for node in live}
     back_ms = min((node.first_ms for node in live), default=at_ms)
     recent = (one for one, story in state.closed.items() if back_ms - story.incident.time_ms <= config.reopen_ms)
-    mine = [one for one in recent if one == first or causes <= set(state.closed[one].members)]
+    mine = [one for one in recent if one == first or causes | {first} <= set(state.closed[one].members)]
     return max(mine, key=lambda one: (one == first, state.closed[one].incident.time_ms, one), default=None)
 
 
