@@ -18,6 +18,7 @@ from schemas.codec import rfc3339
 from schemas.metrics import Kind, describe, spoken
 from schemas.records import Cause, Evidence, Incident, Phase, Record, Scrape, Signal, Silenced
 from schemas.series import parse, split
+from schemas.shown import shown_impact, shown_recovery
 
 MINUTE_MS = 60_000
 BEFORE_MS = 15 * MINUTE_MS
@@ -219,7 +220,7 @@ def _of_signal(last: Signal, one: Signal) -> dict[str, Any]:
         "resource": one.resource,
         "tenant": one.tenant,
         "tenants": list(one.tenants),
-        "impact": one.impact.model_dump() if one.impact else None,
+        "impact": shown_impact(one.impact) if one.impact else None,
         "advice": one.advice,
         "evidence": [_fact(fact) for fact in one.evidence],
     }
@@ -242,15 +243,9 @@ def _of_incident(one: Incident) -> dict[str, Any]:
         "tenants": list(one.tenants),
         "silenced": _silenced(one.silenced) if one.silenced else None,
         "roles": [role.value for role in one.roles],
-        "impact": one.impact.model_dump(),
+        "impact": shown_impact(one.impact),
         "advice": one.advice,
-        "recovery": {
-            "since": rfc3339(one.recovery.since_ms),
-            "until": rfc3339(one.recovery.until_ms),
-            "left": one.recovery.left,
-        }
-        if one.recovery
-        else None,
+        "recovery": shown_recovery(one.recovery),
         "causes": [_cause(cause) for cause in one.causes],
         "parts": [{"cell": part.cell, "incident": part.incident, "phase": part.phase.value} for part in one.parts],
         "evidence": [_fact(fact) for fact in one.causes[0].evidence],

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from schemas.codec import rfc3339
 from schemas.words import number
 
 SPARKS = "▁▂▃▄▅▆▇█"
@@ -96,7 +95,7 @@ def _stake_lines(impact: Mapping[str, Any] | None) -> list[str]:
     lines = [f"{impact['documents']} documents delayed{value}{names}"]
     for one in impact["by_cut_off"][:3]:
         whose = one["carrier"] or "all carriers"
-        lines.append(f"{one['documents']} will miss the cut-off of {whose} at {_clock(rfc3339(one['cut_off_ms']))}")
+        lines.append(f"{one['documents']} will miss the cut-off of {whose} at {_clock(one['cut_off'])}")
     return lines
 
 

@@ -17,8 +17,8 @@ import orjson
 
 from schemas.codec import rfc3339
 from schemas.estate import Route
-from schemas.impact import Impact
-from schemas.records import Cause, Incident, Phase, Recovery, Role, Severity, Signal
+from schemas.records import Cause, Incident, Phase, Role, Severity, Signal
+from schemas.shown import shown_impact, shown_recovery
 
 WATCHDOG = "pilothouse.watchdog:"
 TYPES = {Phase.OPEN: "incident.open", Phase.UPDATED: "incident.updated", Phase.RESOLVED: "incident.resolved"}
@@ -163,21 +163,9 @@ def _data(incident: Incident) -> dict[str, Any]:
         "severity": incident.severity.name.lower(),
         "started": rfc3339(incident.started_ms),
         "causes": [_cause(cause) for cause in incident.causes],
-        "impact": _impact(incident.impact),
-        "recovery": _recovery(incident.recovery) if incident.recovery else None,
+        "impact": shown_impact(incident.impact),
+        "recovery": shown_recovery(incident.recovery),
     }
-
-
-def _impact(impact: Impact) -> dict[str, Any]:
-    """The business at stake, with cut-offs as times that people read."""
-    cut_offs = [
-        {"cut_off": rfc3339(one.cut_off_ms), **one.model_dump(exclude={"cut_off_ms"})} for one in impact.by_cut_off
-    ]
-    return {**impact.model_dump(mode="json"), "by_cut_off": cut_offs}
-
-
-def _recovery(recovery: Recovery) -> dict[str, Any]:
-    return {"since": rfc3339(recovery.since_ms), "until": rfc3339(recovery.until_ms), "left": recovery.left}
 
 
 def _cause(cause: Cause) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pilothouse.cli import app
 from pilothouse.explanation import POINTS_MAX, Measured, Told, UnknownId, answer, whole_id
 from pilothouse.explanation_text import sparkline, text
 from schemas.calendar import Calendar
+from schemas.impact import CutOffStake, Impact
 from schemas.records import Cause, Evidence, Incident, Inhibited, Part, Phase, Scrape, Severity, Signal, Silenced
 from schemas.words import number
 
@@ -91,6 +92,14 @@ def test_an_incident_says_its_causes_with_what_is_for_and_against_them_and_what_
     shown = text(made)
     assert "against: no other disk is slow" in shown
     assert "part of incident i0 before" in shown
+
+
+def test_what_misses_a_cut_off_is_said_with_its_time() -> None:
+    late = CutOffStake(documents=9, value=7_000.0, cut_off_ms=1_795_276_800_000, carrier="DHL")
+    told = Told("i1", {}, {"i1": [incident(impact=Impact(documents=12, value=9_000.0, by_cut_off=(late,)))]})
+    made = explained(told)
+    assert made["impact"]["by_cut_off"][0]["cut_off"] == "2026-11-21T16:00:00.000Z"
+    assert "9 will miss the cut-off of DHL" in text(made)
 
 
 def test_the_calendar_of_the_tenant_tells_the_phase_and_the_evidence_does_without_it() -> None:
