@@ -17,8 +17,9 @@ from pilothouse.simulate.truth import Truth
 
 EMPTY = 1.0  # jobs
 MOST = 0.9
-STAGES = {3: (Knob.RESERVING, Knob.CRONS), 4: (Knob.PICKING,), 6: (Knob.POSTING, Knob.CRONS)}
-"""Step that a document reaches next, and what may hold it up before."""
+SHIPPED = 4
+STAGES = {3: (Knob.RESERVING, Knob.CRONS), SHIPPED: (Knob.PICKING,), 6: (Knob.POSTING, Knob.CRONS)}
+"""Step that a document reaches next, and what may hold it up before; shipping also labels that fail."""
 
 
 def worked_off_ms(world: World, what: Truth) -> int:
@@ -45,7 +46,8 @@ def _gone_on_ms(drivers: Drivers, tenant: Tenant, what: Truth) -> Iterable[int]:
     during = (drivers.span.times_ms > what.onset_ms) & (drivers.span.times_ms <= what.end_ms)
     reached = tenant.documents.reached
     for place, knobs in STAGES.items():
-        if all((drivers.factor(knob, tenant.character.name)[during] >= 1).all() for knob in knobs):
+        at_ease = all((drivers.factor(knob, tenant.character.name)[during] >= 1).all() for knob in knobs)
+        if at_ease and not (place == SHIPPED and tenant.labels.failing[during].any()):
             continue
         stood = (reached[:, place - 1] <= what.end_ms) & (reached[:, place] > what.end_ms)
         if stood.any():

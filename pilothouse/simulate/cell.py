@@ -14,7 +14,7 @@ import numpy as np
 
 from pilothouse.simulate import noise
 from pilothouse.simulate.board import Board, Carry, Sheet
-from pilothouse.simulate.documents import Documents, draw_documents
+from pilothouse.simulate.documents import Documents, Labels, draw_documents
 from pilothouse.simulate.drawing import CRONS, Character, Drawn
 from pilothouse.simulate.drivers import Drivers, Knob
 from pilothouse.simulate.load import day_factor, expected_load
@@ -36,6 +36,7 @@ class Tenant:
     request_s: Floats
     jobs: dict[str, Jobs]
     documents: Documents
+    labels: Labels
 
 
 class World:
@@ -95,9 +96,16 @@ class World:
         jobs = self._jobs(one, load)
         carrier = jobs[one.partners[0]]
         before = self.carry.documents.get(name)
-        documents = draw_documents(self.drawn, one, drivers, carrier.delay_s(self.span), self._seed, before)
+        labels = Labels(carrier.delay_s(self.span), self._failing(one, one.partners[0]))
+        documents = draw_documents(self.drawn, one, drivers, labels, self._seed, before)
         self.carry.documents[name] = documents.open(int(self.span.times_ms[-1]))
-        return Tenant(one, load, one.requests_per_s * load, wanted, request_s, jobs, documents)
+        return Tenant(one, load, one.requests_per_s * load, wanted, request_s, jobs, documents, labels)
+
+    def _failing(self, one: Character, partner: str) -> Floats:
+        """Share of a tenant's jobs with a partner that somebody outside makes fail."""
+        extra = self.drivers.extra
+        failing: Floats = np.clip(extra(Knob.JOB_FAILURES, one.name) + extra(Knob.JOB_FAILURES, partner), 0, 1)
+        return failing
 
     def _jobs(self, one: Character, load: Floats) -> dict[str, Jobs]:
         """Labels go out to the first partner; what comes in from the second is not ours to pace."""
@@ -313,10 +321,9 @@ class World:
         whole = self._board(f"odoo-{one.name}", "odoo")
         board = whole.of(tenant__id=one.name)
         self._crons(board, one)
-        failing = np.clip(drivers.extra(Knob.JOB_FAILURES, one.name), 0, 1)
         for partner, jobs in tenant.jobs.items():
             here = board.of(odoo__queue_job__channel=f"root.{partner}")
-            failed = np.clip(failing + drivers.extra(Knob.JOB_FAILURES, partner) + 0.001, 0, 1)
+            failed = np.clip(self._failing(one, partner) + 0.001, 0, 1)
             lost = self.random.binomial(np.round(jobs.done).astype(int), failed).astype(float)
             here.total("odoo.queue_job.done", np.round(jobs.done) - lost)
             here.total("odoo.queue_job.failed", lost)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from schemas.records import BusinessBatch
 LOOK_BACK_MS = 192 * HOUR_MS  # a holiday on either side of a weekend, and what was not done before it
 FAR = float(2**52)
 TOLD_MS = 60_000
+AGAIN_MS = 600_000  # after which a label that failed is asked for again, as Odoo's queue retries
 CARRIERS = ("Blue Parcel", "North Freight", "Rapid Post")
 
 
@@ -45,6 +47,13 @@ STEPS = (
 )
 # From which step to which a document stands in a state; a sale is open until everything is shipped.
 STANDS = {0: (0, 1), 1: (1, 4), 2: (2, 3), 3: (3, 4), 5: (5, 6)}
+
+
+class Labels(NamedTuple):
+    """What the carrier's jobs take at each look (s), and the share of them that fails."""
+
+    delay_s: Floats
+    failing: Floats
 
 
 @dataclass
@@ -119,9 +128,9 @@ class Documents:
 
 
 def draw_documents(
-    drawn: Drawn, one: Character, drivers: Drivers, label_delay_s: Floats, seed: int, before: Mapping[int, int] | None
+    drawn: Drawn, one: Character, drivers: Drivers, labels: Labels, seed: int, before: Mapping[int, int] | None
 ) -> Documents:
-    """The documents of a span; `label_delay_s` is what the carrier's jobs take at each look, `before` what `open` said."""
+    """The documents of a span; `before` is what `open` said."""
     span = drivers.span
     created, dwell, ids, carriers = _orders(drawn, one, drivers, seed)
     grid = np.concatenate((np.arange(span.before_ms - LOOK_BACK_MS, span.before_ms + 1, 900_000), span.times_ms))
@@ -138,14 +147,27 @@ def draw_documents(
     steps.append(steps[1])
     steps.append(_later(grid, reserving, steps[1], dwell[:, 1]))
     picked = _later(grid, pace(Knob.PICKING, people=True), steps[3], dwell[:, 2])
-    delay_ms = np.interp(picked, span.times_ms, label_delay_s * 1000, left=0.0)
-    steps.append(np.where(picked < FAR, picked + delay_ms, FAR))
+    labelled = _labelled(span, picked, ids, labels.failing)
+    delay_ms = np.interp(labelled, span.times_ms, labels.delay_s * 1000, left=0.0)
+    steps.append(np.where(labelled < FAR, labelled + delay_ms, FAR))
     steps.append(_later(grid, pace(Knob.CRONS, people=False), steps[4], np.full(created.size, 30_000.0)))
     steps.append(_later(grid, pace(Knob.POSTING, people=False), steps[5], dwell[:, 3]))
     amounts = np.round(one.order_value * np.exp(dwell[:, 4]), 2)
     reached = np.floor(np.minimum(np.column_stack(steps), FAR))
     reached = _go_on(ids, reached, before, span.before_ms)
     return Documents(one, ids, amounts, carriers, reached)
+
+
+def _labelled(span: Span, picked: Floats, ids: Times, failing: Floats) -> Floats:
+    """When the label is there: who gets none asks again after a while. Chance belongs to the document and the attempt."""
+    at, attempt = picked.copy(), 0
+    asks = np.full(at.size, failing.any())
+    while (asks := asks & (at <= span.times_ms[-1])).any():
+        chance = (ids * 0.7548776662 + attempt * 0.5698402910) % 1.0  # an even sequence in two dimensions
+        asks &= chance < np.interp(at, span.times_ms, failing, left=0.0)
+        at[asks] += AGAIN_MS
+        attempt += 1
+    return at
 
 
 def _go_on(ids: Times, reached: Floats, before: Mapping[int, int] | None, at_ms: int) -> Floats:
