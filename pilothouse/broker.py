@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
@@ -31,18 +31,23 @@ async def partitions(kafka: Mapping[str, Any], topics: Iterable[str]) -> dict[st
     }
 
 
-async def lag(kafka: Mapping[str, Any], group: str) -> int | None:
-    """Records that a group has yet to commit, over its partitions; None while it has committed nothing."""
+async def lag(kafka: Mapping[str, Any], group: str, known: Mapping[str, Iterable[int]]) -> int | None:
+    """Records that a group has yet to commit of partitions by topic, all of one of which it has committed nothing.
+
+    None while the group is not known yet.
+    """
+    places = [TopicPartition(topic, number) for topic, numbers in known.items() for number in numbers]
     client = AIOKafkaAdminClient(**kafka)
     reader = AIOKafkaConsumer(**kafka)
     try:
         await client.start()
         await reader.start()
         committed = await client.list_consumer_group_offsets(group)
-        ends = await reader.end_offsets(list(committed))
+        begins, ends = await reader.beginning_offsets(places), await reader.end_offsets(places)
     except KafkaError:
         return None  # a group that has just begun has no coordinator yet
     finally:
         await client.close()
         await reader.stop()
-    return sum(end - committed[place].offset for place, end in ends.items()) if committed else None
+    done = begins | {place: committed[place].offset for place in places if place in committed}
+    return sum(int(ends[place] - done[place]) for place in places)

@@ -21,7 +21,7 @@ POSTING, STORM, EDI = "posting", "storm", "edi"
 SWEEP_S = 1.5  # the posting takes in the orders that have come since
 HELD_S, FREE_S = 4.0, 6.0  # a weak posting commits and begins again
 STORM_SESSIONS, STORM_HELD_S = 4, 0.45
-EDI_SESSIONS = 8
+EDI_SESSIONS = 20
 EDI_ROWS, MATCHES = 4_000, 8
 
 OPEN_ORDERS = """SELECT id FROM sale_order WHERE invoice_status <> 'invoiced' AND state <> 'cancel'

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 import shutil
 import sys
@@ -139,6 +140,7 @@ class Odoo:
     plan: Plan
     pids: dict[str, int] = field(default_factory=dict)
     passwords: dict[str, str] = field(default_factory=dict)
+    cpus: int = field(default_factory=lambda: os.cpu_count() or 1)
     ports: tuple[int, int] = (0, 0)
     _process: asyncio.subprocess.Process | None = None
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -171,8 +173,8 @@ class Odoo:
         """Make the databases anew and start the processes; returns when they run."""
         await asyncio.to_thread(self._make_home)
         await _make_databases(self)
-        if len(self.cell.tenants) > 1:
-            pin_to_one_cpu(self.postgres.pid)
+        if len(self.cell.tenants) > 1 and pin_to_one_cpu(self.postgres.pid):
+            self.cpus = 1
         await self._spawn()
 
     async def stop(self) -> None:
@@ -267,7 +269,13 @@ class Odoo:
         queues = [{"key": queue_of(tenant.name), "tenant": tenant.name} for tenant in self.cell.tenants]
         here = (self.cell.postgres, self.cell.valkey)
         return (
-            _resource(self.cell.postgres, "postgresql", 2, url=Reference(env=_variable(self.cell.postgres))),
+            _resource(
+                self.cell.postgres,
+                "postgresql",
+                2,
+                url=Reference(env=_variable(self.cell.postgres)),
+                options={"cpus": self.cpus},
+            ),
             _resource(
                 self.cell.valkey,
                 "redis",
@@ -335,14 +343,17 @@ def _minute(number: int) -> datetime:
     return datetime.fromtimestamp(number * MINUTE_MS // 1000, UTC)
 
 
-def pin_to_one_cpu(pid: int) -> None:
-    """Give a PostgreSQL one CPU, where the system can: a neighbour can fill it then, and the machine stays usable."""
+def pin_to_one_cpu(pid: int) -> bool:
+    """Give a PostgreSQL one CPU: a neighbour can fill it then, and the machine stays usable. Whether the system can."""
     with suppress(AttributeError, psutil.Error, OSError):
         process = psutil.Process(pid)
         last = [max(process.cpu_affinity() or [0])]
-        for one in (process, *process.children()):
+        process.cpu_affinity(last)
+        for one in process.children():
             with suppress(psutil.Error):
                 one.cpu_affinity(last)
+        return True
+    return False
 
 
 async def _make_databases(odoo: Odoo) -> None:
