@@ -43,9 +43,9 @@ class Config(StepConfig):
     )
     aftermath_max_ms: int = Field(1_800_000, ge=0, description="And so long after it at most, ms.")
     catch_up_ms: int = Field(
-        60_000,
+        10_000,
         ge=0,
-        description="But load, locks and ill servers only so long after what brought them about is over, ms.",
+        description="But load, locks and ill servers only a look and so long after what brought them about, ms.",
     )
     together_ms: int = Field(
         300_000,

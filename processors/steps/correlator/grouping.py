@@ -211,12 +211,12 @@ def _in_time(config: Config, cause: Node, effect: Node) -> float:
     """1 for an effect that follows at once; less the longer after its cause, or before it, it began."""
     if effect.kind in COMES_TRUE.get(cause.kind, ()) and effect.resources <= cause.resources:
         return 1.0 if cause.ended_ms is None and effect.over_ms is None else 0.0
-    if effect.over_ms is not None and cause.since_ms > effect.over_ms + _unseen_ms(config, cause, effect):
+    # Either may have gone on for a look before it was seen.
+    if effect.over_ms is not None and cause.since_ms > effect.over_ms + 2 * _look_ms(config, cause, effect):
         return 0.0
     lead_ms = effect.onset_ms - cause.began_ms
     after_ms = effect.onset_ms - cause.ended_ms if cause.ended_ms is not None else 0
-    lingers = effect.kind in LINGERS or cause.is_change
-    if after_ms > config.aftermath_max_ms or (after_ms > config.catch_up_ms and not lingers):
+    if _is_too_late(config, cause, effect, after_ms):
         return 0.0
     if lead_ms < 0:
         # When a change was made, or when something runs out, is known; of a fault only when it was noticed.
@@ -234,10 +234,19 @@ def _in_time(config: Config, cause: Node, effect: Node) -> float:
     return left / (1.0 + lead_ms / config.fades_ms)
 
 
-def _unseen_ms(config: Config, cause: Node, effect: Node) -> float:
-    """Time for which either may have gone on before it was seen, ms: two looks at the one that is looked at less often."""
+def _is_too_late(config: Config, cause: Node, effect: Node, after_ms: float) -> bool:
+    """Whether it began so long after the cause was over that it does not come from it."""
+    if after_ms > config.aftermath_max_ms:
+        return True
+    if after_ms <= config.catch_up_ms or effect.kind in LINGERS or cause.is_change:
+        return False
+    return after_ms > config.catch_up_ms + _look_ms(config, cause, effect)
+
+
+def _look_ms(config: Config, cause: Node, effect: Node) -> float:
+    """Time between two looks at the one of both that is looked at less often, ms."""
     resources = cause.resources | effect.resources
-    return 2 * max((config.interval_ms(one) for one in resources), default=config.interval_ms())
+    return max((config.interval_ms(one) for one in resources), default=config.interval_ms())
 
 
 def _offer(config: Config, state: State, candidates: Iterable[Node], afresh: set[str]) -> None:
