@@ -94,14 +94,12 @@ class Pressure(NamedTuple):
 
 
 PRESSURES: tuple[Pressure, ...] = (
-    Pressure("postgresql.connection.used", "postgresql.connection.max", 0.8, "{share:.0%} of the connections are used"),
-    Pressure(
-        "postgresql.connection.working", "postgresql.cpu.count", 2.0, "sessions at work are {share:.0%} of the CPUs"
-    ),
-    Pressure("redis.client.connected", "redis.client.max", 0.8, "{share:.0%} of Redis' connections are used"),
-    Pressure("system.cpu.utilization", None, 0.9, "the CPUs are {share:.0%} busy"),
-    Pressure("system.cpu.iowait", None, 0.3, "the CPUs wait for disks {share:.0%} of the time"),
-)
+    Pressure("postgresql.connection.used", "postgresql.connection.max", 0.8, "{share:.0%} of the connections of {resource} are used"),
+    Pressure("postgresql.connection.working", "postgresql.cpu.count", 2.0, "sessions at work are {share:.0%} of the CPUs of {resource}"),
+    Pressure("redis.client.connected", "redis.client.max", 0.8, "{share:.0%} of the connections of {resource} are used"),
+    Pressure("system.cpu.utilization", None, 0.9, "the CPUs of {resource} are {share:.0%} busy"),
+    Pressure("system.cpu.iowait", None, 0.3, "the CPUs of {resource} wait for disks {share:.0%} of the time"),
+)  # fmt: skip
 
 FLOORS = np.array([one.floor for one in DEMANDS])[:, None]
 IS_SUM = np.array([describe(one.metric).kind is Kind.SUM for one in DEMANDS])[:, None]

@@ -84,7 +84,8 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     layout = layout_of(scrape.series)
     for one, share in shares(layout.pressures, scrape):
         if share is not None:
-            state.pressures[one.metric] = (share, scrape.time_ms)
+            _, measured = state.pressures.setdefault(scrape.resource, (scrape.system, {}))
+            measured[one.metric] = (share, scrape.time_ms)
     if layout.outcomes.places:
         _fare(config, state, scrape, layout.outcomes)
     found: Findings = []
@@ -301,7 +302,7 @@ def _tell(config: Config, state: State, name: str, pool: Pool, scrape: Scrape, j
             int(row) for row in np.argsort(-judged.excess[:, slot] / pool.floors[:, 0], kind="stable") if hot[row, slot]
         ]
         victims = _victims(config, state, pool, judged.times, felt, slot, key)
-        presses = pressed(state, scrape.time_ms)
+        presses = pressed(state, scrape)
         grown = pool.grid["now"][rows[0], slot] > config.times_alone * judged.expected[rows[0], slot]
         # What is unusual of the shared is explained by a load that has multiplied.
         presses += [Evidence(text=one, time_ms=scrape.time_ms) for one in state.strains.values()] if grown else []
@@ -370,4 +371,4 @@ ABOUT = About(
     source="antagonists and victims by correlation in time, CPI2 (Zhang et al. 2013); average active sessions",
     limits="Needs two tenants and a look at each; a load that all bear alike is nobody's fault.",
 )
-STEP = Step("contention", Config, (Scrape, Signal), unit, State, step, pack, unpack, version=4, about=ABOUT)
+STEP = Step("contention", Config, (Scrape, Signal), unit, State, step, pack, unpack, version=5, about=ABOUT)

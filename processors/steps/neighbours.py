@@ -27,14 +27,21 @@ class Judged(NamedTuple):
     times: Floats
 
 
-def pressed(state: State, time_ms: int) -> list[Evidence]:
-    """What of the shared is used up."""
+PRESSED_MS = 300_000
+"""What was measured longer ago no longer tells of pressure."""
+
+
+def pressed(state: State, scrape: Scrape) -> list[Evidence]:
+    """What of the shared is used up: of its kind, the resource of the scrape itself; of other kinds, any of the cell."""
     told = []
-    for one in PRESSURES:
-        share, at_ms = state.pressures.get(one.metric, (0.0, -1))
-        if at_ms >= 0 and time_ms - at_ms <= 300_000 and share >= one.limit:
-            text = f"{one.sentence.format(share=share)}; pressed from {one.limit:.0%} on"
-            told.append(Evidence(text=text, unit="1", value=share, expected=one.limit, time_ms=at_ms))
+    for resource, (system, measured) in sorted(state.pressures.items()):
+        if system == scrape.system and resource != scrape.resource:
+            continue
+        for one in PRESSURES:
+            share, at_ms = measured.get(one.metric, (0.0, -1))
+            if at_ms >= 0 and scrape.time_ms - at_ms <= PRESSED_MS and share >= one.limit:
+                text = f"{one.sentence.format(share=share, resource=resource)}; pressed from {one.limit:.0%} on"
+                told.append(Evidence(text=text, unit="1", value=share, expected=one.limit, time_ms=at_ms))
     return told
 
 

@@ -103,7 +103,8 @@ class State:
     tenants: list[str] = field(default_factory=list)
     pools: dict[str, Pool] = field(default_factory=dict)
     outcomes: columns.Arrays = field(default_factory=lambda: _grid(len(OUTCOMES)))
-    pressures: dict[str, tuple[float, int]] = field(default_factory=dict)
+    pressures: dict[str, tuple[str, dict[str, tuple[float, int]]]] = field(default_factory=dict)
+    """By resource its system and, by metric, the share that is used and when that was measured, Unix ms."""
     delayed: dict[str, int] = field(default_factory=dict)  # since when a tenant's documents are stuck
     strains: dict[str, str] = field(default_factory=dict)  # what of the shared is unusual, by signal
     victims: dict[str, list[str]] = field(default_factory=dict)  # those named, by cause
@@ -194,7 +195,11 @@ def unpack(parts: Parts) -> State:
     state = State(
         tenants=more["tenants"],
         outcomes=outcomes,
-        pressures={name: (share, at_ms) for name, (share, at_ms) in more["pressures"].items()},
+        pressures={
+            resource: (system, {metric: (share, at_ms) for metric, (share, at_ms) in measured.items()})
+            for resource, (system, measured) in more["pressures"].items()
+            if isinstance(measured, dict)  # version 4 did not know of which resource they told
+        },
         delayed=more["delayed"],
         strains=more.get("strains", {}),
         victims=more["victims"],

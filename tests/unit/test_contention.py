@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from processors import columns
 from processors.demands import DEMANDS, OUTCOMES, PRESSURES
 from processors.step import Item
 from processors.steps import contention
@@ -74,7 +75,7 @@ def test_it_is_one_when_what_is_shared_runs_out() -> None:
     cell.looks(CALM, (0.2, 0.3, 0.1), (0.1, 0.2, 0.1), **few)
     cell.looks(LOUD, (6.0, 0.3, 0.1), (0.1, 0.2, 0.1), **{**few, "postgresql__connection__used": 85.0})
     assert cell.told[0].severity is Severity.WARNING
-    assert cell.told[0].evidence[-1].text == "85% of the connections are used; pressed from 80% on"
+    assert cell.told[0].evidence[-1].text == "85% of the connections of pg are used; pressed from 80% on"
 
 
 def test_it_is_one_when_more_sessions_are_at_work_than_there_are_cpus() -> None:
@@ -84,7 +85,21 @@ def test_it_is_one_when_more_sessions_are_at_work_than_there_are_cpus() -> None:
     cell.looks(LOUD, (6.0, 0.3, 0.1), (0.1, 0.2, 0.1), **{**idle, "postgresql__connection__working": 3.0})
     assert cell.told == []  # three share two CPUs
     cell.looks(LOUD, (6.0, 0.3, 0.1), (0.1, 0.2, 0.1), **{**idle, "postgresql__connection__working": 7.0})
-    assert cell.told[0].evidence[-1].text == "sessions at work are 350% of the CPUs; pressed from 200% on"
+    assert cell.told[0].evidence[-1].text == "sessions at work are 350% of the CPUs of pg; pressed from 200% on"
+
+
+def test_another_server_of_that_kind_says_nothing_of_the_pressure_on_this_one() -> None:
+    few, many = ({"postgresql__connection__used": used, "postgresql__connection__max": 100.0} for used in (20.0, 85.0))
+    other = {name.replace("__", "."): value for name, value in many.items()}
+    for system, told in (("postgresql", False), ("pgbouncer", True)):
+        cell = Cell()
+        cell.looks(CALM, (0.2, 0.3, 0.1), (0.1, 0.2, 0.1), **few)
+        for _ in range(LOUD):
+            cell.look((6.0, 0.3, 0.1), (0.1, 0.2, 0.1), **few)
+            at_ms = T0 + cell.number * 2_000 - 1_000
+            cell.fold(Scrape.of(dict(other), cell="eu1", resource="pg-other", system=system, time_ms=at_ms))
+        assert bool(cell.told) is told
+    assert cell.told[0].evidence[-1].text.startswith("85% of the connections of pg-other are used")
 
 
 def test_a_load_that_has_multiplied_explains_what_is_unusual_of_the_shared() -> None:
@@ -201,3 +216,13 @@ def test_a_restart_of_the_server_is_no_load() -> None:
 def test_tables_read_only_what_the_catalogue_knows() -> None:
     named = {one.metric for one in (*DEMANDS, *OUTCOMES, *PRESSURES)} | {one.of for one in PRESSURES if one.of}
     assert named <= set(BY_NAME)
+
+
+def test_a_snapshot_that_did_not_know_of_which_resource_a_pressure_told_is_read() -> None:
+    cell = Cell()
+    cell.looks(1, (0.2, 0.3, 0.1), postgresql__connection__used=20.0, postgresql__connection__max=100.0)
+    parts = contention.STEP.pack(cell.state)
+    assert contention.STEP.unpack(parts).pressures == cell.state.pressures
+    arrays, more = columns.unpack(parts[""])
+    more["pressures"] = {"postgresql.connection.used": [0.2, T0]}
+    assert contention.STEP.unpack({**parts, "": columns.pack(arrays, more)}).pressures == {}
