@@ -8,8 +8,9 @@ cause make one signal. Learning is winsorized, so an incident does not become th
 series strays is hardly learned at all, so it ends when the number is back, or has been elsewhere for half a day.
 
 A time of day that was never seen may bring several times the level so far, and after nothing anything: a series without
-a past has no usual morning, and one that was only seen at rest no usual work. While a declared window closes a business
-nothing is judged, nor right after it, when what was held up is made good.
+a past has no usual morning, and one that was only seen at rest no usual work. In an hour of the week never lived, what
+waits for people may grow until their shift opens. While a declared window closes a business nothing is judged, nor right
+after it, when what was held up is made good.
 
 Sources: seasonal profile, see `seasonal`; exponentially weighted mean and variance after West (1979); winsorized
 updating after Gelper, Fried & Croux (2010), Robust forecasting with exponential and Holt-Winters smoothing.
@@ -221,6 +222,8 @@ def _judge(config: Config, state: State, scrape: Scrape, seen: Look) -> Findings
     # What is told goes on while half of what opens it lasts: what hovers at a limit is one episode.
     part: Any = np.where(arrays["alarmed"] > 0, 0.5, 1.0) if np.count_nonzero(arrays["alarmed"]) else 1.0
     excess = _excess(slots, seen, judged, part)
+    if excess is not None:
+        _let_wait(config, state, scrape.time_ms, excess)
     alarms.follow(arrays, seen.height, excess, judged)
     beyond = None if excess is None else excess & (seen.height > config.limit * part)
     if (beyond is None or not np.count_nonzero(beyond)) and not np.count_nonzero(arrays["hot"]):
@@ -285,6 +288,18 @@ def _spare(slots: Slots, observed: Floats, error: Floats, excess: NDArray[np.boo
         limit = observed[place] if place >= 0 else fixed
         if excess[slot] and limit > 0 and 0 < error[slot] < limit - observed[slot]:
             excess[slot] = False
+
+
+def _let_wait(config: Config, state: State, time_ms: int, excess: NDArray[np.bool_]) -> None:
+    """In an hour of the week never lived, what waits for people grows in peace while no shift is open.
+
+    On the first Sunday it has waited for longer than ever before. What is told already goes on.
+    """
+    for slot in state.slots.waiting:
+        if not excess[slot] or state.arrays["alarmed"][slot] or state.usual is None:
+            continue
+        if not state.profile.weeks[state.usual.quarter[slot] // 4, slot]:
+            excess[slot] = config.calendar(state.slots.series[slot].tenant).at(time_ms).is_open
 
 
 def _cause(series: Series, resource: str) -> tuple[str, str | None]:

@@ -34,6 +34,7 @@ class Slots:
     least: Floats = field(default_factory=lambda: np.zeros(0))  # what can be: times, ages and numbers are not below 0
     has_opinion: bool = False
     floor: Floats = field(default_factory=lambda: np.zeros(0))
+    waiting: list[int] = field(default_factory=list)  # slots of what waits for people
     limited: list[tuple[int, int, float]] = field(default_factory=list)  # slot, slot of its limit (-1: fixed), limit
     layouts: dict[str, NDArray[np.intp] | None] = field(default_factory=dict)
     _weeks: tuple[StepConfig, Weeks] | None = None
@@ -81,6 +82,7 @@ class Slots:
         self.least = np.where(self.up & ~self.down | self.is_sum, 0.0, -np.inf)
         self.has_opinion = any(metric.bad is not Departure.NONE for metric in metrics)
         self.floor = np.array([metric.floor for metric in metrics], float)
+        self.waiting = [slot for slot, metric in enumerate(metrics) if metric.waits_for_people]
         self.limited = [one for slot, metric in enumerate(metrics) if (one := self._limit(slot, metric))]
         self._weeks = None
 

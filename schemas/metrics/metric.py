@@ -32,6 +32,7 @@ class Metric:
     kind of cause that an abnormal value speaks for (KIND of KIND:RESOURCE); `floor` is the smallest departure, in the
     metric's unit (of a sum: a second), that can matter to anybody, however unusual it is. `limit` is what a gauge can reach at
     most, a number or the gauge of the same attributes that tells it: a rise matters once it has taken as much as is left.
+    What `waits_for_people` may grow while no shift is open.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Metric:
     cause: str | None = None
     floor: float = 0.0
     limit: str | float | None = None
+    waits_for_people: bool = False
 
     @property
     def observed_unit(self) -> str:

@@ -133,6 +133,7 @@ METRICS = (
         bad=Departure.UP,
         cause="process.backlog",
         floor=20,
+        waits_for_people=True,
     ),
     Metric(
         "erp.document.age.max",
@@ -143,6 +144,7 @@ METRICS = (
         bad=Departure.UP,
         cause="process.backlog",
         floor=60,
+        waits_for_people=True,
     ),
     Metric(
         "erp.document.transitions",

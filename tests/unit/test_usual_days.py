@@ -166,6 +166,21 @@ def test_what_a_holiday_left_lying_waits_in_peace_until_people_are_back() -> Non
     assert opened(17, series, oldest, shifts=shifts, holidays=[THAT_DAY.isoformat()]) == []
 
 
+def test_what_nobody_has_taken_up_since_friday_waits_for_monday() -> None:
+    """Orders come on Saturdays, too; the first Sunday is the first day on which the oldest is older than a day."""
+
+    def oldest(local: datetime, rng: np.random.Generator) -> float:
+        if local.weekday() < 5 and 7 <= local.hour < 17:
+            return float(rng.uniform(300, 900))
+        back = (local.weekday() - 4) * (local.weekday() > 4) or int(local.hour < 17)
+        evening = datetime.combine(local.date() - back * DAY, time(17))
+        waited = (local.replace(tzinfo=None) - evening).total_seconds()
+        return max(waited - 43_200 * (local.weekday() >= 5), 0.0) + float(rng.uniform(300, 900))
+
+    series = 'erp.document.age.max{erp.document.state="draft",tenant.id="acme"}'
+    assert opened(6.9, series, oldest) == []
+
+
 def test_a_job_that_never_ends_is_told_while_its_channel_moves_and_one_that_is_long_every_night_is_not() -> None:
     running = 'odoo.queue_job.started.age.max{odoo.queue_job.channel="root.import",tenant.id="acme"}'
 
