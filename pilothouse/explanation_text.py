@@ -88,7 +88,13 @@ def _method_lines(method: Mapping[str, str] | None) -> list[str]:
 
 
 def _stake_lines(impact: Mapping[str, Any] | None) -> list[str]:
-    if not impact or not impact["documents"]:
+    if not impact:
+        return []
+    return [*_delayed_lines(impact), *_exposed_lines(impact)]
+
+
+def _delayed_lines(impact: Mapping[str, Any]) -> list[str]:
+    if not impact["documents"]:
         return []
     value = f", worth {impact['value']:,.0f} {impact['currency'] or ''}".rstrip() if impact["value"] else ""
     names = f": {', '.join(impact['names'][:5])}" if impact["names"] else ""
@@ -97,6 +103,14 @@ def _stake_lines(impact: Mapping[str, Any] | None) -> list[str]:
         whose = one["carrier"] or "all carriers"
         lines.append(f"{one['documents']} will miss the cut-off of {whose} at {_clock(one['cut_off'])}")
     return lines
+
+
+def _exposed_lines(impact: Mapping[str, Any]) -> list[str]:
+    if not impact["exposed"]:
+        return []
+    kinds = ", ".join(f"{kind} {number}" for kind, number in impact["exposed_by_type"].items())
+    until = f"; the next cut-off is at {_clock(impact['exposed_until'])}" if impact["exposed_until"] else ""
+    return [f"{impact['exposed']} open documents are delayed if it goes on ({kinds}){until}"]
 
 
 def amount(value: float, unit: str, noise: float = 0.0) -> str:

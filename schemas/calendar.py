@@ -183,6 +183,10 @@ class Calendar(BaseModel):
         ]
         return min((at for at in found if at < 2**62), default=None)
 
+    def first_cut_off(self, time_ms: int) -> int | None:
+        """The earliest of the next cut-offs of all carriers, Unix ms, right to the minute; None when there is none."""
+        return _first_cut_off(_Key(self), time_ms // MINUTE_MS)
+
     def business_ms(self, from_ms: int, to_ms: int) -> int:
         """Open time between two instants, ms; at most 35 days are looked at. Adjoining stretches add up exactly."""
         if to_ms <= from_ms:
@@ -246,6 +250,14 @@ def _moment(key: _Key, minute: int) -> Moment:
         load=campaign.load if campaign else 1.0,
         maintenance=next((one.name for one in calendar.maintenance if one.covers(time_ms)), None),
     )
+
+
+@lru_cache(maxsize=16_384)
+def _first_cut_off(key: _Key, minute: int) -> int | None:
+    calendar = key.calendar
+    carriers = sorted({one.carrier for one in calendar.cut_offs})
+    found = [calendar.next_cut_off(minute * MINUTE_MS, one) for one in carriers]
+    return min((one for one in found if one is not None), default=None)
 
 
 @lru_cache(maxsize=16_384)

@@ -1,4 +1,6 @@
-"""The business at stake: documents delayed and what they are worth, now and by the next cut-off, and whose they are."""
+"""The business at stake: documents delayed and what they are worth, now and by the next cut-off, whose they are, and what
+follows them if it goes on.
+"""
 
 from __future__ import annotations
 
@@ -59,6 +61,13 @@ class Impact(BaseModel):
         default_factory=dict, description="Value in other currencies, by ISO 4217 code; not part of `value`."
     )
 
+    exposed: int = Field(0, ge=0, description="Open documents of those who suffer: what is delayed if it goes on.")
+    exposed_by_type: dict[str, int] = Field(default_factory=dict, description="The same by document type.")
+    exposed_by_tenant: dict[str, int] = Field(default_factory=dict, description="The same by tenant.")
+    exposed_until_ms: int | None = Field(
+        None, ge=0, lt=10_000_000_000_000, description="The next shipping cut-off of those tenants, Unix ms UTC."
+    )
+
     @property
     def next_cut_off(self) -> CutOffStake | None:
         """What will miss the earliest cut-off, of all carriers that have theirs then; None when nothing will."""
@@ -90,6 +99,10 @@ class Impact(BaseModel):
             **{name: _staked(pair for one in told for pair in getattr(one, name).items()) for name in BREAKDOWNS},
             by_cut_off=_cut_offs(one for part in told for one in part.by_cut_off),
             other_values={code: value for code, value in values.items() if value},
+            exposed=sum(one.exposed for one in found),
+            exposed_by_type=_counted(pair for one in found for pair in one.exposed_by_type.items()),
+            exposed_by_tenant=_counted(pair for one in found for pair in one.exposed_by_tenant.items()),
+            exposed_until_ms=min((one.exposed_until_ms for one in found if one.exposed_until_ms), default=None),
         )
 
 

@@ -10,11 +10,12 @@ from schemas.records import Recovery
 
 
 def shown_impact(impact: Impact) -> dict[str, Any]:
-    """The business at stake; each `cut_off` of `by_cut_off` is a time."""
+    """The business at stake; each `cut_off` of `by_cut_off` and `exposed_until` is a time."""
     cut_offs = [
         {"cut_off": rfc3339(one.cut_off_ms), **one.model_dump(exclude={"cut_off_ms"})} for one in impact.by_cut_off
     ]
-    return {**impact.model_dump(mode="json"), "by_cut_off": cut_offs}
+    shown = {**impact.model_dump(mode="json", exclude={"exposed_until_ms"}), "by_cut_off": cut_offs}
+    return {**shown, "exposed_until": rfc3339(impact.exposed_until_ms) if impact.exposed_until_ms else None}
 
 
 def shown_recovery(recovery: Recovery | None) -> dict[str, Any] | None:

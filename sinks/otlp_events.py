@@ -202,6 +202,7 @@ def _impact(impact: Impact | None) -> Attributes:
         "pilothouse.impact.documents": impact.documents,
         "pilothouse.impact.value": impact.value,
         "pilothouse.impact.currency": impact.currency,
+        "pilothouse.impact.exposed": impact.exposed,
         **_by_cut_off(impact),
     }
 

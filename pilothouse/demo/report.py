@@ -97,6 +97,7 @@ def _fault(fault: Done, seen: Seen) -> dict[str, Any]:
             "documents": last.impact.documents if last else 0,
             "value": last.impact.value if last else 0.0,
             "currency": last.impact.currency if last else None,
+            "exposed": last.impact.exposed if last else 0,
         },
         "signals": list(last.signals) if last else [],
         "incident": last.id if last else None,

@@ -136,6 +136,7 @@ def scenarios(settings: Settings, say: Callable[[str], None]) -> Verdict:
             "cause": first.cause if first else None,
             **scored.model_dump(include={"right_cause", "right_tenants", "delay_s", "closed"}),
             "documents": first.documents if first else None,
+            "exposed": first.exposed if first else None,
             "others": [one.cause for one in scored.alerts if one.id != scored.found],
         }
     answer = {"command": "pilothouse simulate scenarios -o json", "scenarios": found, "measured": machine()}

@@ -205,12 +205,13 @@ def _scenarios(result: Mapping[str, Any] | None) -> Iterable[str]:
         "tenants right",
         "after s",
         "closed",
-        "documents at stake",
+        "documents late",
+        "open behind it",
     )
     rows = [
         (
             name, one["story"], one["is_right"], f"`{one['cause']}`" if one["cause"] else "silent", one["right_cause"],
-            one["right_tenants"], one["delay_s"], one["closed"], one["documents"],
+            one["right_tenants"], one["delay_s"], one["closed"], one["documents"], one.get("exposed"),
         )
         for name, one in result["scenarios"].items()
     ]  # fmt: skip

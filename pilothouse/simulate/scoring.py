@@ -47,7 +47,8 @@ class Alert(BaseModel):
     resolved_ms: int | None
     merged_into: str | None = None
     title: str
-    documents: int = Field(0, description="Documents at stake, at the worst.")
+    documents: int = Field(0, description="Documents delayed, at the worst.")
+    exposed: int = Field(0, description="Open documents of those who suffer, at the most.")
 
 
 class Scored(BaseModel):
@@ -133,13 +134,15 @@ def _alerts(told: Iterable[Finding], until_ms: int) -> list[Alert]:
             if one.id in news and one.severity >= Severity.WARNING:
                 cause = one.causes[0].cause
                 alerts[one.id] = Alert(
-                    id=one.id, opened_ms=at_ms, cause=cause, first_cause=cause, tenants=one.tenants, resolved_ms=None, title=one.title
+                    id=one.id, opened_ms=at_ms, cause=cause, first_cause=cause, tenants=one.tenants, resolved_ms=None, title=one.title,
+                    documents=one.impact.documents, exposed=one.impact.exposed,
                 )  # fmt: skip
         else:
             known.resolved_ms = None  # it has come back
             if at_ms <= until_ms:
                 known.cause, known.tenants, known.title = one.causes[0].cause, one.tenants, one.title
                 known.documents = max(known.documents, one.impact.documents)
+                known.exposed = max(known.exposed, one.impact.exposed)
     for alert in alerts.values():
         if alert.merged_into in alerts:
             alert.resolved_ms = alerts[alert.merged_into].resolved_ms  # it went on as that one

@@ -49,6 +49,7 @@ ESTATE = Estate.model_validate(
         "calendars": [
             {
                 "name": "kept",
+                "cut_offs": [{"carrier": "DHL", "at": "16:00", "days": ["saturday"]}],
                 "maintenance": [{"name": "upgrade", "starts": "2026-11-21T14:00:00Z", "ends": "2026-11-21T15:00:00Z"}],
             }
         ],
@@ -124,6 +125,17 @@ def evidence(incident: Incident) -> str:
 # The tables.
 
 
+def waiting(tenant: str, at_s: float, **count: float | None) -> list[Item]:
+    """A look at a tenant's Odoo: how many documents wait, by TYPE__STATE with underscores for the dots of the type."""
+    points = {}
+    for name, value in count.items():
+        kind, _, state = name.partition("__")
+        labels = f'erp.document.state="{state}",erp.document.type="{kind.replace("_", ".")}",tenant.id="{tenant}"'
+        points[f"erp.document.count{{{labels}}}"] = value
+    at = T0 + round(at_s * 1000)
+    return [Item(at, Scrape.of(points, cell="eu1", resource=f"odoo-{tenant}", system="odoo", time_ms=at))]
+
+
 def test_what_explains_is_known_and_no_kind_explains_itself() -> None:
     assert all(cause in KINDS for cause in EXPLAINS)
     assert all(cause not in effects for cause, effects in EXPLAINS.items())
@@ -131,6 +143,43 @@ def test_what_explains_is_known_and_no_kind_explains_itself() -> None:
 
 
 # Scenarios.
+
+
+def test_what_is_on_its_way_at_those_who_suffer_is_told_with_their_next_cut_off() -> None:
+    slow = signal("redis.latency:valkey-eu1", 10)
+    ways = {
+        "stock_picking__confirmed": 4.0,
+        "stock_picking__assigned": 7.0,
+        "sale_order__sale": 3.0,
+        "sale_order__draft": 90.0,
+    }
+    counted = (
+        *waiting("acme", 0, **ways),
+        *waiting("borealis", 5, stock_picking__assigned=2.0),
+        *waiting("cascade", 5, **ways),
+    )
+    impact = only(fold(slow, counted, restart_every=3)).impact
+    assert (impact.documents, impact.exposed, impact.exposed_by_tenant) == (0, 16, {"acme": 14, "borealis": 2})
+    assert impact.exposed_by_type == {"sale.order": 3, "stock.picking": 13}
+    assert impact.exposed_until_ms == T0 + 4 * 3_600_000
+
+
+def test_the_most_that_was_on_its_way_is_told_and_what_was_not_counted_is_not_nought() -> None:
+    slow = signal("redis.latency:valkey-eu1", 10)
+    more = signal("queue.backlog:acme", 100)
+    first = waiting("acme", 0, stock_picking__assigned=7.0)
+    for counted, exposed in ((5.0, 7), (9.0, 9), (None, 7)):
+        told = fold(slow, more, first, waiting("acme", 60, stock_picking__assigned=counted), until_s=180)
+        assert only(told).impact.exposed == exposed
+    old = waiting("acme", -3_700, stock_picking__assigned=7.0)
+    assert only(fold(slow, old)).impact.exposed == 0
+
+
+def test_nothing_is_exposed_to_a_forecast() -> None:
+    due_ms = T0 + 9 * DAY_MS
+    disk = signal("capacity.disk:host-eu1", 10, expected_ms=due_ms, tenants=("acme",))
+    told = only(fold(disk, waiting("acme", 0, stock_picking__assigned=7.0)))
+    assert (told.tenants, told.impact.exposed) == (("acme",), 0)
 
 
 def test_s3_an_expired_certificate_is_joined_by_the_partners_failures() -> None:

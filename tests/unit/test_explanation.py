@@ -102,6 +102,15 @@ def test_what_misses_a_cut_off_is_said_with_its_time() -> None:
     assert "9 will miss the cut-off of DHL" in text(made)
 
 
+def test_what_is_on_its_way_is_said_though_nothing_is_late() -> None:
+    way = {"exposed": 16, "exposed_by_type": {"sale.order": 3, "stock.picking": 13}}
+    for until_ms, said in ((1_795_276_800_000, "; the next cut-off is at 2026-11-21 16:00:00 UTC"), (None, "")):
+        made = explained(Told("i1", {}, {"i1": [incident(impact=Impact(**way, exposed_until_ms=until_ms))]}))
+        shown = text(made)
+        assert f"16 open documents are delayed if it goes on (sale.order 3, stock.picking 13){said}\n" in shown + "\n"
+        assert "0 documents" not in shown
+
+
 def test_the_calendar_of_the_tenant_tells_the_phase_and_the_evidence_does_without_it() -> None:
     told = Told("s1", {"s1": [signal(evidence=(Evidence(text="x", phase="month end"),))]})
     assert explained(told)["calendar_phase"] == "month end"

@@ -17,6 +17,7 @@ def of(tenant: str, value: float, currency: str = "EUR", cut_off_ms: int = FOUR,
         documents=2, by_type={"stock.picking": 2}, value=value, currency=currency, names=(f"{tenant}/1",),
         by_tenant={tenant: stake}, by_warehouse={f"{tenant}/Main": stake}, by_carrier={carrier: stake}, by_cut_off=(late,),
         missing_by_carrier={carrier: Stake(documents=1, value=value / 2)},
+        exposed=5, exposed_by_type={"stock.picking": 5}, exposed_by_tenant={tenant: 5}, exposed_until_ms=cut_off_ms,
     )  # fmt: skip
 
 
@@ -27,6 +28,12 @@ def test_tenants_add_up_by_warehouse_carrier_and_cut_off() -> None:
     assert list(both.by_warehouse) == ["borealis/Main", "acme/Main"]
     assert both.missing_by_carrier == {"DHL": Stake(documents=2, value=20.0)}
     assert both.by_cut_off == (CutOffStake(documents=2, value=20.0, cut_off_ms=FOUR, carrier="DHL"),)
+
+
+def test_what_is_exposed_adds_up_until_the_first_cut_off() -> None:
+    both = Impact.joined([of("acme", 10.0, cut_off_ms=FIVE), of("borealis", 30.0), Impact()])
+    assert (both.exposed, both.exposed_by_type, both.exposed_until_ms) == (10, {"stock.picking": 10}, FOUR)
+    assert both.exposed_by_tenant == {"acme": 5, "borealis": 5}
 
 
 def test_currencies_are_not_added_but_their_documents_count() -> None:

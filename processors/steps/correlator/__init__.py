@@ -2,9 +2,9 @@
 
 What can cause what is a table (`tables`), whom it can reach is the estate's map (`topology`). Each signal is linked to
 the cause that explains it best, and what is linked is one story (`grouping`); every node of it and every change is weighed
-as its root, with what speaks for and against it (`ranking`); documents and value decide how grave it is (`severity`).
-A story opens, grows, splits, merges and ends as evidence comes (`telling`), and what comes and goes or lies in
-maintenance is told sparingly (`quiet`).
+as its root, with what speaks for and against it (`ranking`); documents and value decide how grave it is (`severity`), and
+what will follow them is said (`exposure`). A story opens, grows, splits, merges and ends as evidence comes (`telling`),
+and what comes and goes or lies in maintenance is told sparingly (`quiet`).
 
 Signals are taken in as they come and looked at together a moment later, so their order within it does not matter. Only
 groups with something new in them are looked at, and ticks come only when time alone could change something.
@@ -13,11 +13,11 @@ groups with something new in them are looked at, and ticks come only when time a
 from __future__ import annotations
 
 from processors.step import About, Findings, Item, Step
-from processors.steps.correlator import grouping, quiet, recovery, telling
+from processors.steps.correlator import exposure, grouping, quiet, recovery, telling
 from processors.steps.correlator.config import Config
 from processors.steps.correlator.state import Deed, Kept, State, cause_of, pack, unpack, verdict_of
 from processors.steps.correlator.tables import kind_of
-from schemas.records import Change, ChangeStatus, OperationsEvent, Phase, Record, Signal, Verdict
+from schemas.records import Change, ChangeStatus, OperationsEvent, Phase, Record, Scrape, Signal, Verdict
 from schemas.silences import EVENT, Silence
 
 PASSED_OVER = frozenset({"pilothouse.watchdog"})
@@ -25,8 +25,11 @@ PASSED_OVER = frozenset({"pilothouse.watchdog"})
 
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
-    """Take in a signal or a change; stories are told by the tick."""
+    """Take in a signal, a change, or what is on its way; stories are told by the tick."""
     record = item.record
+    if isinstance(record, Scrape):
+        exposure.take(state, record)
+        return state, []
     if isinstance(record, OperationsEvent):
         if silence := Silence.of(record):
             quiet.silence(config, state, silence, item.at_ms)
@@ -164,7 +167,9 @@ def _forget_change(state: State, cause: str) -> None:
 
 
 def _unit(record: Record) -> str | None:
-    """All of a cell is one; of what operators are told only silences matter."""
+    """All of a cell is one; of what is measured only open documents matter, and of what operators are told only silences."""
+    if isinstance(record, Scrape):
+        return "" if exposure.columns(record.series) else None
     return None if isinstance(record, OperationsEvent) and record.name != EVENT else ""
 
 
@@ -190,7 +195,7 @@ ABOUT = About(
 STEP = Step(
     "correlator",
     Config,
-    (Signal, Change, OperationsEvent),
+    (Signal, Change, OperationsEvent, Scrape),
     _unit,
     State,
     step,

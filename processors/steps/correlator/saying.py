@@ -9,6 +9,7 @@ from processors.episodes import signal_id
 from processors.roles import Suspect, concerned
 from processors.steps.correlator import quiet
 from processors.steps.correlator.config import Config
+from processors.steps.correlator.exposure import exposed
 from processors.steps.correlator.grouping import explains
 from processors.steps.correlator.ranking import CHANCE, Ranked, argue, rank
 from processors.steps.correlator.recovery import recovery
@@ -67,6 +68,10 @@ def compose(config: Config, state: State, view: Assessment, at_ms: int, before: 
     started_ms = min([node.onset_ms for node in members] + ([before.started_ms] if before else []))
     told = root.signals
     ids = {one.signal.id for node in members for one in node.kept}
+    is_forecast = forecast_ms(root, members, at_ms) is not None
+    impact = exposed(
+        config, state, () if is_forecast else view.tenants, view.impact, before.impact if before else None, at_ms
+    )
     title = told[0].summary if told else _change_title(root, members)
     return Incident(
         cell=config.cell,
@@ -80,7 +85,7 @@ def compose(config: Config, state: State, view: Assessment, at_ms: int, before: 
         causes=argue(config, state, view.ranked),
         tenants=view.tenants,
         roles=view.roles,
-        impact=view.impact,
+        impact=impact,
         signals=tuple(sorted(ids | set(before.signals if before else ()))[:SIGNALS]),
         advice=_advice(root, told),
         inhibited=tuple(_inhibited(config, state, root, members)),

@@ -65,6 +65,13 @@ class Deed(BaseModel):
         return cause_of(self.change)
 
 
+class OpenWork(BaseModel):
+    """Documents that wait for their next step at one resource, counted at `at_ms`: by tenant, by type."""
+
+    at_ms: int
+    tenants: dict[str, dict[str, int]]
+
+
 class Story(BaseModel):
     """An incident as it was last told."""
 
@@ -181,6 +188,8 @@ class State:
     """By id; those that are not over."""
     forgotten: int = 0
     """Signals that were let go of because there were too many."""
+    open: dict[str, OpenWork] = field(default_factory=dict)
+    """By resource, the documents that are on their way."""
     nodes: dict[str, Node] = field(default_factory=dict)
     ids: dict[str, set[str]] = field(default_factory=dict)
     """Signals by cause."""
@@ -349,6 +358,7 @@ def change_text(change: Change) -> Evidence:
 _KEPT = TypeAdapter(dict[str, Kept])
 _DEEDS = TypeAdapter(dict[str, Deed])
 _STORIES = TypeAdapter(dict[str, Story])
+_OPEN = TypeAdapter(dict[str, OpenWork])
 _REST: TypeAdapter[Any] = TypeAdapter(dict[str, Any])
 
 
@@ -367,6 +377,7 @@ def pack(state: State) -> Parts:
         "changes": _DEEDS.dump_json(dict(sorted(state.deeds.items()))),
         "stories": _STORIES.dump_json(dict(sorted(state.stories.items()))),
         "closed": _STORIES.dump_json(dict(sorted(state.closed.items()))),
+        "open": _OPEN.dump_json(dict(sorted(state.open.items()))),
         "": _REST.dump_json(rest),
     }
 
@@ -381,6 +392,7 @@ def unpack(parts: Parts) -> State:
         deeds=_DEEDS.validate_json(parts["changes"]),
         stories=_STORIES.validate_json(parts["stories"]),
         closed=_STORIES.validate_json(parts["closed"]),
+        open=_OPEN.validate_json(parts.get("open", b"{}")),
         parents=rest["parents"],
         muted=set(rest["muted"]),
         due_ms=rest["due_ms"],
