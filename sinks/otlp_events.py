@@ -202,7 +202,8 @@ def _impact(impact: Impact | None) -> Attributes:
         "pilothouse.impact.documents": impact.documents,
         "pilothouse.impact.value": impact.value,
         "pilothouse.impact.currency": impact.currency,
-        "pilothouse.impact.exposed": impact.exposed,
+        "pilothouse.impact.exposed": impact.exposed or None,
+        "pilothouse.impact.exposed.until": rfc3339(impact.exposed_until_ms) if impact.exposed_until_ms else None,
         **_by_cut_off(impact),
     }
 

@@ -102,7 +102,7 @@ def records() -> list[Record]:
     """One of each that is sent."""
     at: dict[str, Any] = {"cell": "eu1", "time_ms": THEN_MS}
     evidence = (Evidence(text="PING takes 310 ms, usually 0.4 ms", value=0.31, expected=0.0004),)
-    impact = Impact(documents=12, value=4500.0, currency="EUR")
+    impact = Impact(documents=12, value=4500.0, currency="EUR", exposed=40, exposed_until_ms=THEN_MS + 3_600_000)
     return [
         scrape(),
         LogBatch(
