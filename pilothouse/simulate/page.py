@@ -86,7 +86,7 @@ def page(found: Mapping[str, Any]) -> str:
         "that nobody drew is not in them. Few runs of a kind make a figure rough: of 5 runs, one is a fifth.",
         *_again(found.get("simulate")),
         *_families(found.get("simulate")),
-        *_healthy(found.get("healthy")),
+        *_healthy(found.get("healthy"), found.get("healthy_week")),
         *_scenarios(found.get("scenarios")),
         *(part for name in OTHERS for part in _other(name, found.get(name))),
         *_growth(found.get("growth")),
@@ -169,7 +169,7 @@ def _families(result: Mapping[str, Any] | None) -> Iterable[str]:
             yield _table(("what happens", "what went wrong"), wrong)
 
 
-def _healthy(result: Mapping[str, Any] | None) -> Iterable[str]:
+def _healthy(result: Mapping[str, Any] | None, week: Mapping[str, Any] | None) -> Iterable[str]:
     yield "## The healthy estate"
     if result is None:
         yield "Not measured yet: `pilothouse simulate healthy --cells 20 --weeks 8 -o json`."
@@ -188,6 +188,12 @@ def _healthy(result: Mapping[str, Any] | None) -> Iterable[str]:
         ("kinds", ", ".join(f"{kind} {count}" for kind, count in result["kinds"].items()) or "none"),
     ]
     yield _table(("what", "figure"), rows)
+    if week:
+        yield (
+            f"Since then what waits for people grows in peace outside of shifts until its week was lived once. The first week of the same "
+            f"cells with that (`{week['command']}` {_measured(week)}): {week['alerts']} false alerts, before it was "
+            f"{result['by_week'][0]}. The weeks after it were not run again."
+        )
 
 
 def _scenarios(result: Mapping[str, Any] | None) -> Iterable[str]:
