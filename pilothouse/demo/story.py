@@ -47,7 +47,7 @@ class Story:
             value = f"{incident.impact.value:,.0f} {incident.impact.currency or ''}"
             self._detail(f"stake {incident.impact.documents} documents, {value}: {names}")
         if incident.impact.exposed:
-            self._detail(f"next  {incident.impact.exposed} open documents of theirs, if it goes on")
+            self._detail(f"risk  {incident.impact.exposed} open documents of theirs are delayed if it goes on")
         if incident.advice:
             self._detail(f"do    {incident.advice}")
 

@@ -190,9 +190,9 @@ def _healthy(result: Mapping[str, Any] | None, week: Mapping[str, Any] | None) -
     yield _table(("what", "figure"), rows)
     if week:
         yield (
-            f"Since then what waits for people grows in peace outside of shifts until its week was lived once. The first week of the same "
-            f"cells with that (`{week['command']}` {_measured(week)}): {week['alerts']} false alerts, before it was "
-            f"{result['by_week'][0]}. The weeks after it were not run again."
+            "Since then what waits for people grows in peace outside of shifts until its week was lived once. The first week of "
+            f"the same cells was run again with that, the weeks after it were not: {week['alerts']} false alerts instead of "
+            f"{result['by_week'][0]}. `{week['command']}` {_measured(week)}"
         )
 
 
