@@ -217,7 +217,7 @@ def _scenarios(result: Mapping[str, Any] | None) -> Iterable[str]:
     rows = [
         (
             name, one["story"], one["is_right"], f"`{one['cause']}`" if one["cause"] else "silent", one["right_cause"],
-            one["right_tenants"], one["delay_s"], one["closed"], one["documents"], one.get("exposed"),
+            one["right_tenants"], one["delay_s"], one["closed"], one["documents"], one["exposed"],
         )
         for name, one in result["scenarios"].items()
     ]  # fmt: skip

@@ -221,9 +221,7 @@ def _judge(config: Config, state: State, scrape: Scrape, seen: Look) -> Findings
     distance, judged = seen.distance, _judged(config, state, seen)
     # What is told goes on while half of what opens it lasts: what hovers at a limit is one episode.
     part: Any = np.where(arrays["alarmed"] > 0, 0.5, 1.0) if np.count_nonzero(arrays["alarmed"]) else 1.0
-    excess = _excess(slots, seen, judged, part)
-    if excess is not None:
-        _let_wait(config, state, scrape.time_ms, excess)
+    excess = _excess(config, state, scrape.time_ms, seen, judged, part)
     alarms.follow(arrays, seen.height, excess, judged)
     beyond = None if excess is None else excess & (seen.height > config.limit * part)
     if (beyond is None or not np.count_nonzero(beyond)) and not np.count_nonzero(arrays["hot"]):
@@ -258,15 +256,19 @@ def _judge(config: Config, state: State, scrape: Scrape, seen: Look) -> Findings
     return found + state.episodes.close_others(cool, scrape.time_ms)
 
 
-def _excess(slots: Slots, seen: Look, judged: NDArray[np.bool_], part: Floats | float) -> NDArray[np.bool_] | None:
+def _excess(
+    config: Config, state: State, time_ms: int, seen: Look, judged: NDArray[np.bool_], part: Floats | float
+) -> NDArray[np.bool_] | None:
     """Where the departure is large and bad; None: nowhere. `part` of the floor is large enough."""
     if seen.is_near:
         return None
+    slots = state.slots
     excess = judged & (seen.height > alarms.EDGE)
     if not np.count_nonzero(excess):
         return None
     excess &= (np.abs(seen.error) >= slots.floor * part) & np.where(seen.distance > 0, slots.up, slots.down)
     _spare(slots, seen.observed, seen.error, excess)
+    _let_wait(config, state, time_ms, excess)
     return excess if np.count_nonzero(excess) else None
 
 
@@ -295,10 +297,10 @@ def _let_wait(config: Config, state: State, time_ms: int, excess: NDArray[np.boo
 
     On the first Sunday it has waited for longer than ever before. What is told already goes on.
     """
+    assert state.usual
     for slot in state.slots.waiting:
-        if not excess[slot] or state.arrays["alarmed"][slot] or state.usual is None:
-            continue
-        if not state.profile.weeks[state.usual.quarter[slot] // 4, slot]:
+        lived = state.profile.weeks[state.usual.quarter[slot] // 4, slot]
+        if excess[slot] and not lived and not state.arrays["alarmed"][slot]:
             excess[slot] = config.calendar(state.slots.series[slot].tenant).at(time_ms).is_open
 
 

@@ -33,6 +33,8 @@ class Assessment(NamedTuple):
     ranked: Ranked
     tenants: tuple[str, ...]
     impact: Impact
+    forecast_ms: int | None
+    """Time until what is only forecast comes true, ms."""
     severity: Severity
     roles: tuple[Role, ...]
     recovery: Recovery | None
@@ -43,13 +45,14 @@ def assess(config: Config, state: State, members: Group, at_ms: int, before: Inc
     ranked = rank(config, state, members)
     tenants = _tenants(config, state, ranked.first.cause, members, before, at_ms)
     impact = impact_of(members, before.impact if before else None)
-    severity = severity_of(config, members, impact, tenants, forecast_ms(ranked.first, members, at_ms))
+    ahead_ms = forecast_ms(ranked.first, members, at_ms)
+    severity = severity_of(config, members, impact, tenants, ahead_ms)
     if before:
         severity = max(severity, before.severity)
     known = before.roles if before else ()
     roles = concerned(_suspects(config, ranked), impact, severity, config.many_tenants, known)
     over = recovery(ranked.first, members, is_known=before.recovery is not None) if before else None
-    return Assessment(members, ranked, tenants, impact, severity, roles, over)
+    return Assessment(members, ranked, tenants, impact, ahead_ms, severity, roles, over)
 
 
 def _suspects(config: Config, ranked: Ranked) -> Iterable[Suspect]:
@@ -68,10 +71,8 @@ def compose(config: Config, state: State, view: Assessment, at_ms: int, before: 
     started_ms = min([node.onset_ms for node in members] + ([before.started_ms] if before else []))
     told = root.signals
     ids = {one.signal.id for node in members for one in node.kept}
-    is_forecast = forecast_ms(root, members, at_ms) is not None
-    impact = exposed(
-        config, state, () if is_forecast else view.tenants, view.impact, before.impact if before else None, at_ms
-    )
+    suffering = view.tenants if view.forecast_ms is None else ()
+    impact = exposed(config, state, suffering, view.impact, before.impact if before else None, at_ms)
     title = told[0].summary if told else _change_title(root, members)
     return Incident(
         cell=config.cell,
