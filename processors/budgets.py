@@ -231,11 +231,9 @@ class Track:
 
     def _judge(self, steps: Counts, reached: Counts) -> Burning:
         terms = self.terms
-        sums = {
-            length: reached - self._base(steps, length)
-            for length in {length for rule in terms.rules for length in (rule.short_ms, rule.long_ms)}
-        }
-        legs = np.stack([_leg(terms, rule, sums) for rule in terms.rules], axis=1)
+        lengths = sorted({length for rule in terms.rules for length in (rule.short_ms, rule.long_ms)})
+        sums = {length: reached - self._base(steps, length) for length in lengths}
+        legs = _legs(terms, sums)
         if terms.freezes:
             known = np.stack([_is_measured(sums[rule.short_ms], rule.short_ms) for rule in terms.rules], axis=1)
             legs = _held(legs, known, self.legs)
@@ -252,8 +250,8 @@ def limit(terms: Terms, rule: BurnRate) -> float:
     return rule.factor(terms.period.length_ms) * terms.budget
 
 
-def ratio(sums: Counts, length_ms: int = 1_000) -> Floats:
-    """Share of bad events in a window, NaN where there were none.
+def ratio(sums: Counts, length_ms: float | Floats = 1_000) -> Floats:
+    """Share of bad events in a window, or in each of several, NaN where there were none.
 
     It is one rate a second over the other, as Prometheus rounds them: a share that stands just at a limit falls alike.
     """
@@ -293,13 +291,20 @@ def intervals(flags: Flags, steps: Counts, so_far: list[list[int]]) -> None:
             so_far.append([int(run[0]), int(run[-1])])
 
 
-def _leg(terms: Terms, rule: BurnRate, sums: dict[int, Counts]) -> Flags:
-    share = limit(terms, rule)
-    with np.errstate(invalid="ignore"):
-        burns: Flags = np.all([ratio(sums[one], one) > share for one in (rule.short_ms, rule.long_ms)], axis=0)
-    if terms.chance is not None and share < 1:
-        burns = burns & (doubt(sums[rule.long_ms], share) <= terms.chance)
-    return burns
+def _legs(terms: Terms, sums: dict[int, Counts]) -> Flags:
+    """By step, rule and group, whether it burns."""
+    limits = [limit(terms, rule) for rule in terms.rules]
+    place = {length: number for number, length in enumerate(sums)}
+    lengths = np.array(list(sums), np.float64)[:, None, None, None]
+    shares = ratio(np.stack(list(sums.values())), lengths)
+    short = shares[[place[rule.short_ms] for rule in terms.rules]]
+    long = shares[[place[rule.long_ms] for rule in terms.rules]]
+    burns: Flags = np.minimum(short, long) > np.array(limits)[:, None, None]
+    if terms.chance is not None:
+        for rule, share, leg in zip(terms.rules, limits, burns, strict=True):
+            if share < 1 and leg.any():
+                leg &= doubt(sums[rule.long_ms], share) <= terms.chance
+    return burns.swapaxes(0, 1)
 
 
 def _is_measured(sums: Counts, length_ms: int) -> Flags:

@@ -6,6 +6,7 @@ are pure functions of an instant; daylight saving follows the IANA time zone dat
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from functools import lru_cache
@@ -149,22 +150,18 @@ class Calendar(BaseModel):
 
     def clocks_changed(self, time_ms: int, days: int) -> bool:
         """Whether the clocks were changed within the last days."""
-        before_ms = max(time_ms - days * DAY_MS, 0)
-        return self.local(time_ms).utcoffset() != self.local(before_ms).utcoffset()
+        return _clocks_changed(_Key(self), time_ms // MINUTE_MS, days)
 
     def rests(self, time_ms: int) -> bool:
-        """Whether it is a holiday, or since the last one nobody has worked for an hour yet."""
-        today, key = self.local(time_ms).date(), _Key(self)
-        if today in self.holidays:
-            return True
-        for back in range(1, 8):
-            day = today - timedelta(days=back)
-            if day in self.holidays:
-                over_ms = _ms(datetime.combine(day + timedelta(days=1), time(), ZoneInfo(self.time_zone)))
-                return self.business_ms(over_ms, time_ms) < LINGERS_MS
-            if _open_spans(key, day):
-                return False
-        return False
+        """Whether it is a holiday, or since the last one nobody has worked for an hour yet; right to the minute."""
+        return bool(self.holidays) and _rests(_Key(self), time_ms // MINUTE_MS)
+
+    def business_load(self, time_ms: int) -> float:
+        """Load that is expected, as a multiple of the usual, right to the minute; NaN while a holiday or a window closes it.
+
+        Right after a holiday, a window or a campaign what it held up is made good.
+        """
+        return _business_load(_Key(self), time_ms // MINUTE_MS)
 
     def is_open(self, local: datetime) -> bool:
         """Whether a shift covers a local time."""
@@ -250,6 +247,37 @@ def _moment(key: _Key, minute: int) -> Moment:
         load=campaign.load if campaign else 1.0,
         maintenance=next((one.name for one in calendar.maintenance if one.covers(time_ms)), None),
     )
+
+
+@lru_cache(maxsize=16_384)
+def _clocks_changed(key: _Key, minute: int, days: int) -> bool:
+    calendar, time_ms = key.calendar, minute * MINUTE_MS
+    before_ms = max(time_ms - days * DAY_MS, 0)
+    return calendar.local(time_ms).utcoffset() != calendar.local(before_ms).utcoffset()
+
+
+@lru_cache(maxsize=16_384)
+def _business_load(key: _Key, minute: int) -> float:
+    calendar, time_ms = key.calendar, minute * MINUTE_MS
+    if calendar.rests(time_ms) or any(one.lingers(time_ms) for one in calendar.maintenance):
+        return math.nan
+    return max((one.load for one in calendar.campaigns if one.lingers(time_ms)), default=1.0)
+
+
+@lru_cache(maxsize=16_384)
+def _rests(key: _Key, minute: int) -> bool:
+    calendar, time_ms = key.calendar, minute * MINUTE_MS
+    today = calendar.local(time_ms).date()
+    if today in calendar.holidays:
+        return True
+    for back in range(1, 8):
+        day = today - timedelta(days=back)
+        if day in calendar.holidays:
+            over_ms = _ms(datetime.combine(day + timedelta(days=1), time(), ZoneInfo(calendar.time_zone)))
+            return calendar.business_ms(over_ms, time_ms) < LINGERS_MS
+        if _open_spans(key, day):
+            return False
+    return False
 
 
 @lru_cache(maxsize=16_384)

@@ -132,8 +132,9 @@ def _now(config: Config, state: State, time_ms: int) -> tuple[Now, Usual]:
     now = weeks.at(time_ms)
     if state.usual is None or state.usual.quarter is not now.quarter:
         state.profile.kinds = weeks.kinds
-        close(state.arrays, state.profile, state.spreads, now)
-        state.usual = Usual(state.profile, state.spreads, now)
+        around = state.usual.around if state.usual else None
+        around = close(state.arrays, state.profile, state.spreads, now, around)
+        state.usual = Usual(state.profile, state.spreads, now, around)
     return now, state.usual
 
 

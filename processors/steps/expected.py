@@ -15,7 +15,7 @@ from processors.columns import Arrays
 from processors.flows import FLOWS
 from processors.steps.odds import Odds
 from processors.steps.seasonal import HOURS, Floats, hour_of_week, is_shifted
-from processors.steps.silences import Clock, Flags, State
+from processors.steps.silences import Clock, Flags, Season, State
 from schemas.calendar import HOUR_MS, MINUTE_MS, Calendar
 
 WEEK_WEIGHT = 0.15  # of a new week, once several are known
@@ -74,6 +74,7 @@ def _turn_hours(odds: Odds, state: State, clock: Clock) -> None:
     arrays["hour"][arrays["hour"] < 0] = hour[arrays["hour"] < 0]
     if not over.any():
         return
+    state.now = None
     at, which = arrays["hour"][over].astype(np.intp), np.flatnonzero(over)
     enough = arrays["hour_ms"][over] >= HOUR_MS / 6
     weeks, told = season["weeks"][at, which], arrays["told"][over] > 0
@@ -84,7 +85,7 @@ def _turn_hours(odds: Odds, state: State, clock: Clock) -> None:
     before = season["healthy"][at, which]
     worst = odds.gain * np.maximum(rate, season["mean"][at, which]) * arrays["worst_ms"][over]
     worst = np.maximum(worst, arrays["worst"][over])
-    limit = odds.enough(odds.least(state)[over], before)
+    limit = odds.enough(odds.least(state, _a_week(season))[over], before)
     worst = np.where(told, np.minimum(worst, 2 * limit), worst)
     was_known, is_known = (_is_known(season["weeks"], one, which) for one in (at, hour[over]))
     goes_on = (arrays["missed"][over] > arrays["worst"][over] / 2) & ~told & clock.works[over] & was_known
@@ -115,25 +116,44 @@ def _with_season(odds: Odds, state: State, clock: Clock) -> Clock:
     Of an hour its whole is known, not how people begin and leave in it: at its edges no more is counted on than the hour
     beside brings, which is nothing of what people do where the calendar has it closed, and in its middle its mean.
     """
-    season, which = state.season, np.arange(len(state.streams))
-    hour, before, after = clock.hour, (clock.hour - 1) % HOURS, (clock.hour + 1) % HOURS
-    mean, known = _mean(season, hour, which)
-    there, there_known = _mean(season, np.where(clock.into >= 0.5, after, before), which)
-    there = np.where(there_known, there, np.where(clock.edge, 0.0, mean))
+    now = state.now
+    if now is None or not np.array_equal(now.hour, clock.hour):
+        now = state.now = _season(state.season, clock.hour)
+    later, which = (clock.into >= 0.5).astype(np.intp) * 2, np.arange(clock.hour.size)
+    mean, known = now.mean[1], now.known[1]
+    there = np.where(now.known[later, which], now.mean[later, which], np.where(clock.edge, 0.0, mean))
     usual = np.minimum(mean, mean + (there - mean) * 2 * np.abs(clock.into - 0.5))
-    days = _working_days(hour)
-    near = [season["healthy"][one, which] for one in (hour, before, after)]
-    # Working days begin and end alike: what was healthy on one of them is so on the others.
-    alike = np.where(hour < 120, season["healthy"][days, which].max(axis=0), 0.0)
-    healthy = np.max([*near, alike], axis=0).astype(np.float64)
-    shifted = clock.shifted & (season["weeks"][hour, which] > 0)
+    shifted = clock.shifted & now.seen
     if shifted.any():
-        least = np.minimum(season["mean"][before, which], season["mean"][after, which])
-        usual = np.where(shifted, np.minimum(usual, least), usual)
-    least_evidence = odds.least(state)
-    healthy = np.where(known, healthy, state.arrays["longest"])
-    limit = odds.enough(least_evidence, healthy)
-    return replace(clock, usual=usual, known=known, least=least_evidence, limit=limit)
+        usual = np.where(shifted, np.minimum(usual, now.beside), usual)
+    least = odds.least(state, now.a_week)
+    limit = odds.enough(least, np.where(known, now.healthy, state.arrays["longest"]))
+    return replace(clock, usual=usual, known=known, least=least, limit=limit)
+
+
+def _season(season: Arrays, hour: NDArray[np.intp]) -> Season:
+    which = np.arange(hour.size)
+    hours = ((hour - 1) % HOURS, hour, (hour + 1) % HOURS)
+    before, _, after = hours
+    read = [_mean(season, one, which) for one in hours]
+    near = [season["healthy"][one, which] for one in hours]
+    # Working days begin and end alike: what was healthy on one of them is so on the others.
+    alike = np.where(hour < 120, season["healthy"][_working_days(hour), which].max(axis=0), 0.0)
+    return Season(
+        hour=hour,
+        mean=np.stack([mean for mean, _ in read]),
+        known=np.stack([known for _, known in read]),
+        seen=season["weeks"][hour, which] > 0,
+        beside=np.minimum(season["mean"][before, which], season["mean"][after, which]),
+        healthy=np.max([*near, alike], axis=0).astype(np.float64),
+        a_week=_a_week(season),
+    )
+
+
+def _a_week(season: Arrays) -> Floats:
+    """By stream, the sum of what the hours of the week bring, a ms."""
+    means: Floats = season["mean"].sum(axis=0, dtype=np.float64)
+    return means
 
 
 def _mean(season: Arrays, hour: NDArray[np.intp], which: NDArray[np.intp]) -> tuple[Floats, Flags]:

@@ -79,17 +79,10 @@ class Weeks:
         """Expected load by series, NaN of what is closed; None where all calendars expect the usual."""
         minute = time_ms // MINUTE_MS
         if self._load[0] != minute:
-            loads = [_load(one, time_ms) for one in self._of_tenants]
+            loads = [one.business_load(time_ms) for one in self._of_tenants]
             usual = all(load == 1.0 for load in loads)
             self._load = minute, None if usual else np.array(loads)[self._calendar_of]
         return self._load[1]
-
-
-def _load(calendar: Calendar, time_ms: int) -> float:
-    """Load that the calendar expects, NaN while it is closed. Right after a holiday or a window what it held up is made good."""
-    if calendar.rests(time_ms) or any(one.lingers(time_ms) for one in calendar.maintenance):
-        return np.nan
-    return max((one.load for one in calendar.campaigns if one.lingers(time_ms)), default=1.0)
 
 
 def _open_days(calendar: Calendar) -> tuple[bool, ...]:

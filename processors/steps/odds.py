@@ -61,9 +61,12 @@ class Odds:
             root = (1 - self.left**root) / self.gain
         return root
 
-    def least(self, state: State) -> Floats:
-        """By stream: the evidence that a Poisson flow of so many events a week, in clumps, reaches as seldom as is wanted."""
-        a_week = np.maximum(state.season["mean"].sum(axis=0, dtype=np.float64) * HOUR_MS, EVENTS_MIN)
+    def least(self, state: State, means: Floats) -> Floats:
+        """By stream: the evidence that a Poisson flow of so many events a week, in clumps, reaches as seldom as is wanted.
+
+        `means` are the sums of what the hours of the week bring, a ms.
+        """
+        a_week = np.maximum(means * HOUR_MS, EVENTS_MIN)
         limit: Floats = np.log(self.false_alarm_weeks * a_week * len(state.streams)) / self.exponent
         return limit * state.clumps()
 

@@ -37,7 +37,6 @@ class Profile:
         self.long_run = arrays["long_run"] if arrays else np.zeros(width)
         self.kinds: NDArray[np.int8] | None = None  # (7, width): days of the same number are alike; None: all are
         self._read: dict[bytes, tuple[Floats, NDArray[np.intp]]] = {}  # by hour, until an hour is folded in
-        self._lines: dict[bytes, tuple[Floats, Floats, Flags]] = {}
 
     def season(self) -> Arrays:
         """The arrays that change once an hour."""
@@ -50,39 +49,23 @@ class Profile:
     def grow(self, width: int) -> None:
         """Make room for `width` series."""
         more = width - self.sum.size
-        self._forget()
+        self._read.clear()
         self.mean = wider(self.mean, more)
         self.weeks = wider(self.weeks, more)
         self.sum, self.count = wider(self.sum, more), wider(self.count, more)
         self.long_run = wider(self.long_run, more)
 
-    def _forget(self) -> None:
-        self._read.clear()
-        self._lines.clear()
-
     def expected(self, hour: Hour, into: Floats | float) -> tuple[Floats, Flags]:
         """Usual value by series `into` (0 to 1) the hour of the week, and where the profile knows it."""
-        near, slope, known = self.line(hour, into)
-        return near + slope * np.abs(np.subtract(into, 0.5)), known
-
-    def line(self, hour: Hour, into: Floats | float) -> tuple[Floats, Floats, Flags]:
-        """The usual in the middle of the hour, what it grows by towards that of the hour beside it, and where it is known."""
-        key = reading(hour, into)
-        if key not in self._lines:
-            near, days = self._usual(hour)
-            far, also = self._usual(beside(hour, into))
-            near = np.where(days > 0, near, self.long_run)
-            self._lines[key] = near, np.where(also > 0, far - near, 0.0), days > 0
-        return self._lines[key]
-
-    def usual(self, hour: Hour) -> tuple[Floats, Flags]:
-        """Mean of an hour of the week by series, and where it or the same hour of another day of its kind is known."""
-        value, days = self._usual(hour)
-        return value, days > 0
+        mean, days = self.usual(hour)
+        far, also = self.usual(beside(hour, into))
+        near = np.where(days > 0, mean, self.long_run)
+        slope = np.where(also > 0, far - near, 0.0)
+        return near + slope * np.abs(np.subtract(into, 0.5)), days > 0
 
     def days(self, hour: Hour) -> NDArray[np.intp]:
         """On how many days of its kind the hour was seen, by series."""
-        return self._usual(hour)[1]
+        return self.usual(hour)[1]
 
     def lived(self, hour: Hour) -> Flags:
         """Series that were seen at this time of day on a day of the hour's kind or on a working day."""
@@ -93,17 +76,19 @@ class Profile:
         on_working_days: Flags = np.any(seen & (self.kinds > 0), axis=0)
         return of_its_kind | on_working_days
 
-    def _usual(self, hour: Hour) -> tuple[Floats, NDArray[np.intp]]:
+    def usual(self, hour: Hour) -> tuple[Floats, NDArray[np.intp]]:
+        """Mean of an hour of the week by series, and on how many days of its kind it was seen. Hours may be rows of several."""
         key = np.asarray(hour, np.int16).tobytes()
         if key not in self._read:
             series = np.arange(self.sum.size)
             day, of_day = np.divmod(hour, 24)
             seen = self.weeks.reshape(7, 24, series.size)[:, of_day, series].astype(np.intp)
             if self.kinds is not None:
-                seen *= self.kinds == self.kinds[day, series]
+                alike = self.kinds if np.ndim(hour) < 2 else self.kinds[:, None]
+                seen *= alike == self.kinds[day, series]
             days = seen > 0
             means = self.mean.reshape(7, 24, series.size)[:, of_day, series] * days
-            other_days = np.sum(means, axis=0, dtype=np.float64) / np.maximum(np.count_nonzero(days, axis=0), 1)
+            other_days = np.sum(means, axis=0, dtype=np.float64) / np.maximum(days.sum(axis=0), 1)
             weeks, mean = self.weeks[hour, series].astype(np.float64), self.mean[hour, series]
             young = (weeks * mean + other_days) / (weeks + 1.0)
             self._read[key] = np.where(weeks >= WEEKS_YOUNG, mean, young), seen.sum(axis=0)
@@ -127,12 +112,7 @@ class Profile:
         self.long_run += np.where(seen, np.where(started, 0.02, 1.0) * (mean - self.long_run), 0.0)
         np.copyto(self.sum, 0.0, where=over)
         np.copyto(self.count, 0, where=over)
-        self._forget()
-
-
-def reading(hour: Hour, into: Floats | float) -> bytes:
-    """A key for what is between the middles of two hours."""
-    return np.asarray(hour, np.int16).tobytes() + np.greater_equal(into, 0.5).tobytes()
+        self._read.clear()
 
 
 def beside(hour: Hour, into: Floats | float) -> Hour:

@@ -73,6 +73,21 @@ class Clock:
     limit: Floats
 
 
+class Season(NamedTuple):
+    """What the season says by stream of the present hour and those beside it; holds until an hour is learned.
+
+    `mean` and `known` have a row for each of the hour before, the present one and the one after.
+    """
+
+    hour: NDArray[np.intp]
+    mean: Floats
+    known: Flags
+    seen: Flags  # the present hour itself, not only one like it
+    beside: Floats  # the less of what the hours beside were seen to bring
+    healthy: Floats  # the highest healthy evidence about this time of day
+    a_week: Floats  # sum of what the hours of the week bring, a ms
+
+
 class Places(NamedTuple):
     """Where a layout's columns stand in the state."""
 
@@ -105,6 +120,7 @@ class State:
     episodes: Episodes = field(default_factory=Episodes)
     places: Places | None = None
     clock: tuple[int, Clock] | None = None
+    now: Season | None = None
 
     def changes(self, scrape: Scrape, layout: Layout, streams_max: int) -> tuple[Floats, Flags]:
         """Events by stream since the last look, and which streams were measured. A fall or a new start is a reset."""
@@ -160,7 +176,7 @@ class State:
             self.arrays = {name: columns.wider(one, more, empty.get(name, 0)) for name, one in self.arrays.items()}
             for table in (self.season, self.rings):
                 table.update({name: columns.wider(one, more) for name, one in table.items()})
-            self.clock = None
+            self.clock = self.now = None
 
     def _take_gates(self, places: Places, values: Floats, came: Floats) -> None:
         """Whether work is seen to wait for a stream.

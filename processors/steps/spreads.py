@@ -17,11 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processors.columns import Arrays, wider
-from processors.steps.hours import Now
-from processors.steps.seasonal import Profile, beside
+from processors.steps.seasonal import Profile
 
 KINDS = 2
-HOURS, QUARTERS, WEEK = 24 * KINDS, 96 * KINDS, 672
+HOURS, QUARTERS = 24 * KINDS, 96 * KINDS
 WEIGHT_MIN = 0.1  # of a new day: two weeks of working days
 POOLED_MIN = 0.01  # of a new hour in the variance of all: four days
 
@@ -68,26 +67,8 @@ class Spreads:
         self.season = {name: wider(array, more) for name, array in self.season.items()}
         self.present = {name: wider(array, more) for name, array in self.present.items()}
 
-    def leap(self, profile: Profile, now: Now) -> Floats:
-        """How far the quarter before or the one after lies from this one, whichever is farther: nobody comes to the minute.
-
-        On a day on which the clocks were changed it is the hour before and the one after.
-        """
-        before, here, after = (self._level(profile, (now.quarter + by) % WEEK) for by in (-now.loose, 0, now.loose))
-        farther: Floats = np.maximum(np.abs(here - before), np.abs(after - here))
-        return farther
-
-    def _level(self, profile: Profile, quarter: NDArray[np.int16]) -> Floats:
-        into = (quarter % 4 + 0.5) / 4
-        return profile.expected(quarter // 4, into)[0] + self.bend(profile, quarter)
-
-    def line(self, profile: Profile, now: Now) -> tuple[Floats, Floats]:
-        """Usual variance in the middle of the hour and what it grows by towards the hour beside; 0 where nothing is known."""
-        near, far = self._variance(profile, now.hour), self._variance(profile, beside(now.hour, now.into))
-        return near, np.where((near > 0) & (far > 0), far - near, 0.0)
-
     def bend(self, profile: Profile, quarter: NDArray[np.int16]) -> Floats:
-        """How far the series lies from the line between hourly means in this quarter of an hour."""
+        """How far the series lies from the line between hourly means in this quarter of an hour; or in each row of several."""
         bends: Floats = self.season["bend"][_quarter(profile, quarter), _series(profile)].astype(np.float64)
         return bends
 
@@ -122,8 +103,8 @@ class Spreads:
         np.copyto(here["squares"], 0.0, where=over)
         np.copyto(here["noughts"], 0, where=over)
 
-    def _variance(self, profile: Profile, hour: Any) -> Floats:
-        days = profile.days(hour)
+    def variance(self, profile: Profile, hour: NDArray[np.int16], days: NDArray[np.intp]) -> Floats:
+        """Usual variance in hours that were seen on so many days; 0 where nothing is known."""
         own = self.season["spread"][_hour(profile, hour), _series(profile)]
         return np.where(days > 0, (days * own + self.present["pooled"]) / (days + 1.0), 0.0)
 
