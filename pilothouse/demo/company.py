@@ -14,6 +14,7 @@ from typing import Any, Self
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 WEEK_MS = 7 * DAY_MS
+PAST_WEEKS = 2
 EPOCH_WEEKDAY = 3  # 1 January 1970 was a Thursday; Monday is 0
 MORNING_HOUR = 10
 PEAK_LOAD = 3.0
@@ -110,10 +111,10 @@ class Plan:
 
     @classmethod
     def at(cls, now_ms: int, peaks: tuple[Peak, ...] = ()) -> Self:
-        """The plan of a demo that begins now with these peaks to come; the four weeks before had some, too."""
+        """The plan of a demo that begins now with these peaks to come; the weeks before had some, too."""
         offset_h = (MORNING_HOUR - now_ms // HOUR_MS % 24 + 12) % 24 - 12
         # On another weekday than today's, so that what is usual at this hour is not taught by a campaign.
-        starts = [now_ms // HOUR_MS * HOUR_MS - weeks * WEEK_MS - 2 * DAY_MS for weeks in (3, 2, 1)]
+        starts = [now_ms // HOUR_MS * HOUR_MS - weeks * WEEK_MS - 2 * DAY_MS for weeks in range(1, PAST_WEEKS)]
         return cls(offset_h, (*(Peak(start, start + HOUR_MS) for start in starts), *peaks))
 
     @classmethod

@@ -18,9 +18,9 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time
 from pathlib import Path
 from types import TracebackType
@@ -39,6 +39,7 @@ from pilothouse.demo.company import (
     ORDINARY,
     TRADE,
     Cell,
+    Peak,
     Plan,
     Tenant,
     queue_of,
@@ -89,13 +90,7 @@ class DemoEstate:
         self._postgres = [stack.postgres[cell.postgres] for cell in CELLS]
 
     async def __aenter__(self) -> Self:
-        try:
-            async with asyncio.TaskGroup() as starts:
-                for odoo in self.odoos.values():
-                    starts.create_task(odoo.start())
-        except BaseException:
-            await self.stop()
-            raise
+        await self.start()
         return self
 
     async def __aexit__(
@@ -103,17 +98,33 @@ class DemoEstate:
     ) -> None:
         await self.stop()
 
+    async def start(self) -> None:
+        """Make the databases anew and start every process of the workload."""
+        try:
+            async with asyncio.TaskGroup() as starts:
+                for odoo in self.odoos.values():
+                    starts.create_task(odoo.start())
+        except BaseException:
+            await self.stop()
+            raise
+
     async def stop(self) -> None:
-        """End every process of the workload."""
+        """End every process of the workload; before the start there is none."""
         await asyncio.gather(*(odoo.stop() for odoo in self.odoos.values()))
 
     def odoo_of(self, tenant: str) -> Odoo:
         """The Odoo that serves a tenant."""
         return self.odoos[CELL_OF[tenant].name]
 
+    def announce(self, peaks: Iterable[Peak]) -> None:
+        """Plan campaigns to come, before the start."""
+        self.plan = replace(self.plan, peaks=(*self.plan.peaks, *peaks))
+        for odoo in self.odoos.values():
+            odoo.plan = self.plan
+
     @property
     def estate(self) -> Estate:
-        """What is to be watched."""
+        """What is to be watched; before the start without the ports at which it will be."""
         return Estate(
             cells=tuple(odoo.watched() for odoo in self.odoos.values()),
             calendars=calendars(self.plan),

@@ -1,4 +1,4 @@
-"""Four weeks of the company's past, as its collectors would have recorded them, one look every 15 minutes.
+"""Two weeks of the company's past, as its collectors would have recorded them, one look every 15 minutes.
 
 Rates and levels follow the same `load` as the live company, so the present continues the past without a step. What an
 instant is made of stands in the tables of `measures`. The host is left out: nobody knows what this machine did before.
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.demo.certificate import VALID_FOR
-from pilothouse.demo.company import WEEK_MS, Cell, Plan, Tenant, load, queue_of
+from pilothouse.demo.company import PAST_WEEKS, WEEK_MS, Cell, Plan, Tenant, load, queue_of
 from pilothouse.demo.estate import DemoEstate, calendars
 from pilothouse.demo.measures import (
     CONNECTIONS_OF_A_TENANT,
@@ -39,7 +39,6 @@ from schemas.records import BusinessBatch, Record, Scrape
 from schemas.series import identity, join
 
 GRAIN_MS = 900_000
-WEEKS = 4
 SEED = 20_261
 LOAD_MIN = 0.2  # people look at their lists every five seconds at least, however quiet it is
 DAY_SPREAD = 0.03  # no two days are the same
@@ -60,6 +59,11 @@ STAYS_S = {
 LAST_LOOKS, DOCUMENTS_OF_A_LOOK = 16, 8
 
 
+def last_look(until_ms: int) -> int:
+    """When the past was looked at last, Unix ms, if it ends before `until_ms`."""
+    return (until_ms - 1) // GRAIN_MS * GRAIN_MS
+
+
 def moments(demo: DemoEstate, until_ms: int | None = None) -> Iterator[tuple[int, list[Record]]]:
     """(recorded_ms, records) in the order of time, ending before `until_ms` (now when left out)."""
     until = time.time_ns() // 1_000_000 if until_ms is None else until_ms
@@ -68,8 +72,8 @@ def moments(demo: DemoEstate, until_ms: int | None = None) -> Iterator[tuple[int
 
 def past(plan: Plan, cells: Sequence[Cell], until_ms: int) -> Iterator[tuple[int, list[Record]]]:
     """The past of these cells; the same arguments give the same past."""
-    last_ms = (until_ms - 1) // GRAIN_MS * GRAIN_MS
-    times_ms = np.arange(last_ms - WEEKS * WEEK_MS + GRAIN_MS, last_ms + 1, GRAIN_MS, dtype=np.int64)
+    last_ms = last_look(until_ms)
+    times_ms = np.arange(last_ms - PAST_WEEKS * WEEK_MS + GRAIN_MS, last_ms + 1, GRAIN_MS, dtype=np.int64)
     maker = _Maker(plan, times_ms, np.random.default_rng(SEED))
     resources = [resource for cell in cells for resource in maker.resources(cell)]
     documents = [one for cell in cells for one in _documents(maker, cell)]

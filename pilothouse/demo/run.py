@@ -1,8 +1,9 @@
 """`pilothouse demo`: a company on real servers, watched by the real Pilothouse, with real faults.
 
-The past is played through the same topics first; then ingest looks at the live servers, faults are injected and healed
-one after the other, and what Pilothouse tells is read from its topics and its webhook, as anybody would. What was
-handed over and what the store holds are counted at the end.
+The past is played through the same topics first, and folded by a worker before the company opens. Then the calendar
+announces what is to come, the worker begins anew with it, ingest looks at the live servers, faults are injected and
+healed one after the other, and what Pilothouse tells is read from its topics and its webhook, as anybody would. What
+was handed over and what the store holds are counted at the end.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from pilothouse.demo.faults import Fault, Webhook
 from pilothouse.demo.receiver import Receiver
 from pilothouse.demo.story import Story
 from pilothouse.programs import GROUP, plan
-from pilothouse.services.child import DataDirError
+from pilothouse.services.child import DataDirError, ServiceError
 from pilothouse.services.stack import STORE, Stack
 from pilothouse.settings import Settings
 from pilothouse.supervisor import Program, Supervisor
@@ -47,11 +48,12 @@ from schemas.estate import Receiver as ReceiverKeys
 from schemas.records import Incident, Signal
 from schemas.topics import DETECTIONS, INCIDENTS
 
-MARKER = "demo.json"
-STARTUP_S = 35.0  # from planning to the first live record, and what the past takes longer; a peak is announced by it
+MARKER, CONFIG = "demo.json", "estate"
+STARTUP_S = 10.0  # from planning to the first live record; a peak is announced by it
 FIRST_RECORD_TIMEOUT_S = 90.0
-CATCH_UP_TIMEOUT_S = 120.0
-LAG_MAX = 1_500  # of the worker in full swing: it commits once in five seconds
+FOLD_TIMEOUT_S = 600.0
+FOLD_TELL_S = 15.0
+LAG_MAX = 100
 SETTLE_S = 12.0
 PARTITIONS = 4
 GITHUB_KEY, ALERT_URL, ALERT_KEY = "PILOTHOUSE_DEMO_GITHUB", "PILOTHOUSE_DEMO_ALERTS", "PILOTHOUSE_DEMO_ALERT_KEY"
@@ -73,15 +75,15 @@ async def demo(settings: Settings, seconds: float, scenario: str, report_file: P
         "This company stands in for a host of Odoos: real servers, real load, Odoo's tables and log, but no Odoo.",
         "bold",
     )
-    plan = _plan(names, slots)
     wanted = servers()
     async with (
         Receiver() as receiver,
         Stack(own, postgres={STORE: {}, **wanted.postgres}, valkey=wanted.valkey) as stack,
-        DemoEstate(stack, plan) as company,
-        _house(stack, company, receiver, story) as house,
+        _house(stack, DemoEstate(stack, Plan.at(_now_ms())), receiver, story) as house,
     ):
         house.weak = scenario == "weak"
+        await house.fold_the_past(stop)
+        await house.open(_peaks(names, slots))
         await house.play(names, slots, seconds, stop)
         report_made = await house.report()
     if report_file:
@@ -98,14 +100,12 @@ def _names(scenario: str) -> tuple[str, ...]:
     return () if scenario == "none" else timeline.chosen(scenario)
 
 
-def _plan(names: Sequence[str], slots: Sequence[timeline.Slot]) -> Plan:
-    now_ms = time.time_ns() // 1_000_000
-    peaks = tuple(
-        Peak(now_ms + round((STARTUP_S + slot.starts_s) * 1000), now_ms + round((STARTUP_S + slot.ends_s) * 1000))
-        for name, slot in zip(names, slots, strict=True)
-        if name == "S12"
-    )
-    return Plan.at(now_ms, peaks)
+def _peaks(names: Sequence[str], slots: Sequence[timeline.Slot]) -> list[timeline.Slot]:
+    return [slot for name, slot in zip(names, slots, strict=True) if name == "S12"]
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def fresh_directory(settings: Settings) -> Path:
@@ -129,11 +129,13 @@ class House:
     receiver: Receiver
     story: Story
     supervisor: Supervisor
-    estate: Estate
     seen: report.Seen = field(default_factory=report.Seen)
     faults: list[report.Done] = field(default_factory=list)
     peaks: list[report.Done] = field(default_factory=list)
     weak: bool = False
+    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    past_ms: int = 0
+    """Unix ms up to which the past is told."""
     live_ms: int = 0
     """Unix ms at which the past was over; what is told of the past says nothing of how fast it is told."""
 
@@ -147,13 +149,54 @@ class House:
         assert self.stack.settings.kafka
         return self.stack.settings.kafka.aiokafka_options()
 
+    async def fold_the_past(self, stop: asyncio.Event) -> None:
+        """Wait until the worker has folded what is on the topics, or until `stop`, and end it.
+
+        Until then nothing of the present would be told in time: a fault would seem to be seen late, or not at all.
+        Raises ServiceError when that takes too long.
+        """
+        since_s, tell_s = time.time(), FOLD_TELL_S
+        prefix, read = self.stack.settings.topic_prefix, plan(None)
+        known = await partitions(self.kafka, [f"{prefix}{read.inputs[place].name}" for place in read.listens])
+        while not stop.is_set():
+            behind, waited_s = await lag(self.kafka, prefix + GROUP, known), time.time() - since_s
+            if behind is not None and behind <= LAG_MAX:
+                self.story.say(f"the worker has folded the past, {waited_s:.1f} s")
+                break
+            left = "all" if behind is None else f"{behind:,}"
+            if waited_s > FOLD_TIMEOUT_S:
+                log = self.program("process").log
+                raise ServiceError(f"after {waited_s:.0f} s {left} records of the past are left to fold; see {log}")
+            if waited_s > tell_s:
+                self.story.say(f"the worker folds the past; {left} records are left")
+                tell_s += FOLD_TELL_S
+            # A worker commits when something comes, as live heartbeats do.
+            await backfill([(self.past_ms, [])], connector(self.kafka, prefix))
+            await asyncio.sleep(1.0)
+        await self.program("process").stop()
+
+    async def open(self, peaks: Sequence[timeline.Slot]) -> None:
+        """Announce what is to come, start the company and look at it; then the first live record is in the store."""
+        began_ms = _now_ms()
+        ahead = [(STARTUP_S + slot.starts_s, STARTUP_S + slot.ends_s) for slot in peaks]
+        self.company.announce(Peak(began_ms + round(one * 1000), began_ms + round(two * 1000)) for one, two in ahead)
+        await self.company.start()
+        os.environ.update(self.company.environ)
+        await asyncio.to_thread(_write_estate, self.stack.data_dir / CONFIG, _estate(self.company))
+        self.live_ms = _now_ms()
+        self.tasks.append(asyncio.create_task(self.watch()))
+        for name in ("process", "ingest"):
+            await self.program(name).start()
+        self.tasks.append(asyncio.create_task(self.supervisor.watch()))
+        await _first_row(self.stack.settings.database_url or "", self.live_ms)
+        took_s, memory_mib = (_now_ms() - began_ms) / 1000, _memory_mib(self)
+        self.story.say(f"the first live rows are in the database, {took_s:.1f} s; memory {memory_mib:.0f} MiB")
+
     async def play(
         self, names: Sequence[str], slots: Sequence[timeline.Slot], seconds: float, stop: asyncio.Event
     ) -> None:
         """Inject and heal one thing after the other until the time is over or `stop` is set."""
-        began_s = time.time()
-        self.story.began_s = began_s
-        began_s += await self._caught_up(slots[0].starts_s if slots else 0.0, stop)
+        began_s = self.story.began_s = time.time()
         webhook = Webhook(f"{self.program('ingest').url}/v1/changes/github", os.environ[GITHUB_KEY])
         for name, slot in zip(names, slots, strict=True):
             if await _wait(began_s + slot.starts_s, stop):
@@ -162,18 +205,6 @@ class House:
             await self._run(name, group, slot.ends_s - slot.starts_s, stop)
         end_s = began_s + seconds if seconds else (time.time() + SETTLE_S if names else float("inf"))
         await _wait(end_s, stop)
-
-    async def _caught_up(self, within_s: float, stop: asyncio.Event) -> float:
-        """Wait until the worker has folded the past; by how many seconds that took longer than `within_s`."""
-        since_s, prefix, read = time.time(), self.stack.settings.topic_prefix, plan(None)
-        known = await partitions(self.kafka, [f"{prefix}{read.inputs[place].name}" for place in read.listens])
-        while not stop.is_set() and (waited_s := time.time() - since_s) < CATCH_UP_TIMEOUT_S:
-            behind = await lag(self.kafka, prefix + GROUP, known)
-            if behind is not None and behind < LAG_MAX:
-                self.story.say(f"the worker has folded the past, {waited_s:.1f} s")
-                break
-            await asyncio.sleep(1.0)
-        return max(time.time() - since_s - within_s + SETTLE_S, 0.0)
 
     async def _run(self, name: str, group: Group, seconds: float, stop: asyncio.Event) -> None:
         done = [self._note(name, fault) for fault in group]
@@ -245,37 +276,28 @@ class House:
 
 @asynccontextmanager
 async def _house(stack: Stack, company: DemoEstate, receiver: Receiver, story: Story) -> AsyncIterator[House]:
-    """Start our programs, play the past, begin to look; the first live record is in the store when this is entered."""
+    """Start what folds and stores, and play the past; the company is still closed when this is entered."""
     began_s = time.time()
-    secret = secrets.token_hex(24)
-    os.environ.update(company.environ | environment(stack.settings))
-    os.environ.update({GITHUB_KEY: secret, ALERT_URL: receiver.url, ALERT_KEY: receiver.secret})
-    estate = _estate(company)
-    config = stack.data_dir / "estate"
+    os.environ.update(environment(stack.settings))
+    os.environ.update({GITHUB_KEY: secrets.token_hex(24), ALERT_URL: receiver.url, ALERT_KEY: receiver.secret})
+    estate, config = _estate(company), stack.data_dir / CONFIG
     await asyncio.to_thread(_write_estate, config, estate)
     await make_topics(stack.settings)
-    programs = our_programs(estate, config, stack.settings)
-    house = House(stack, company, receiver, story, Supervisor(programs), estate)
-    tasks: list[asyncio.Task[None]] = []
+    house = House(stack, company, receiver, story, Supervisor(our_programs(estate, config, stack.settings)))
     try:
         for name in ("process", "sink"):
             await house.program(name).start()
-        records = await backfill(history.moments(company), connector(house.kafka, stack.settings.topic_prefix))
-        story.say(f"{records:,} records of the last four weeks stand on the topics, {time.time() - began_s:.1f} s")
-        live_ms = house.live_ms = time.time_ns() // 1_000_000
-        tasks.append(asyncio.create_task(house.watch()))
-        await house.program("ingest").start()
-        tasks.append(asyncio.create_task(house.supervisor.watch()))
-        await _first_row(stack.settings.database_url or "", live_ms)
-        story.say(
-            f"the first live rows are in the database, {time.time() - began_s:.1f} s; memory {_memory_mib(house):.0f} MiB"
-        )
+        now_ms = _now_ms()
+        records = await backfill(history.moments(company, now_ms), connector(house.kafka, stack.settings.topic_prefix))
+        house.past_ms = history.last_look(now_ms) + plan(None).grace_ms + 1
+        story.say(f"{records:,} records of the last two weeks stand on the topics, {time.time() - began_s:.1f} s")
         yield house
     finally:
-        for task in tasks:
+        for task in house.tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*house.tasks, return_exceptions=True)
         await house.supervisor.down()
+        await company.stop()
 
 
 def _estate(company: DemoEstate) -> Estate:

@@ -1,6 +1,6 @@
 """When what happens in the demo: pure planning, in seconds after the first live record.
 
-Baselines need a minute of the present before the first fault: four weeks of quarter hours teach what is usual, not how
+Baselines need a minute of the present before the first fault: weeks of quarter hours teach what is usual, not how
 much two seconds scatter.
 """
 

@@ -15,6 +15,8 @@ from pilothouse.settings import Settings
 
 pytestmark = pytest.mark.alone
 
+PATIENCE_S = 600  # servers, and a slow machine that folds the past; seconds count from then
+
 
 async def played(settings: Settings, scenario: str, seconds: int, tmp_path: Path) -> dict[str, Any]:
     """Run `pilothouse demo`; gives its report, and fails with its last lines when there is none."""
@@ -30,7 +32,7 @@ async def played(settings: Settings, scenario: str, seconds: int, tmp_path: Path
         stderr=asyncio.subprocess.STDOUT,
         env={**os.environ, "PILOTHOUSE_CACHE": str(settings.cache_dir)},
     )
-    async with asyncio.timeout(seconds + 150):
+    async with asyncio.timeout(seconds + PATIENCE_S):
         output, _ = await process.communicate()
     assert report.exists(), output.decode()[-4_000:]
     made: dict[str, Any] = json.loads(report.read_text())
@@ -45,7 +47,7 @@ def check(report: dict[str, Any]) -> None:
     assert report["false_alarms"] == []
     assert all(peak["signals"] == [] for peak in report["peaks"])
     assert (report["lost"], report["duplicates"]) == (0, 0)
-    assert report["records_in"] > 40_000  # the past was played, too
+    assert report["records_in"] > 20_000  # the past was played, too
 
 
 async def test_three_faults_are_seen_for_what_they_are(embedded_settings: Settings, tmp_path: Path) -> None:

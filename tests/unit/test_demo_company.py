@@ -125,14 +125,14 @@ def test_a_release_is_told_as_github_would() -> None:
 
 @pytest.fixture(scope="module")
 def past() -> Past:
-    """Scrapes of four weeks by instant."""
+    """Scrapes of two weeks by instant."""
     told = history.past(Plan.at(NOW_MS), CELLS, NOW_MS)
     return [(at_ms, [one for one in records if isinstance(one, Scrape)]) for at_ms, records in told]
 
 
-def test_the_past_is_four_weeks_in_quarters_of_an_hour_and_ends_before_now(past: Past) -> None:
+def test_the_past_is_two_weeks_in_quarters_of_an_hour_and_ends_before_now(past: Past) -> None:
     times_ms = [at_ms for at_ms, _ in past]
-    assert len(times_ms) == 4 * 7 * 96
+    assert len(times_ms) == 2 * 7 * 96
     assert {later - earlier for earlier, later in pairwise(times_ms)} == {900_000}
     assert NOW_MS - 900_000 <= times_ms[-1] < NOW_MS
     assert len({scrape.resource for scrape in past[0][1]}) == 15
