@@ -15,7 +15,7 @@ import numpy as np
 from pilothouse.simulate.board import Carry, Sheet
 from pilothouse.simulate.cell import World
 from pilothouse.simulate.documents import TOLD_MS
-from pilothouse.simulate.drawing import Drawn
+from pilothouse.simulate.drawing import LOOK_S, Drawn
 from pilothouse.simulate.drivers import Drivers, Span
 from processors.fold import Finding, PartitionFold, Plan
 from processors.steps.registry import chosen
@@ -26,6 +26,7 @@ from schemas.topics import INPUTS, topic_of
 PUBLISHER, CUT_OFF = "simulate", "simulate-cut-off"
 TOPIC = {topic.name: place for place, topic in enumerate(INPUTS)}
 TWICE = 0.002
+LOOK_MS = round(LOOK_S * 1000)  # looks are stamped up to half of it before the end of what they tell of
 SLOWLY_S = 300.0  # of histories and stories of days, looked at every five or fifteen minutes
 
 Settings = Mapping[str, Mapping[str, Any]]
@@ -158,8 +159,9 @@ def _looks(
     span, drawn = world.span, world.drawn
     times = span.times_ms.tolist()
     looks: list[list[Timed]] = [[] for _ in times]
-    # Each resource is looked at at its own moment of the interval; what was recorded is by the publisher's clock.
-    shortest_ms = int(span.dt_s.min() * 1000)
+    # Each resource is looked at at its own moment, as long before the end of an interval however long that is: a look that
+    # came the earlier the coarser the interval would have the first finer one tell of a minute as if it were many.
+    shortest_ms = min(int(span.dt_s.min() * 1000), LOOK_MS)
     moments = np.random.default_rng([drawn.seed, 17]).integers(shortest_ms // 10, max(shortest_ms // 2, 2), len(sheets))
     fails = random.random((len(times), len(sheets))) < drawn.miss
     for place, time_ms in enumerate(times):

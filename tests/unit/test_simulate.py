@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import date
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from pilothouse.simulate.drivers import Drivers, Knob, Span, course
 from pilothouse.simulate.faults import When
 from pilothouse.simulate.load import expected_load
 from pilothouse.simulate.queues import Jobs, runs_of_cron, waiting_factor
+from pilothouse.simulate.running import Cell
 from pilothouse.simulate.truth import Label, Truth
 from processors.fold import Finding
 from schemas.codec import Envelope
@@ -73,6 +74,21 @@ def test_a_stretch_goes_on_where_the_last_one_ended() -> None:
     for key, values in after.items():
         if BY_NAME[parse(key.partition(" ")[2]).name].kind is Kind.SUM:
             assert values[0] >= before[key][-1], key
+
+
+def test_between_two_looks_lies_the_time_that_the_later_one_tells_of() -> None:
+    """Also where minutes follow quarters of an hour: a minute's events in seven minutes would look like a flow that stops."""
+    drawn = draw(1, start=date(2026, 3, 2))
+    cell = Cell(drawn, slowly=True)
+    coarse = Span.of(drawn.start_ms, drawn.start_ms + 4 * HOUR_MS, 900_000)
+    fine = Span.of(int(coarse.times_ms[-1]), drawn.start_ms + 5 * HOUR_MS, 60_000)
+    looks: dict[str, list[int]] = {}
+    for span in (coarse, fine):
+        for _, record in chain.from_iterable(cell.draw(Drivers(span), 1, documents=False)):
+            looks.setdefault(f"{record.resource} {record.system}", []).append(record.time_ms)
+    apart = {later - earlier for times in looks.values() for earlier, later in pairwise(times)}
+    assert {900_000, 60_000} <= apart
+    assert all(one % 60_000 == 0 for one in apart)
 
 
 def test_documents_reach_their_states_in_order_and_wait_over_night() -> None:
