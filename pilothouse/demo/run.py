@@ -83,6 +83,9 @@ async def demo(settings: Settings, seconds: float, scenario: str, report_file: P
     ):
         house.weak = scenario == "weak"
         await house.fold_the_past(stop)
+        if stop.is_set():
+            story.say("stopped before the company opened: nothing was injected, nothing is reported")
+            return 1
         await house.open(_peaks(names, slots))
         await house.play(names, slots, seconds, stop)
         report_made = await house.report()
