@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from pilothouse.simulate import healthy as healthy_estate
 from pilothouse.simulate import runs, scoring
 from pilothouse.simulate import scenarios as scripted
 from pilothouse.simulate.families import FAMILIES
+from pilothouse.simulate.processes import side_by_side
 from pilothouse.simulate.running import Settings
 from pilothouse.simulate.scoring import Figures, Scored
 from pilothouse.simulate.stories import live
@@ -99,7 +101,7 @@ def run(
         say(f"{len(scored)} of {count * len(families)} runs, {time.monotonic() - began:.0f} s")
     answer = runs.result(families, count, seed, settings, scored) | {"measured": machine()}
     if out is not None:
-        write(out, scored, settings, say)
+        write(out, scored, settings, processes, say)
         (out / "results.json").write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
     return Verdict(answer, text(answer), meets_bar(answer))
 
@@ -145,18 +147,36 @@ def scenarios(settings: Settings, say: Callable[[str], None]) -> Verdict:
     return Verdict(answer, "\n".join(lines), right)
 
 
-def write(out: Path, scored: Sequence[Scored], settings: Settings, say: Callable[[str], None]) -> None:
+@dataclass(frozen=True)
+class Writing:
+    """Scored runs of one estate that are to be written into a folder."""
+
+    out: Path
+    estate: int
+    scored: tuple[Scored, ...]
+    settings: Settings
+
+
+def write(out: Path, scored: Sequence[Scored], settings: Settings, processes: int, say: Callable[[str], None]) -> None:
     """Live through the runs again and write them: FAMILY-NUMBER.jsonl."""
     out.mkdir(parents=True, exist_ok=True)
-    lived, estate_of = None, -1
-    for one in sorted(scored, key=lambda one: one.label.run):
+    by_estate: dict[int, list[Scored]] = {}
+    for one in scored:
+        by_estate.setdefault(one.label.run // runs.RUNS_AN_ESTATE, []).append(one)
+    work = [Writing(out, estate, tuple(some), settings) for estate, some in sorted(by_estate.items())]
+    for paths in side_by_side(_write, work, processes):
+        for path in paths:
+            say(path)
+
+
+def _write(work: Writing) -> list[str]:
+    lived = runs.lived_of(work.scored[0].label.seed, work.estate, work.settings)
+    written = []
+    for one in work.scored:
         label = one.label
-        estate = label.run // runs.RUNS_AN_ESTATE
-        if lived is None or estate != estate_of:
-            lived, estate_of = runs.lived_of(label.seed, estate, settings), estate
         story = runs.story_of(lived, label.family, label.run, label.seed)
         through = live(lived, label.family, label.run, label.seed, story, keep_log=True)
-        path = out / f"{label.family}-{label.run:04d}.jsonl"
+        path = work.out / f"{label.family}-{label.run:04d}.jsonl"
         with path.open("wb") as file:
             file.write(orjson.dumps({"label": label.model_dump(mode="json")}) + b"\n")
             file.write(orjson.dumps({"scored": one.model_dump(mode="json", exclude={"label"})}) + b"\n")
@@ -169,7 +189,8 @@ def write(out: Path, scored: Sequence[Scored], settings: Settings, say: Callable
                     orjson.dumps({"told_ms": found.envelope.recorded_ms, what: found.record.model_dump(mode="json")})
                     + b"\n"
                 )
-        say(str(path))
+        written.append(str(path))
+    return written
 
 
 def machine() -> dict[str, str]:

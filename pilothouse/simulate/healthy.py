@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 
 from pilothouse.simulate.drawing import Drawn, draw
 from pilothouse.simulate.drivers import Drivers, Knob, Span, course
+from pilothouse.simulate.processes import side_by_side
 from pilothouse.simulate.running import Cell, Settings
 from schemas.calendar import Campaign, Window
 from schemas.records import Incident, Phase, Severity
@@ -154,11 +154,7 @@ def run(
 ) -> Iterable[dict[str, Any]]:
     """A result for each cell, in their order."""
     work = [Job(seed, number, weeks, tenants, settings) for number in range(cells)]
-    if processes == 1:
-        yield from map(live, work)
-        return
-    with ProcessPoolExecutor(processes) as pool:
-        yield from pool.map(live, work)
+    yield from side_by_side(live, work, processes)
 
 
 def result(seed: int, weeks: int, found: list[dict[str, Any]]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from pilothouse.simulate import scoring
 from pilothouse.simulate.estates import Lived
 from pilothouse.simulate.families import FAMILIES, Draw
+from pilothouse.simulate.processes import side_by_side
 from pilothouse.simulate.running import Settings
 from pilothouse.simulate.scoring import Scored
 from pilothouse.simulate.stories import Story, judge
@@ -60,12 +60,7 @@ def run_all(
     families: Sequence[str], runs: int, seed: int, settings: Settings, processes: int = 1
 ) -> Iterable[list[Scored]]:
     """Scored runs, an estate at a time, in their order."""
-    work = jobs(families, runs, seed, settings)
-    if processes == 1:
-        yield from map(do, work)
-        return
-    with ProcessPoolExecutor(processes) as pool:
-        yield from pool.map(do, work)
+    yield from side_by_side(do, jobs(families, runs, seed, settings), processes)
 
 
 def result(
