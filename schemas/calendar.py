@@ -153,8 +153,18 @@ class Calendar(BaseModel):
         return _clocks_changed(_Key(self), time_ms // MINUTE_MS, days)
 
     def rests(self, time_ms: int) -> bool:
-        """Whether it is a holiday, or since the last one nobody has worked for an hour yet; right to the minute."""
-        return bool(self.holidays) and _rests(_Key(self), time_ms // MINUTE_MS)
+        """Whether it is a holiday, or since the last one nobody has worked for an hour yet."""
+        today, key = self.local(time_ms).date(), _Key(self)
+        if today in self.holidays:
+            return True
+        for back in range(1, 8):
+            day = today - timedelta(days=back)
+            if day in self.holidays:
+                over_ms = _ms(datetime.combine(day + timedelta(days=1), time(), ZoneInfo(self.time_zone)))
+                return self.business_ms(over_ms, time_ms) < LINGERS_MS
+            if _open_spans(key, day):
+                return False
+        return False
 
     def business_load(self, time_ms: int) -> float:
         """Load that is expected, as a multiple of the usual, right to the minute; NaN while a holiday or a window closes it.
@@ -262,22 +272,6 @@ def _business_load(key: _Key, minute: int) -> float:
     if calendar.rests(time_ms) or any(one.lingers(time_ms) for one in calendar.maintenance):
         return math.nan
     return max((one.load for one in calendar.campaigns if one.lingers(time_ms)), default=1.0)
-
-
-@lru_cache(maxsize=16_384)
-def _rests(key: _Key, minute: int) -> bool:
-    calendar, time_ms = key.calendar, minute * MINUTE_MS
-    today = calendar.local(time_ms).date()
-    if today in calendar.holidays:
-        return True
-    for back in range(1, 8):
-        day = today - timedelta(days=back)
-        if day in calendar.holidays:
-            over_ms = _ms(datetime.combine(day + timedelta(days=1), time(), ZoneInfo(calendar.time_zone)))
-            return calendar.business_ms(over_ms, time_ms) < LINGERS_MS
-        if _open_spans(key, day):
-            return False
-    return False
 
 
 @lru_cache(maxsize=16_384)

@@ -8,7 +8,6 @@ The last hours also hold documents on their way, so that it is known how long a 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -64,10 +63,9 @@ def last_look(until_ms: int) -> int:
     return (until_ms - 1) // GRAIN_MS * GRAIN_MS
 
 
-def moments(demo: DemoEstate, until_ms: int | None = None) -> Iterator[tuple[int, list[Record]]]:
-    """(recorded_ms, records) in the order of time, ending before `until_ms` (now when left out)."""
-    until = time.time_ns() // 1_000_000 if until_ms is None else until_ms
-    yield from past(demo.plan, [odoo.cell for odoo in demo.odoos.values()], until)
+def moments(demo: DemoEstate, until_ms: int) -> Iterator[tuple[int, list[Record]]]:
+    """(recorded_ms, records) in the order of time, ending before `until_ms`."""
+    yield from past(demo.plan, [odoo.cell for odoo in demo.odoos.values()], until_ms)
 
 
 def past(plan: Plan, cells: Sequence[Cell], until_ms: int) -> Iterator[tuple[int, list[Record]]]:

@@ -18,7 +18,7 @@ from schemas.records import Incident, Phase, Severity
 
 GRACE_MS = 600_000
 EARLY_MS = round(LOOK_S * 1000) // 2
-"""A look is stamped up to half an interval before the end of the interval that it tells of."""
+"""A look is stamped up to so long before the end of the interval that it tells of."""
 
 DEFINITIONS = f"""\
 An alert is an incident of severity warning or critical, as the alert sinks send it; INFO is not counted either way.
