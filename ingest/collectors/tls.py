@@ -1,26 +1,35 @@
 """Looks at the certificate of a TLS endpoint by a handshake, as a client would see it.
 
-The first handshake verifies everything. When that fails, a second one without verification reads the certificate, so that
-expired, of another host, self-signed and of an unknown issuer are told apart. Nothing is sent over either connection.
-Source: RFC 6125 (names), RFC 5280 (validity); OpenSSL, X509_STORE_CTX_get_error.
+The first handshake verifies everything, and OpenSSL alone judges: what it accepts is good, also of names. When it refuses, a second
+handshake without verification reads what is served, and a third one that trusts the server's own certificate asks of the name
+alone, for OpenSSL tells only the first fault that it meets. Nothing is sent over any of these connections.
+Source: RFC 6125 and RFC 9525 (names; the common name does not count), RFC 5280 (validity), RFC 6066 (no trailing dot in SNI).
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from contextlib import suppress
 from dataclasses import dataclass
-from enum import StrEnum
 from ipaddress import ip_address
 from time import perf_counter
 from urllib.parse import urlsplit
 
-from cryptography import x509
+import idna
 from pydantic import Field
 
 from ingest.collector import Collected, CollectorKind, Options, Target, Unavailable
 from ingest.collectors.edges import Edges, Fault
+from ingest.collectors.tls_verify import (
+    HOST_CODES,
+    NO_CHECK_TIME,
+    REMEDIES,
+    Certificate,
+    Problem,
+    chain_of,
+    problem_of,
+    shown,
+)
 from schemas.records import Scalar
 from schemas.series import identity
 
@@ -34,29 +43,6 @@ class TlsOptions(Options):
     ca_file: str | None = Field(None, description="PEM file of issuers to trust instead of the system's.")
 
 
-class Problem(StrEnum):
-    """Why a client turns away."""
-
-    EXPIRED = "expired"
-    NOT_YET_VALID = "not_yet_valid"
-    HOST_MISMATCH = "host_mismatch"
-    SELF_SIGNED = "self_signed"
-    UNTRUSTED = "untrusted"
-    HANDSHAKE = "handshake"
-
-
-MENDS = {
-    Problem.EXPIRED: "Renew the certificate and reload the server; see why the renewal did not happen",
-    Problem.NOT_YET_VALID: "Compare the clocks of server and issuer",
-    Problem.HOST_MISMATCH: "Issue a certificate that names the host, or serve the one that does",
-    Problem.SELF_SIGNED: "Serve a certificate of a trusted issuer, or name it in the option ca_file",
-    Problem.UNTRUSTED: "Serve the whole chain up to a trusted issuer, or name the issuer in the option ca_file",
-    Problem.HANDSHAKE: "Check that the port speaks TLS, and its protocol versions and ciphers",
-}
-# OpenSSL's x509_vfy.h: self-signed leaf, self-signed certificate in the chain.
-SELF_SIGNED_CODES = frozenset({18, 19})
-
-
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where to connect and which name to ask for."""
@@ -68,10 +54,10 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """What one handshake gave: its duration with the TCP connect, s, the leaf in DER, or why it failed."""
+    """What one handshake gave: its duration with the TCP connect, s, the chain, or why it failed."""
 
     duration_s: float
-    leaf: bytes | None
+    chain: tuple[Certificate, ...] = ()
     error: ssl.SSLError | None = None
 
 
@@ -84,32 +70,51 @@ class Tls:
         self._place = _place(target.url, self._options.server_name, target.resource.name)
         self._edges = Edges(target, "tls.certificate.problem", "tls.certificate.restored")
         self._strict = self._context()
-        self._lenient = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        self._lenient.check_hostname = False
-        self._lenient.verify_mode = ssl.CERT_NONE
+        self._lenient = _unverified()
 
     async def collect(self, now_ms: int, position: str | None) -> Collected:
-        """One handshake, a second one only when the first fails."""
+        """One handshake, two more only when the first fails."""
         first = await self._handshake(self._strict)
-        seen = first if first.error is None else await self._handshake(self._lenient)
-        leaf = _certificate(seen.leaf)
-        problem = None if first.error is None else problem_of(first.error, leaf, self._place.name, now_ms)
-        faults = {} if problem is None else {self._place.name: _fault(problem, first.error, leaf)}
-        scrape = self._target.scrape(self._points(first, leaf, now_ms), now_ms)
-        return Collected([scrape, *self._edges.told(faults, now_ms)])
+        if first.error is None:
+            points = self._points(first, first.chain, True, now_ms)
+            return Collected([self._target.scrape(points, now_ms), *self._edges.told({}, now_ms)])
+        served = (await self._handshake(self._lenient)).chain
+        names_host = await self._names_host(first.error, served)
+        problem = problem_of(first.error, served, now_ms)
+        faults = {self._place.name: _fault(problem, first.error, served[0] if served else None)}
+        points = self._points(first, served, names_host, now_ms)
+        return Collected([self._target.scrape(points, now_ms), *self._edges.told(faults, now_ms)])
 
     async def close(self) -> None:
         """Every look has its own connections."""
 
-    def _points(self, first: Handshake, leaf: x509.Certificate | None, now_ms: int) -> dict[str, float | None]:
+    def _points(
+        self, first: Handshake, chain: tuple[Certificate, ...], names_host: bool | None, now_ms: int
+    ) -> dict[str, float | None]:
         tenant = self._target.resource.tenant
+        issuers = [left for one in chain[1:] if (left := one.remaining_s(now_ms)) is not None]
         values = {
             "tls.handshake.success": float(first.error is None),
             "tls.handshake.duration": first.duration_s if first.error is None else None,
-            "tls.certificate.validity.remaining": remaining_s(leaf, now_ms) if leaf else None,
-            "tls.certificate.host_match": float(names_host(leaf, self._place.name)) if leaf else None,
+            "tls.certificate.validity.remaining": chain[0].remaining_s(now_ms) if chain else None,
+            "tls.certificate.issuer.validity.remaining": min(issuers, default=None),
+            "tls.certificate.host_match": None if names_host is None else float(names_host),
         }
         return {identity(metric, {"tenant.id": tenant} if tenant else None): value for metric, value in values.items()}
+
+    async def _names_host(self, error: ssl.SSLError, served: tuple[Certificate, ...]) -> bool | None:
+        """Whether the server's own certificate names the host, by OpenSSL's rule; None where OpenSSL cannot say."""
+        if getattr(error, "verify_code", None) in HOST_CODES:
+            return False
+        if not served or not isinstance(error, ssl.SSLCertVerificationError):
+            return None
+        try:
+            about_the_name = await self._handshake(_trusting(served[0]))
+        except ssl.SSLError:
+            return None  # OpenSSL does not take the certificate as one to trust
+        if about_the_name.error is None:
+            return True
+        return False if getattr(about_the_name.error, "verify_code", None) in HOST_CODES else None
 
     async def _handshake(self, context: ssl.SSLContext) -> Handshake:
         started = perf_counter()
@@ -121,11 +126,12 @@ class Tls:
         try:
             await writer.start_tls(context, server_hostname=self._place.name)
             duration_s = perf_counter() - started
-            return Handshake(duration_s, writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
+            is_verified = context.verify_mode is ssl.CERT_REQUIRED
+            return Handshake(duration_s, chain_of(writer.get_extra_info("ssl_object"), verified=is_verified))
         except ssl.SSLError as error:
-            return Handshake(perf_counter() - started, None, error)
+            return Handshake(perf_counter() - started, error=error)
         except ConnectionError as error:
-            return Handshake(perf_counter() - started, None, ssl.SSLError(str(error) or "the server hung up"))
+            return Handshake(perf_counter() - started, error=ssl.SSLError(str(error) or "the server hung up"))
         finally:
             writer.transport.abort()
 
@@ -139,73 +145,52 @@ class Tls:
 
     def _context(self) -> ssl.SSLContext:
         try:
-            return ssl.create_default_context(cafile=self._options.ca_file)
+            context = ssl.create_default_context(cafile=self._options.ca_file)
         except OSError as error:
             raise ValueError(
                 f"resource {self._target.resource.name}: options: ca_file {self._options.ca_file}: {error}; "
                 "it must be a PEM file of certificates"
             ) from error
+        context.hostname_checks_common_name = False
+        return context
 
 
-def problem_of(error: ssl.SSLError, leaf: x509.Certificate | None, name: str, now_ms: int) -> Problem:
-    """What is wrong, by the certificate itself where it tells; OpenSSL names only the first fault that it meets."""
-    if leaf is None or not isinstance(error, ssl.SSLCertVerificationError):
-        return Problem.HANDSHAKE
-    if remaining_s(leaf, now_ms) <= 0:
-        return Problem.EXPIRED
-    if leaf.not_valid_before_utc.timestamp() > now_ms / 1000:
-        return Problem.NOT_YET_VALID
-    if not names_host(leaf, name):
-        return Problem.HOST_MISMATCH
-    return Problem.SELF_SIGNED if error.verify_code in SELF_SIGNED_CODES else Problem.UNTRUSTED
+def _unverified() -> ssl.SSLContext:
+    """A context that takes any certificate, to read it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    return context
 
 
-def _certificate(der: bytes | None) -> x509.Certificate | None:
-    try:
-        return x509.load_der_x509_certificate(der) if der else None
-    except ValueError:
-        return None  # OpenSSL took what cryptography does not; the handshake's own verdict stands
+def _trusting(certificate: Certificate) -> ssl.SSLContext:
+    """A context for which this certificate is good as it is, whoever issued it and whenever: its name alone is judged."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.hostname_checks_common_name = False
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.load_verify_locations(cadata=ssl.DER_cert_to_PEM_cert(certificate.der))
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
+    context.verify_flags |= NO_CHECK_TIME
+    return context
 
 
-def remaining_s(leaf: x509.Certificate, now_ms: int) -> float:
-    """Time until it expires, s; negative afterwards."""
-    return leaf.not_valid_after_utc.timestamp() - now_ms / 1000
-
-
-def names_host(leaf: x509.Certificate, name: str) -> bool:
-    """Whether the subject's alternative names hold the host; the common name no longer counts (RFC 6125)."""
-    try:
-        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
-        return False
-    with suppress(ValueError):
-        return ip_address(name) in names.get_values_for_type(x509.IPAddress)
-    return any(_matches(pattern, name) for pattern in names.get_values_for_type(x509.DNSName))
-
-
-def _matches(pattern: str, name: str) -> bool:
-    """A star stands for the whole of the first label and for nothing else."""
-    pattern, name = pattern.lower().rstrip("."), name.lower().rstrip(".")
-    if pattern.startswith("*."):
-        return pattern[2:] == name.partition(".")[2] != ""
-    return pattern == name
-
-
-def _fault(problem: Problem, error: ssl.SSLError | None, leaf: x509.Certificate | None) -> Fault:
+def _fault(problem: Problem, error: ssl.SSLError, leaf: Certificate | None) -> Fault:
     attributes: dict[str, Scalar] = {"tls.problem": problem.value}
     if leaf is None:
-        return Fault(f"{problem}: {_reason(error)}", MENDS[problem], attributes)
-    attributes |= {
-        "tls.server.subject": leaf.subject.rfc4514_string(),
-        "tls.server.issuer": leaf.issuer.rfc4514_string(),
-        "tls.server.not_after": leaf.not_valid_after_utc.isoformat(),
-        "tls.server.serial_number": f"{leaf.serial_number:x}",
+        return Fault(f"{problem}: {_reason(error)}", REMEDIES[problem], attributes)
+    known = {
+        "tls.server.subject": leaf.subject,
+        "tls.server.issuer": leaf.issuer,
+        "tls.server.not_after": leaf.ends.isoformat() if leaf.ends else None,
+        "tls.server.serial_number": leaf.serial,
     }
-    valid = f"valid from {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} to {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC"
-    return Fault(f"{problem}: {_reason(error)}; {valid}", MENDS[problem], attributes)
+    attributes |= {name: value for name, value in known.items() if value is not None}
+    valid = f"valid from {shown(leaf.begins)} to {shown(leaf.ends)}"
+    return Fault(f"{problem}: {_reason(error)}; {valid}", REMEDIES[problem], attributes)
 
 
-def _reason(error: ssl.SSLError | None) -> str:
+def _reason(error: ssl.SSLError) -> str:
     told = getattr(error, "verify_message", None) or getattr(error, "reason", None) or str(error)
     return str(told).lower().replace("_", " ")
 
@@ -215,10 +200,33 @@ def _place(url: str, server_name: str | None, resource: str) -> Place:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port or HTTPS_PORT
     except ValueError as error:
-        raise ValueError(f"resource {resource}: url {url!r}: {error}; it must read tls://HOST:PORT") from error
+        raise ValueError(
+            f"resource {resource}: the url cannot be read: {error}; it must read tls://HOST:PORT"
+        ) from None
     if parts.scheme not in ("tls", "https") or not host:
-        raise ValueError(f"resource {resource}: url {url!r} must read tls://HOST:PORT")
-    return Place(host, port, server_name or host)
+        raise ValueError(f"resource {resource}: the url must read tls://HOST:PORT; its scheme is {parts.scheme!r}")
+    return Place(
+        ascii_name(host, f"resource {resource}: the url's host"),
+        port,
+        ascii_name(server_name or host, f"resource {resource}: server_name"),
+    )
+
+
+def ascii_name(host: str, whose: str) -> str:
+    """The host as DNS and TLS carry it: A-labels, lower case, without a trailing dot; an address as it is.
+
+    Raises ValueError naming the host and the rule that it breaks.
+    """
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        pass
+    try:
+        return idna.encode(host.rstrip("."), uts46=True).decode().lower()
+    except idna.IDNAError as error:
+        if host.isascii() and all(0 < len(label) <= 63 for label in host.rstrip(".").split(".")):
+            return host.rstrip(".").lower()  # DNS takes more than IDNA does: an underscore, for one
+        raise ValueError(f"{whose} {host[:100]!r} is no host name: {error}; labels have 1 to 63 letters") from None
 
 
 KIND = CollectorKind("tls", Tls, TlsOptions)

@@ -10,6 +10,7 @@ mail at 20 and 7 days. What is left at 14 days has missed its renewal by two wee
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from pydantic import BaseModel, Field
 
@@ -20,7 +21,27 @@ from schemas.records import Evidence, Record, Scrape, Severity
 from schemas.series import split
 
 REMAINING = "tls.certificate.validity.remaining"
+ISSUER_REMAINING = "tls.certificate.issuer.validity.remaining"
 DAY_S = 86_400.0
+
+
+class Whose(NamedTuple):
+    """Which certificate a series is about, and what is to be done about it."""
+
+    certificate: str
+    advice: str
+
+
+WHOSE = {
+    REMAINING: Whose(
+        "the certificate", "Renew the certificate of {} and reload its server; see why the renewal did not happen."
+    ),
+    ISSUER_REMAINING: Whose(
+        "the certificate of an issuer",
+        "Serve the present intermediate certificates of the issuer at {}, or change the issuer; renewing the server's own "
+        "certificate alone is not enough.",
+    ),
+}
 
 
 class Config(StepConfig):
@@ -43,7 +64,7 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     episodes = Episodes(state.open)
     found: Findings = []
     for series, value in zip(split(scrape.series), scrape.values, strict=True):
-        if series.partition("{")[0] != REMAINING or value is None:
+        if series.partition("{")[0] not in WHOSE or value is None:
             continue
         if value > config.warns_s:
             found += episodes.close(series, scrape.time_ms)
@@ -55,7 +76,8 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
 def _tell(config: Config, episodes: Episodes, series: str, left_s: float, scrape: Scrape) -> Findings:
     ends_ms = scrape.time_ms + round(left_s * 1000)
     when = f"{datetime.fromtimestamp(ends_ms // 1000, UTC):%Y-%m-%d %H:%M} UTC"
-    text = f"the certificate of {scrape.resource} " + (
+    whose = WHOSE[series.partition("{")[0]]
+    text = f"{whose.certificate} of {scrape.resource} " + (
         f"ends in {left_s / DAY_S:.1f} days, on {when}, and was not renewed" if left_s > 0 else f"has ended on {when}"
     )
     last = episodes.open.get(series)
@@ -74,7 +96,7 @@ def _tell(config: Config, episodes: Episodes, series: str, left_s: float, scrape
         evidence=(
             Evidence(text=text, series=series, value=left_s, expected=config.warns_s, unit="s", time_ms=scrape.time_ms),
         ),
-        advice=f"Renew the certificate of {scrape.resource} and reload its server; see why the renewal did not happen.",
+        advice=whose.advice.format(scrape.resource),
         expected_ms=ends_ms,
     )
 
@@ -89,6 +111,6 @@ ABOUT = About(
     finds="Certificates that end soon and were not renewed.",
     method="The time that is left, as the certificate itself says, against the time by which it should have been renewed.",
     source="renewal at a third of the lifetime: cert-manager, Certbot; reminders of Let's Encrypt",
-    limits="It knows only the certificate that is served, not one that lies renewed beside it.",
+    limits="It knows only the certificates that are served, not one that lies renewed beside them.",
 )
 STEP = Step("certificates", Config, (Scrape,), unit, State, step, _pack, _unpack, about=ABOUT)

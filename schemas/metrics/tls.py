@@ -33,10 +33,18 @@ METRICS = (
         title="time until the certificate expires",
     ),
     Metric(
+        "tls.certificate.issuer.validity.remaining",
+        Kind.GAUGE,
+        "s",
+        "Time until the first of the certificates above the leaf expires, as verified (as served when verification fails); "
+        "negative afterwards.",
+        title="time until an issuer's certificate expires",
+    ),
+    Metric(
         "tls.certificate.host_match",
         Kind.GAUGE,
         "1",
-        "1 when the certificate names the host.",
+        "1 when the certificate names the host, by OpenSSL's rule; absent where it could not be asked.",
         title="certificates that name their host",
         bad=Departure.DOWN,
         cause="certificate",

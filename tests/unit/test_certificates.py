@@ -32,6 +32,16 @@ def test_it_is_told_with_the_time_at_which_it_ends_and_graver_when_near() -> Non
     assert "has ended on 2026-11-26 00:00 UTC" in found[-1].summary
 
 
+def test_the_end_of_an_issuer_is_told_in_its_own_words() -> None:
+    config, state = certificates.STEP.config(cell="eu1"), certificates.STEP.fresh()
+    points = {certificates.REMAINING: 80 * DAY_S, certificates.ISSUER_REMAINING: 5 * DAY_S}
+    scrape = Scrape.of(points, cell="eu1", resource="tls-eu1", system="tls", time_ms=T0)
+    _, (found,) = certificates.STEP.step(config, state, Item(T0, scrape))
+    assert isinstance(found, Signal)
+    assert found.summary.startswith("the certificate of an issuer of tls-eu1 ends in 5.0 days")
+    assert "intermediate" in (found.advice or "")
+
+
 def test_its_end_is_told_at_once_however_seldom_it_is_told_again() -> None:
     found = told(*(2 / 24 - minute / 1_440 for minute in range(0, 180, 15)), every_ms=900_000)
     assert [one.summary.partition(" on ")[0] for one in found[1:]] == ["the certificate of tls-eu1 has ended"]
