@@ -15,16 +15,22 @@ MAX_OUTPUT = 2_000
 PLACEHOLDER = "?"
 ELLIPSIS = "…"
 
+# As PostgreSQL's scanner has it: blanks, digits and ends of lines are ASCII, and everything beyond ASCII is a letter. A blank of
+# Unicode that ended a name would turn the E of `\u2003E'it\'s'` into another kind of literal.
 _TOKEN = re.compile(
     r"""
-      (?P<space>   \s+ | --[^\n]* )
+      # To PostgreSQL a carriage return ends a remark, to many who write one it does not: one alone ends the text.
+      (?P<space>   [ \t\n\r\f\v]++ | --[^\n\r]*+ (?: \r(?!\n) .* )? )
     | (?P<comment> /\* )
     | (?P<literal> [eE] ' (?: [^'\\] | '' | \\. )*+ (?: ' | \\?\Z )                   # E'it\'s'
                  | (?: [bBxXnN] | [uU]& )? ' (?: [^'\\] | '' | \\(?!') )*+ (?: ' | \\'.* | \Z )
-                 | \$ (?P<tag> (?: [^\W\d]\w* )? ) \$ .*? (?: \$ (?P=tag) \$ | \Z )   # $tag$it's$tag$
-                 | \$ \d+                                                             # a parameter
-                 | \.? \d (?: (?<=[eE])[-+] | [\w.] )*+ )                             # 1  .5  1e-9  0xFF  1_000
-    | (?P<name>    [uU]& " (?: [^"] | "" )*+ " | " (?: [^"] | "" )*+ " | [^\W\d][\w$]*+ )
+                 | \$ (?P<tag> (?: [A-Za-z_\x80-\U0010ffff] [A-Za-z0-9_\x80-\U0010ffff]*+ )? ) \$
+                   .*? (?: \$ (?P=tag) \$ | \Z )                                      # $tag$it's$tag$
+                 | \$ [0-9]++                                                         # a parameter
+                 # 1  .5  1e-9  0xFF  1_000. Whether a $ behind letters belongs to them depends on the server's version.
+                 | \.? [0-9] (?: [0-9.] | [eE][-+]?[0-9] )*+ (?: [A-Za-z_\x80-\U0010ffff] [A-Za-z0-9_.\x80-\U0010ffff]*+ (?: \$ .* )? )? )
+    | (?P<name>    [uU]& " (?: [^"] | "" )*+ " | " (?: [^"] | "" )*+ "
+                 | [A-Za-z_\x80-\U0010ffff] [A-Za-z0-9_$\x80-\U0010ffff]*+ )
     | (?P<open>    [uU]& " .* | " .* )                                                # a name that was cut
     | (?P<other>   . )
     """,
