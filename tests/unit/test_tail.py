@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ingest.collectors.tail import Place, end_of, read
+from ingest.collectors.tail import NotAFile, Place, end_of, read
 
 
 class Follower:
@@ -149,6 +149,121 @@ def test_the_end_of_a_log_is_a_place(log: Follower) -> None:
 def test_no_log_at_all_is_an_error(log: Follower) -> None:
     with pytest.raises(FileNotFoundError):
         log.look()
+
+
+def test_a_pipe_in_the_place_of_the_log_is_an_error_that_does_not_wait(log: Follower) -> None:
+    os.mkfifo(log.path)
+    with pytest.raises(NotAFile, match="is a pipe, not a file"):
+        log.look()
+    with pytest.raises(NotAFile, match="is a pipe, not a file"):
+        end_of(log.path)
+
+
+def test_a_folder_or_a_loop_of_links_in_the_place_of_the_log_is_an_error(log: Follower) -> None:
+    log.path.mkdir()
+    with pytest.raises(NotAFile, match="is a folder, not a file"):
+        log.look()
+    log.path.rmdir()
+    log.path.symlink_to(log.path)
+    with pytest.raises(OSError, match="Too many levels of symbolic links"):
+        log.look()
+
+
+def test_a_link_to_the_log_is_followed(log: Follower, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    log.path.symlink_to(elsewhere)
+    log.write(b"1\n", elsewhere)
+    log.look()
+    assert log.seen == [b"1"]
+
+
+def test_what_is_no_file_among_the_rotated_ones_is_passed_over(log: Follower) -> None:
+    os.mkfifo(log.path.with_name("odoo.log.1"))
+    log.path.with_name("odoo.log.2").mkdir()
+    log.path.with_name("odoo.log.3").symlink_to("odoo.log.3")
+    log.path.with_name("odoo.log.4").symlink_to("nowhere")
+    log.write(b"1\n")
+    log.look(2)
+    log.write(b"2\n")
+    log.look(2)
+    assert (log.seen, log.missing) == ([b"1", b"2"], [])
+
+
+def test_a_rotated_log_that_is_closed_to_us_is_missing_and_the_new_one_is_read(
+    log: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.write(b"first line\n")
+    log.look()
+    log.write(b"unread\n")
+    log.path.rename(log.path.with_name("odoo.log.1"))
+    log.write(b"new\n")
+    # Root may open everything, so the refusal is the test's own.
+    opened = os.open
+
+    def refused(path: str, flags: int) -> int:
+        if str(path).endswith(".1"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, flags)
+
+    monkeypatch.setattr(os, "open", refused)
+    log.look(2)
+    assert log.seen == [b"first line", b"new"]
+    assert log.missing == ["what followed byte 11 is in a file that is closed to us"]
+
+
+def test_a_name_with_signs_of_a_pattern_is_followed_through_rotation(tmp_path: Path) -> None:
+    log = Follower(tmp_path / "odoo[1]*.log")
+    log.write(b"1\n")
+    log.look()
+    log.write(b"2\n")
+    log.path.rename(log.path.with_name(f"{log.path.name}.1"))
+    log.write(b"3\n")
+    log.look(3)
+    assert log.seen == [b"1", b"2", b"3"]
+
+
+def test_a_new_file_that_was_given_the_inode_of_the_old_is_read_from_its_beginning(log: Follower) -> None:
+    log.write(b"first line\n")
+    log.look()
+    stored = log.place
+    log.path.unlink()
+    log.write(b"quite another file\n")
+    log.place = stored.model_copy(update={"inode": log.path.stat().st_ino})
+    log.look()
+    assert log.seen == [b"first line", b"quite another file"]
+
+
+def test_a_log_rotated_between_the_look_at_its_name_and_its_opening_is_looked_at_again(
+    log: Follower, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log.write(b"1\n")
+    log.look()
+    log.write(b"2\n")
+    opened, rotated = os.open, []
+
+    def rotating(path: str, flags: int) -> int:
+        if not rotated:
+            rotated.append(log.path.rename(log.path.with_name("odoo.log.1")))
+            log.write(b"3\n")
+        return opened(path, flags)
+
+    monkeypatch.setattr(os, "open", rotating)
+    log.look(4)
+    assert (log.seen, log.missing) == ([b"1", b"2", b"3"], [])
+
+
+def test_how_much_is_not_read_yet_is_told_over_all_files(log: Follower) -> None:
+    log.write(b"x" * 1_999 + b"\n")
+    assert read(log.path, Place(), 1_000).behind == 1_000
+    place = read(log.path, Place(), 1_000).after(1_000)
+    log.path.rename(log.path.with_name("odoo.log.1"))
+    log.write(b"y" * 500)
+    assert read(log.path, place, 400).behind == 1_100
+
+
+def test_a_place_of_an_older_version_is_read() -> None:
+    place = Place.model_validate_json('{"inode":7,"offset":11,"head":"ab","head_bytes":11,"ended":false}')
+    assert (place.inode, place.offset) == (7, 11)
 
 
 @settings(max_examples=60)
