@@ -172,19 +172,19 @@ _MAX_BLANKS = 128  # how far a password with a blank in it is looked for
 _LONG_NAMES = (
     "passwords?|passwds?|passphrase|passcode|passwort|kennwort|wachtwoord|contrase(?:ñ|n|\\\\u00f1)a|mot[ _]de[ _]passe|senha|pwd"
     "|secrets?|tokens?|api[_ -]?keys?|access[_-]?keys?|private[_-]?keys?|(?:secret|signing|encryption|master|shared|account)[_-]?keys?"
-    "|credentials?|session[_-]?(?:id|key)|csrf|totp|jwt"
+    "|credentials?|session[_-]?(?:id|key)|csrf|jwt"
 )
-_SHORT_NAMES = "pass|pw|sid|otp|pin|auth|sig|signature|cookie|ssh[_-]?key|aws[_-]?key"
+_SHORT_NAMES = r"(?<![A-Za-z0-9])(?:pass|pw|sid|ssh[_-]?key|aws[_-]?key)|(?<!\w)(?:t?otp|pin|auth|sig|signature|cookie)"
 _SEPARATORS = (
     r"\\{0,3}[\"']?[\])]?\s{0,8}(?:=>|:=|={1,2}|:|%3[dDaA])\s{0,8}"  # password = x, "password": x, ['password'] = x
-    r"|\\{0,3}[\"']\s{0,8},\s{0,8}(?=[bru]{0,2}\\{0,3}[\"'])"  # ('password', 'x')
+    r"|\\{0,3}'\s{0,8},\s{0,8}(?=[bru]{0,2}\\{0,3}')"  # ('password', 'x'); in double quotes it is a list of columns
     r"|(?:\s{1,4}(?:is|was))?\s{1,4}(?=\\{0,3}[\"'])"  # password 'x'
     r"|\s{0,4}>(?=[^<\s])"  # <password>x</password>
     r"|\s{1,4}(?=(?=[^\s'\"&<>]{0,64}[0-9])(?=[^\s'\"&<>]{0,64}[a-z])[^\s'\"&<>]{6})"  # password hunter2
     r"|</name>\s{0,8}<value>\s{0,8}(?:<string>)?"  # XML-RPC
 )
 _KEY = re.compile(
-    rf"(?:(?:{_LONG_NAMES})(?:[_-]?(?:key|id|value|hash|plain|new|old|confirm|[0-9]{{1,3}}))?|(?<![A-Za-z0-9])(?:{_SHORT_NAMES}))"
+    rf"(?:(?:{_LONG_NAMES})(?:[_-]?(?:key|id|value|hash|plain|new|old|confirm|[0-9]{{1,3}}))?|{_SHORT_NAMES})"
     rf"(?:{_SEPARATORS})"
     rf"|--[a-z_-]{{0,32}}(?:{_LONG_NAMES}|pass)\s{{1,4}}(?=[^\s-])"  # --db_password x
     r"|[?&](?:key|code|hash|sig|h)=",

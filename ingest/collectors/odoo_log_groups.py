@@ -23,6 +23,13 @@ class Group:
     seconds: float = 0.0
     names: list[str] = field(default_factory=list)
 
+    def add(self, time_ms: int, seconds: float, name: str) -> None:
+        """One more; beyond the bound it is counted without its name."""
+        self.time_ms = max(self.time_ms, time_ms)
+        self.count, self.seconds = self.count + 1, self.seconds + seconds
+        if name and len(self.names) < MAX_NAMES:
+            self.names.append(name)
+
 
 def _recycled(reason: str, group: Group) -> Told:
     attributes: dict[str, Scalar] = {"odoo.worker.limit": reason, "odoo.worker.count": group.count}
@@ -30,7 +37,7 @@ def _recycled(reason: str, group: Group) -> Told:
 
 
 def _modules(reason: str, group: Group) -> Told:
-    names = ",".join(group.names[:MAX_NAMES])
+    names = ",".join(group.names)
     attributes: dict[str, Scalar] = {"odoo.module.count": group.count, "odoo.module.names": names}
     attributes["odoo.module.duration"] = round(group.seconds, 3)
     return INFO, f"{group.count} modules were installed or upgraded: {names[:200]}", attributes

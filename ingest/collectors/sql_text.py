@@ -89,3 +89,19 @@ def _after_comment(text: str, position: int) -> int:
 
 def _keep_space(sign: re.Match[str]) -> str:
     return " ?" if sign[0].startswith(" ") else "?"
+
+
+def statement_end(text: str, mark: str) -> int:
+    """Where the statement ends that `mark` follows, which begins with a line break: the first mark that is in no token.
+
+    The end of the text where there is none, as when a literal was left open or nobody can say where it ends.
+    """
+    position = 0
+    while token := _TOKEN.match(text, position):
+        end = _after_comment(text, token.end()) if token.lastgroup == "comment" else token.end()
+        if token.lastgroup == "space":
+            found = text.rfind("\n", position, end)
+            if found >= 0 and text.startswith(mark, found):
+                return found
+        position = end
+    return len(text)

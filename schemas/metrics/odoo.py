@@ -210,6 +210,25 @@ METRICS = (
         floor=0.05,
     ),
     Metric(
+        "odoo.log.refused",
+        Kind.SUM,
+        "{line}",
+        "Log lines refused as dead letters, by odoo.log.fault: encoding, no_record, time, field, old, failed.",
+    ),
+    Metric("odoo.log.unread", Kind.GAUGE, "By", "Bytes of the log that this look has left for the next ones."),
+    Metric(
+        "odoo.log.cron.runs",
+        Kind.SUM,
+        "{run}",
+        "Starts of scheduled actions that the log tells, by tenant and odoo.cron.name: each run, the first one and several between two looks as well.",
+    ),
+    Metric(
+        "odoo.log.worker.starts",
+        Kind.SUM,
+        "{worker}",
+        "Starts of workers that the log tells, by odoo.worker.type: also of those that ended before anybody looked.",
+    ),
+    Metric(
         "odoo.worker.killed",
         Kind.SUM,
         "{worker}",
@@ -226,7 +245,12 @@ METRICS = (
     Metric(
         "odoo.worker.waiting", Kind.GAUGE, "{request}", "Connections that the kernel accepted and no worker has taken."
     ),
-    Metric("odoo.worker.started", Kind.SUM, "{worker}", "Workers that were started since the first look, by type."),
+    Metric(
+        "odoo.worker.started",
+        Kind.SUM,
+        "{worker}",
+        "Workers seen at a look and not at the one before, by type; odoo.log.worker.starts counts also those that ended in between.",
+    ),
     Metric("odoo.worker.files", Kind.GAUGE, "{file}", "Open files of the worker that has most, by odoo.worker.type."),
     Metric("odoo.worker.files.max", Kind.GAUGE, "{file}", "Files that this worker may have open (RLIMIT_NOFILE)."),
     Metric("odoo.websocket.connections", Kind.GAUGE, "{connection}", "Connections at the gevent (longpolling) port."),
