@@ -174,7 +174,7 @@ _LONG_NAMES = (
     "|secrets?|tokens?|api[_ -]?keys?|access[_-]?keys?|private[_-]?keys?|(?:secret|signing|encryption|master|shared|account)[_-]?keys?"
     "|credentials?|session[_-]?(?:id|key)|csrf|jwt"
 )
-_SHORT_NAMES = r"(?<![A-Za-z0-9])(?:pass|pw|sid|ssh[_-]?key|aws[_-]?key)|(?<!\w)(?:t?otp|pin|auth|sig|signature|cookie)"
+_SHORT_NAMES = r"(?<![A-Za-z0-9])(?:pass|pw|sid|ssh[_-]?key|aws[_-]?key)|(?<!\w)(?:t?otp|pin|auth|sig|signature)"
 _SEPARATORS = (
     r"\\{0,3}[\"']?[\])]?\s{0,8}(?:=>|:=|={1,2}|:|%3[dDaA])\s{0,8}"  # password = x, "password": x, ['password'] = x
     r"|\\{0,3}'\s{0,8},\s{0,8}(?=[bru]{0,2}\\{0,3}')"  # ('password', 'x'); in double quotes it is a list of columns
@@ -303,6 +303,8 @@ def _value(text: str, start: int) -> tuple[int, int]:
         return opened.end(), _closed(text, opened.end(), opened[1])
     if text[start : start + 1] in {"(", "[", "{"} and text[start : start + 2] not in _HARMLESS:
         return start, _line_end(text, start)
+    if scheme := _AUTH_SCHEME.match(text, start):
+        start = scheme.end()
     bare = _BARE.match(text, start)
     end = bare.end() if bare else start
     return start, start + len(text[start:end].rstrip(",;)]}"))
