@@ -5,6 +5,9 @@ busy worker, and what the kernel has accepted and nobody has taken yet waits for
 from outside and without any right but to read /proc. Cron workers run at a niceness of 10, and the gevent
 process has its word in the command line; so they are told apart also without `setproctitle`.
 
+Any user of the host names his processes as he likes, so what /proc says is read as foreign text: an entry that cannot be read
+or understood costs itself and is counted. A worker that starts and ends between two looks is not seen here; the log tells it.
+
 Source: odoo/service/server.py (PreforkServer, WorkerHTTP, WorkerCron); Linux, proc(5); net/ipv4/tcp_ipv4.c, where the
 rx_queue of a listening socket is the length of its accept queue and a connection not yet accepted has no inode.
 """
@@ -12,9 +15,10 @@ rx_queue of a listening socket is the length of its accept queue and a connectio
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +34,8 @@ TITLE = re.compile(r"^odoo: Worker(HTTP|Cron|Job)")
 TYPES = ("http", "cron", "gevent")
 CRON_NICENESS = 10
 ESTABLISHED, CLOSE_WAIT, LISTEN = 0x01, 0x08, 0x0A
-FILES = re.compile(r"^Max open files\s+(\d+)", re.MULTILINE)
+FILES = re.compile(r"^Max open files[ \t]{1,64}([0-9]{1,19})[ \t]", re.MULTILINE)
+MAX_COMMAND_BYTES = 65_536
 
 
 class OdooWorkersOptions(Options):
@@ -74,6 +79,15 @@ class Port(NamedTuple):
     taken: int
     waiting: int
     listens: bool
+    unreadable: int = 0
+    """Lines that are none of /proc/net/tcp."""
+
+
+class Seen(NamedTuple):
+    """The processes of a look, and how many entries could not be read or understood; one that has ended is none."""
+
+    processes: list[Process]
+    unreadable: int
 
 
 class OdooWorkers:
@@ -87,9 +101,14 @@ class OdooWorkers:
         self._since_ms = 0
 
     async def collect(self, now_ms: int, position: str | None) -> Collected:
-        """One look. Raises Unavailable when no Odoo server runs there."""
-        processes = await asyncio.to_thread(self._processes)
-        workers = self._workers(processes)
+        """One look. Raises Unavailable when no Odoo server runs there, or when /proc is not there."""
+        try:
+            seen = await asyncio.to_thread(_processes, Path(self._options.proc))
+        except OSError as error:
+            why = f"{self._options.proc} cannot be read: {error.strerror or type(error).__name__}"
+            mend = "Mount the host's /proc there, or say with the option proc where it is"
+            raise Unavailable(self._target.resource.name, why, mend) from error
+        workers = self._workers([one for one in seen.processes if one.command])
         http, gevent = await asyncio.to_thread(self._ports)
         if not workers and not http.listens:
             raise Unavailable(
@@ -99,9 +118,9 @@ class OdooWorkers:
             )
         if self._known is None:
             self._since_ms = now_ms
-        return Collected(
-            [self._target.scrape(self._points(workers, http, gevent), now_ms, start_time_ms=self._since_ms)]
-        )
+        points = self._points(workers, http, gevent)
+        points[self._series("odoo.worker.unreadable")] = float(seen.unreadable + http.unreadable)
+        return Collected([self._target.scrape(points, now_ms, start_time_ms=self._since_ms)])
 
     async def close(self) -> None:
         """Nothing is held between looks."""
@@ -130,9 +149,6 @@ class OdooWorkers:
         attributes = {"tenant.id": tenant} if tenant else {}
         return identity(name, attributes | ({"odoo.worker.type": kind} if kind else {}))
 
-    def _processes(self) -> list[Process]:
-        return [one for one in _processes(Path(self._options.proc)) if one.command]
-
     def _workers(self, processes: list[Process]) -> list[Process]:
         """Children of the masters: an Odoo process whose parent is none."""
         odoo = {one.pid: one for one in processes if one.is_odoo}
@@ -155,7 +171,7 @@ class OdooWorkers:
             place = Path(self._options.proc) / str(pid)
             try:
                 count = float(sum(1 for _ in (place / "fd").iterdir()))
-                found = FILES.search((place / "limits").read_text())
+                found = FILES.search((place / "limits").read_bytes().decode(errors="replace"))
             except OSError:  # gone meanwhile, or closed to us
                 continue
             if found and (most is None or count > most):
@@ -164,38 +180,55 @@ class OdooWorkers:
 
 
 def port(lines: Iterable[str], number: int) -> Port:
-    """Connections of a port from the lines of /proc/net/tcp."""
-    taken = waiting = 0
+    """Connections of a port from the lines of /proc/net/tcp. A line that is none costs itself and is counted."""
+    taken = waiting = unreadable = 0
     listens = False
     for fields in map(str.split, lines):
-        if int(fields[1].rpartition(":")[2], 16) != number:
+        try:
+            if int(fields[1].rpartition(":")[2], 16) != number:
+                continue
+            state, queue, inode = int(fields[3], 16), int(fields[4].partition(":")[2], 16), int(fields[9])
+        except (ValueError, IndexError):
+            unreadable += 1
             continue
-        state, queue, inode = int(fields[3], 16), int(fields[4].partition(":")[2], 16), int(fields[9])
         if state == LISTEN:
             listens, waiting = True, waiting + queue
         elif state in (ESTABLISHED, CLOSE_WAIT) and inode:
             taken += 1
-    return Port(taken, waiting, listens)
+    return Port(taken, waiting, listens, unreadable)
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        return path.read_text().splitlines()[1:]
+        return path.read_bytes().decode(errors="replace").splitlines()[1:]
     except OSError:  # a kernel without IPv6
         return []
 
 
-def _processes(proc: Path) -> Iterator[Process]:
-    for place in proc.iterdir():
-        if not place.name.isdigit():
+def _processes(proc: Path) -> Seen:
+    processes: list[Process] = []
+    unreadable = 0
+    for name in os.listdir(proc):
+        if not (name.isascii() and name.isdecimal()):
             continue
         try:
-            stat, command = (place / "stat").read_text(), (place / "cmdline").read_bytes()
-        except OSError:  # it ended meanwhile
+            processes.append(_process(proc / name))
+        except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
             continue
-        fields = stat.rpartition(")")[2].split()
-        words = tuple(word.decode(errors="replace") for word in command.split(b"\0") if word)
-        yield Process(int(place.name), int(fields[1]), int(fields[16]), int(fields[19]), words)
+        except (OSError, ValueError, IndexError):
+            unreadable += 1
+    return Seen(processes, unreadable)
+
+
+def _process(place: Path) -> Process:
+    """Raises OSError, ValueError or IndexError when an entry is not as proc(5) has it."""
+    stat = (place / "stat").read_bytes().decode(errors="replace")
+    with (place / "cmdline").open("rb") as file:
+        command = file.read(MAX_COMMAND_BYTES)
+    # The name stands in parentheses and may hold anything, other parentheses among it.
+    fields = stat.rpartition(")")[2].split()
+    words = tuple(word.decode(errors="replace") for word in command.split(b"\0") if word)
+    return Process(int(place.name), int(fields[1]), int(fields[16]), int(fields[19]), words)
 
 
 KIND = CollectorKind("odoo_workers", OdooWorkers, OdooWorkersOptions)

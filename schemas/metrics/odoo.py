@@ -251,6 +251,9 @@ METRICS = (
         "{worker}",
         "Workers seen at a look and not at the one before, by type; odoo.log.worker.starts counts also those that ended in between.",
     ),
+    Metric(
+        "odoo.worker.unreadable", Kind.GAUGE, "{entry}", "Entries of /proc that this look could not read or understand."
+    ),
     Metric("odoo.worker.files", Kind.GAUGE, "{file}", "Open files of the worker that has most, by odoo.worker.type."),
     Metric("odoo.worker.files.max", Kind.GAUGE, "{file}", "Files that this worker may have open (RLIMIT_NOFILE)."),
     Metric("odoo.websocket.connections", Kind.GAUGE, "{connection}", "Connections at the gevent (longpolling) port."),
