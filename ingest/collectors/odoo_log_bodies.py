@@ -20,6 +20,7 @@ MAX_BODY = 16_384
 MAX_READ = 65_536  # characters of a message that are looked at
 MAX_REFUSED = 262_144  # bytes of a refused record in its dead letter
 MIN_MIXED = 24
+MIN_KINDS = 6  # different characters of a digest; a row of nines is none
 
 _EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%-]++@[\w-]++(?:\.[\w-]++)++")
 _EXCEPTION = re.compile(r"^([A-Za-z_][\w.]{0,254})(?::|$)")
@@ -267,7 +268,7 @@ def _without_random(text: str) -> str:
 
 def _is_random(run: str) -> bool:
     if _HEX.match(run):
-        return True
+        return len(set(run)) >= MIN_KINDS
     digits = sum(map(run.count, "0123456789"))
     lower, upper = run.upper() != run, run.lower() != run
     if digits < 2 or not (lower and upper):

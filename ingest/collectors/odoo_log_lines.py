@@ -260,7 +260,7 @@ class _Records:
             yield from self._no_beginning(raw, text, unread)
         elif quote := self.open.end_of_quote() if self.open else None:
             self.quote = quote
-            self.held.append(raw)
+            yield from self._held(raw)
         elif text.startswith("{") and self._is_doubtful(found):
             yield from self._doubtful(raw, text, found)
         else:
@@ -448,7 +448,10 @@ def _text(value: Any) -> str:
         return value
     if isinstance(value, list) and all(isinstance(one, str) for one in value):
         return "\n".join(value)
-    return orjson.dumps(value).decode()
+    try:
+        return orjson.dumps(value).decode()
+    except TypeError as error:  # what it can read it cannot always write
+        raise ValueError("message: is nested too deeply") from error
 
 
 def _pid(value: Any) -> int | None:
