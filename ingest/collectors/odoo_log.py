@@ -138,7 +138,7 @@ class OdooLog:
         age_ms = now_ms - piece.written_ms
         settled = (age_ms >= self._options.settle_ms or age_ms < -AHEAD_MS) and piece.data.endswith(b"\n")
         full = len(piece.data) >= self._options.max_bytes
-        refused = _Refused(str(self._path))
+        refused = _Refused(str(self._path), mask=self._options.mask)
         used = 0
         for told in split(piece.data, habit, final=piece.whole or (settled and not full), full=full):
             # Between two records only: bytes refused inside a record belong to the same step.
@@ -189,14 +189,14 @@ class OdooLog:
 class _Refused:
     """What a look refused. Old records one after the other are one letter: a log of years is not thousands of them."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, mask: bool) -> None:
         self.letters: list[tuple[str, bytes]] = []
-        self._path = path
+        self._path, self._mask = path, mask
         self._last: Fault | None = None
 
     def add(self, unread: Unread) -> None:
         """One more, without what may not leave."""
-        data = shippable_bytes(unread.data)
+        data = shippable_bytes(unread.data, mask=self._mask)
         if unread.fault is Fault.OLD and self._last is Fault.OLD and len(self.letters[-1][1]) < LETTER_BYTES:
             reason, before = self.letters[-1]
             self.letters[-1] = (reason, before + b"\n" + data)

@@ -22,17 +22,21 @@ MAX_REFUSED = 262_144  # bytes of a refused record in its dead letter
 MIN_MIXED = 24
 MIN_KINDS = 6  # different characters of a digest; a row of nines is none
 
-_EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%-]++@[\w-]++(?:\.[\w-]++)++")
+_EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%-]++@(?![0-9.]++(?![\w-]))[\w-]++(?:\.[\w-]++)++")
 _EXCEPTION = re.compile(r"^([A-Za-z_][\w.]{0,254})(?::|$)")
 _STATEMENT = re.compile(
     r"\b(?:SELECT\s|INSERT\s{1,8}INTO\s|UPDATE\s{1,8}[\w\".]{1,200}\s{1,8}SET\s|DELETE\s{1,8}FROM\s|MERGE\s{1,8}INTO\s"
     r"|WITH\s{1,8}[\w\".]{1,200}\s{1,8}AS\s|COPY\s|CALL\s{1,8}\w|(?:ALTER|CREATE)\s{1,8}(?:ROLE|USER)\s|VALUES\s{0,8}\(|WHERE\s)"
 )
+# In small letters only where more than one word of SQL stands where it should: people write "select ... from" as well.
 _SMALL_STATEMENT = re.compile(
-    r"(?i:\bselect\s{1,8}[^;]{1,400}?\sfrom\s{1,8}[\w\".]{1,200}\s{1,8}(?:as\s|where\s|limit\s|order\s|group\s|join\s)"
-    r"|\binsert\s{1,8}into\s{1,8}[\w\".]{1,200}\s{0,8}(?:\(|values|select)|\bupdate\s{1,8}[\w\".]{1,200}\s{1,8}set\s"
-    r"|\bdelete\s{1,8}from\s{1,8}[\w\".]{1,200}\s{1,8}where\s)"
+    r"\b(?i:insert\s{1,8}into\s{1,8}[\w\".]{1,200}\s{0,8}(?:\(|values|select)|update\s{1,8}[\w\".]{1,200}\s{1,8}set\s"
+    r"|delete\s{1,8}from\s{1,8}[\w\".]{1,200}\s{1,8}where\s)"
 )
+_SMALL_FROM = re.compile(
+    r"(?i:\sfrom\s{1,8}[\w\".]{1,200}(?:\s{1,8}(?:as|where|limit|order|group|join|left|inner|for|union)\s|\s{0,8};|\s{0,8}$))"
+)
+_SMALL_SELECT = re.compile(r"(?i:\bselect\s)")
 _QUERY = re.compile(r"^(?:\[[0-9. ]{1,20}ms\] )?query: |\bin query ")
 # What PostgreSQL puts below or behind a message, in the languages that it speaks at Odoo's customers.
 _APPENDIX = re.compile(
@@ -95,6 +99,7 @@ _QUOTES_A_VALUE = re.compile(
     r"|(?:at or near|malformed \w{1,20} literal:) (?=\"))"
 )
 _TYPED = re.compile(r"<[^<>\n]{1,1024}>")
+_LOGGER_OF_LOGINS = re.compile(r"\b(odoo\.addons\.(?:auth_|base\.models\.res_users)[\w.]{0,100})\"?[:,] ?")
 # How such a message begins, and what stands before and behind the login.
 _TYPED_BETWEEN = (
     ("Login attempt ignored", "(user '", "') on "),
@@ -111,8 +116,7 @@ def body(entry: Entry, *, mask: bool) -> str:
     """The message as it may be shipped; `mask`: without addresses and logins, too."""
     text = shippable(entry.message[:MAX_READ], entry.logger)
     if mask:
-        text = _EMAIL.sub("<address>", text)
-        text = _without_logins(text, entry.logger)
+        text = _without_people(text, entry.logger)
     return printable(text)[:MAX_BODY]
 
 
@@ -127,13 +131,16 @@ def shippable(text: str, logger: str = "") -> str:
     return _without_random(masked(text))
 
 
-def shippable_bytes(data: bytes) -> bytes:
+def shippable_bytes(data: bytes, *, mask: bool) -> bytes:
     """Bytes that are no record, for a dead letter: as they are, but for what may not leave and what is too much."""
     kept = data[:MAX_REFUSED]
     if kept.count(0) * 3 >= len(kept):  # UTF-16 would hide everything from the patterns
         kept = kept.replace(b"\0", b"")
     text = kept.decode("utf-8", "surrogateescape")
-    told = "\n".join(shippable(part) for part in _parts(text)).encode("utf-8", "surrogateescape")
+    shown = "\n".join(shippable(part) for part in _parts(text))
+    if mask:
+        shown = "\n".join(_raw_without_people(line) for line in shown.split("\n"))
+    told = shown.encode("utf-8", "surrogateescape")
     if not text.isascii():
         told = masked(told.decode("latin-1")).encode("latin-1", "replace")
     left_out = len(data) - MAX_REFUSED
@@ -188,7 +195,7 @@ def _said(message: str) -> str:
     known = _KNOWN.match(message)
     if known is None:
         return NOT_KNOWN
-    return known[0] if known.end() == len(message.rstrip(" .)'\"\\n")) else f"{known[0]} {ELLIPSIS}"
+    return f"{known[0]} {ELLIPSIS}" if message[known.end() :].strip(" .,)'\"\\n") else known[0]
 
 
 def _lines(text: str) -> Iterator[str]:
@@ -219,6 +226,8 @@ def _lines(text: str) -> Iterator[str]:
 def _begins(line: str) -> int:
     """Where a statement begins in the line, -1 where none does."""
     found = _STATEMENT.search(line) or _SMALL_STATEMENT.search(line)
+    if found is None and (selects := _SMALL_SELECT.search(line)) and _SMALL_FROM.search(line, selects.end()):
+        found = selects
     return found.start() if found else -1
 
 
@@ -236,6 +245,19 @@ def _without_values(line: str) -> tuple[str, bool]:
 
 
 # Names that strangers type, and what nobody typed.
+
+
+def _without_people(text: str, logger: str) -> str:
+    """The text without addresses and logins."""
+    return _without_logins(_EMAIL.sub("<address>", text), logger)
+
+
+def _raw_without_people(line: str) -> str:
+    """As `_without_people`, of a line whose logger nobody has read."""
+    logger = _LOGGER_OF_LOGINS.search(line[:1_024])
+    if logger is None:
+        return _without_people(line, "")
+    return line[: logger.end()] + _without_people(line[logger.end() :], logger[1])
 
 
 def _without_logins(text: str, logger: str) -> str:

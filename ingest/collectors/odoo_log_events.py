@@ -376,7 +376,7 @@ class Reading:
     def _security(self, name: str, entry: Entry, found: _Login) -> SecurityEvent:
         # RPC logins stand under the database `None`; 17 and 18 name it in the message, 19 nowhere.
         database = found.database or entry.database
-        attributes: dict[str, Scalar] = {"db.namespace": database} if database else {}
+        attributes: dict[str, Scalar] = {"db.namespace": masked(database)} if database else {}
         return SecurityEvent(
             **self.target.identity(),
             time_ms=entry.time_ms,
@@ -407,10 +407,12 @@ class Reading:
     def _batch(self, rows: list[_Row]) -> LogBatch:
         entries = [row.entry for row in rows]
         names = sorted({name for row in rows for name in row.attributes})
+        named = {name for entry in entries for name in (entry.logger, entry.database)}
+        shown = {name: masked(name) if name else name for name in named}
         columns: dict[str, tuple[Scalar | None, ...]] = {
-            "odoo.logger": tuple(entry.logger for entry in entries),
+            "odoo.logger": tuple(shown[entry.logger] for entry in entries),
             "process.pid": tuple(entry.pid for entry in entries),
-            "db.namespace": tuple(entry.database for entry in entries),
+            "db.namespace": tuple(shown[entry.database] for entry in entries),
             "exception.type": tuple(exception_type(entry.message) for entry in entries),
         }
         more = {name: tuple(row.attributes.get(name) for row in rows) for name in names}
