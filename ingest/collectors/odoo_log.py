@@ -13,7 +13,6 @@ Source: odoo/netsvc.py and odoo/service/server.py of 16-19, checked on recorded 
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import logging
 import traceback
@@ -32,12 +31,15 @@ from ingest.collectors.odoo_log_hours import Hours
 from ingest.collectors.odoo_log_lines import Entry, Fault, Form, Habit, Told, Unread, split
 from ingest.collectors.tail import NotAFile, Piece, Place, end_of, read
 from ingest.moments import AHEAD_MS, BEHIND_MS
+from ingest.threads import HangsError, Threads
 from schemas.masking import masked
 from schemas.records import OperationsEvent, Scrape
 
 log = logging.getLogger(__name__)
 
+MAX_RECORDS = 20_000  # of the log in one look, so that it ends in time however large a piece may be
 MAX_TOLD = 5_000  # records and log lines of one look; the rest of the piece is read again at the next
+READ_SHARE = 0.8  # of the resource's time-out
 LETTER_BYTES = 600_000  # of old records in one dead letter
 MAX_SERIES = 10_000  # of one scrape; a cell with very many tenants gives several
 
@@ -81,13 +83,18 @@ class OdooLog:
         self._options = target.options(OdooLogOptions)
         self._path = _path(target, self._options)
         self._zone = ZoneInfo(self._options.time_zone)
+        self._threads = Threads("odoo_log", target.resource.timeout_s * READ_SHARE)
         self._form: Form = "" if self._options.format == "auto" else self._options.format
 
     async def collect(self, now_ms: int, position: str | None) -> Collected:
         """The next piece. Raises Unavailable when the file is not there or closed to us."""
         try:
-            # Reading and parsing a piece takes up to a tenth of a second, which the other targets need not wait for.
-            return await asyncio.to_thread(self._look, now_ms, position)
+            # Reading and parsing a piece takes up to a tenth of a second, which the other targets need not wait for; and a
+            # mount that does not answer holds a thread for as long as it likes, but never a second one.
+            return await self._threads.run("log", lambda: self._look(now_ms, position))
+        except HangsError as error:
+            mend = "See which mount does not answer: processes in state D, the kernel's log"
+            raise Unavailable(self._target.resource.name, f"{self._path}: {error}", mend) from error
         except OSError as error:
             reason, mend = _away(self._path, error)
             raise Unavailable(self._target.resource.name, reason, mend) from error
@@ -139,11 +146,12 @@ class OdooLog:
         settled = (age_ms >= self._options.settle_ms or age_ms < -AHEAD_MS) and piece.data.endswith(b"\n")
         full = len(piece.data) >= self._options.max_bytes
         refused = _Refused(str(self._path), mask=self._options.mask)
-        used = 0
+        used = records = 0
         for told in split(piece.data, habit, final=piece.whole or (settled and not full), full=full):
             # Between two records only: bytes refused inside a record belong to the same step.
-            if told.used > used and reading.told + len(refused.letters) >= MAX_TOLD:
+            if told.used > used and (reading.told + len(refused.letters) >= MAX_TOLD or records >= MAX_RECORDS):
                 return refused.letters, used
+            records += 1
             unread = told.what if isinstance(told.what, Unread) else self._understand(reading, told, told.what, now_ms)
             if unread is not None:
                 reading.refuse(unread.fault)

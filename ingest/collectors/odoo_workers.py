@@ -14,7 +14,6 @@ rx_queue of a listening socket is the length of its accept queue and a connectio
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 from collections import Counter
@@ -25,6 +24,7 @@ from typing import NamedTuple
 from pydantic import Field
 
 from ingest.collector import Collected, CollectorKind, Options, Target, Unavailable
+from ingest.threads import HangsError, Threads
 from schemas.series import identity
 
 Points = dict[str, float | None]
@@ -36,6 +36,7 @@ CRON_NICENESS = 10
 ESTABLISHED, CLOSE_WAIT, LISTEN = 0x01, 0x08, 0x0A
 FILES = re.compile(r"^Max open files[ \t]{1,64}([0-9]{1,19})[ \t]", re.MULTILINE)
 MAX_COMMAND_BYTES = 65_536
+READ_SHARE = 0.8  # of the resource's time-out
 
 
 class OdooWorkersOptions(Options):
@@ -96,6 +97,7 @@ class OdooWorkers:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._options = target.options(OdooWorkersOptions)
+        self._threads = Threads("odoo_workers", target.resource.timeout_s * READ_SHARE)
         self._known: set[tuple[int, int]] | None = None
         self._started: Counter[str] = Counter()
         self._since_ms = 0
@@ -103,13 +105,15 @@ class OdooWorkers:
     async def collect(self, now_ms: int, position: str | None) -> Collected:
         """One look. Raises Unavailable when no Odoo server runs there, or when /proc is not there."""
         try:
-            seen = await asyncio.to_thread(_processes, Path(self._options.proc))
+            seen, http, gevent = await self._threads.run("proc", self._look)
+        except HangsError as error:
+            mend = "See which process the kernel holds: state D, the kernel's log"
+            raise Unavailable(self._target.resource.name, f"{self._options.proc}: {error}", mend) from error
         except OSError as error:
             why = f"{self._options.proc} cannot be read: {error.strerror or type(error).__name__}"
             mend = "Mount the host's /proc there, or say with the option proc where it is"
             raise Unavailable(self._target.resource.name, why, mend) from error
         workers = self._workers([one for one in seen.processes if one.command])
-        http, gevent = await asyncio.to_thread(self._ports)
         if not workers and not http.listens:
             raise Unavailable(
                 self._target.resource.name,
@@ -124,6 +128,9 @@ class OdooWorkers:
 
     async def close(self) -> None:
         """Nothing is held between looks."""
+
+    def _look(self) -> tuple[Seen, Port, Port]:
+        return (_processes(Path(self._options.proc)), *self._ports())
 
     def _points(self, workers: list[Process], http: Port, gevent: Port) -> Points:
         now = {(one.pid, one.started) for one in workers}

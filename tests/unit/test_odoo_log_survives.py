@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import random
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from ingest.collector import Collected, Target, Unavailable
 from ingest.collectors import odoo_log_events
-from ingest.collectors.odoo_log import OdooLog
+from ingest.collectors.odoo_log import MAX_RECORDS, OdooLog
 from ingest.collectors.odoo_log_events import Memory, Reading
 from ingest.collectors.odoo_log_hours import Hours, Impossible
 from ingest.collectors.odoo_log_lines import Entry, Habit, Unread, split
@@ -210,12 +211,15 @@ async def test_a_name_of_any_length_is_told_cut(length: int, tmp_path: Path) -> 
     assert max(len(event.model_dump_json()) for event in told) < 2_000
 
 
-async def test_levels_without_end_are_one_series(tmp_path: Path) -> None:
+async def test_levels_without_end_are_one_series_and_a_look_ends_after_so_many_records(tmp_path: Path) -> None:
     letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     levels = ["".join(random.Random(number).choices(letters, k=8)) for number in range(20_001)]
     lines = [f"{PREFIX}{level} acme odoo.http: x" for level in levels]
-    collected = await read_lines(tmp_path, *lines, max_bytes=16_777_216)
-    assert points(collected)['odoo.log.records{odoo.log.level="OTHER",tenant.id="acme"}'] == 20_001
+    first = await read_lines(tmp_path, *lines, max_bytes=16_777_216)
+    series = 'odoo.log.records{odoo.log.level="OTHER",tenant.id="acme"}'
+    assert points(first)[series] == MAX_RECORDS
+    second = await watch(tmp_path / "odoo.log").collect(NOW_MS + 120_000, first.position)
+    assert points(second)[series] == 20_001
 
 
 async def test_crons_without_end_are_counted_as_one(tmp_path: Path) -> None:
@@ -685,3 +689,29 @@ def test_nothing_stops_the_reading() -> None:
 @pytest.mark.parametrize("seed", range(20))
 def test_nothing_stops_the_reading_of_very_many(seed: int) -> None:
     survives(25_000, seed=100 + seed)
+
+
+async def test_a_mount_that_does_not_answer_holds_one_thread_and_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, opened, asked = threading.Event(), os.open, list[str]()
+
+    def hanging(path: str, flags: int) -> int:
+        asked.append(str(path))
+        answers.wait()
+        return opened(path, flags)
+
+    path = tmp_path / "odoo.log"
+    path.write_text(f"{BEFORE}\n")
+    resource = Resource(name="odoo-log", system="odoo_log", url=path.as_uri(), timeout_s=3, interval_s=5)
+    collector = OdooLog(Target(CELL, resource, path.as_uri()))
+    monkeypatch.setattr(os, "open", hanging)
+    for _ in range(3):
+        with pytest.raises(Unavailable, match=r"odoo\.log: .*kernel.*See which mount does not answer"):
+            await collector.collect(NOW_MS, None)
+    assert len(asked) == 1
+    answers.set()
+    async with asyncio.timeout(30):
+        while collector._threads.hanging:  # noqa: ASYNC110 (the thread that answers is not the test's)
+            await asyncio.sleep(0)
+    assert bodies(await collector.collect(NOW_MS + 60_000, None)) == ["before"]
