@@ -36,8 +36,8 @@ DATABASE_EXAMPLE = "postgresql://pilothouse:PASSWORD@db.example:5432/pilothouse"
 REDIS_EXAMPLE = "redis://:PASSWORD@cache.example:6379/0"
 OTLP_EXAMPLE = "grpc://collector.example:4317"
 
-_BOOTSTRAP = re.compile(r"[^\s:,?/@]+:\d{1,5}(,[^\s:,?/@]+:\d{1,5})*")
-_PASSWORD = re.compile(r"(://[^:/@]*:)(.*)(@)")  # greedy: a password may hold an unescaped @
+_BOOTSTRAP = re.compile(r"^[^\s:,?/@]++:\d{1,5}(,[^\s:,?/@]++:\d{1,5})*")
+_PASSWORD = re.compile(r"(://[^:/@]{0,255}:)(.{0,1024})(@)")  # greedy: a password may hold an unescaped @
 _SECRET_OPTION = re.compile(r"(password=)[^&]*", re.IGNORECASE)
 
 

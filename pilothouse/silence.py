@@ -60,7 +60,7 @@ def author() -> str:
 
 def lasts_ms(text: str) -> int:
     """90m, 2h, 3d as ms. Raises SilenceError."""
-    fits = re.fullmatch(r"(\d+(?:\.\d+)?)([mhd])", text)
+    fits = re.fullmatch(r"^(\d{1,9}(?:\.\d{1,9})?)([mhd])", text)
     length_ms = round(float(fits[1]) * UNITS_S[fits[2]] * 1000) if fits else 0
     if not 0 < length_ms <= LONGEST_MS:
         raise SilenceError(f"--for {text} is no time; write 90m, 2h or 3d, at most {LONGEST_MS // 86_400_000}d")

@@ -79,7 +79,7 @@ class Resource(BaseModel):
     @field_validator("url")
     @classmethod
     def _no_password(cls, url: str | Reference | None) -> str | Reference | None:
-        if isinstance(url, str) and re.search(r"://[^/@\s]*:[^/@\s]+@", url):
+        if isinstance(url, str) and re.search(r"://[^/@\s:]*+:[^/@\s]++@", url):
             raise ValueError("the url holds a password; write url: {env: NAME} or url: {file: PATH}")
         return url
 

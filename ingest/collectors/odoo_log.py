@@ -146,12 +146,12 @@ class OdooLog:
         settled = (age_ms >= self._options.settle_ms or age_ms < -AHEAD_MS) and piece.data.endswith(b"\n")
         full = len(piece.data) >= self._options.max_bytes
         refused = _Refused(str(self._path), mask=self._options.mask)
-        used = records = 0
-        for told in split(piece.data, habit, final=piece.whole or (settled and not full), full=full):
+        used = 0
+        told_of = split(piece.data, habit, final=piece.whole or (settled and not full), full=full)
+        for records, told in enumerate(told_of):
             # Between two records only: bytes refused inside a record belong to the same step.
             if told.used > used and (reading.told + len(refused.letters) >= MAX_TOLD or records >= MAX_RECORDS):
                 return refused.letters, used
-            records += 1
             unread = told.what if isinstance(told.what, Unread) else self._understand(reading, told, told.what, now_ms)
             if unread is not None:
                 reading.refuse(unread.fault)
