@@ -19,6 +19,7 @@ from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMe
 from opentelemetry.sdk.resources import Resource
 
 from pilothouse.settings import Settings
+from schemas.metrics.metric import Kind
 from schemas.metrics.pilothouse import METRICS
 from sinks.context import Task
 from sinks.otlp_transport import place
@@ -66,7 +67,8 @@ def reporting(settings: Settings, program: str, instance: str | None, read: Read
     for metric in METRICS:
         if metric.name.startswith(("pilothouse.worker.", "pilothouse.sink.")):
             told = _told(metric.name, read)
-            meter.create_observable_counter(metric.name, [told], metric.unit, metric.description)
+            make = meter.create_observable_gauge if metric.kind is Kind.GAUGE else meter.create_observable_counter
+            make(metric.name, [told], metric.unit, metric.description)
     try:
         yield
     finally:

@@ -33,6 +33,7 @@ from sinks.alerts_history import History
 from sinks.alerts_news import Heartbeat, Notification, Told, body, due, flush, fold, is_heartbeat
 from sinks.backoff import Backoff, retry_after_s
 from sinks.context import Context, Task
+from sinks.kafka_clients import Broker
 from sinks.sink import Assignment, Batch, Message, Opened, Refuse, SinkUnavailable
 
 log = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class Alerts:
         route: Route,
         url: str,
         secret: str,
-        kafka: Mapping[str, Any],
+        kafka: Mapping[str, Any] | Broker,
         now_s: Callable[[], float],
         config: Config | None = None,
         backoff: Backoff | None = None,
@@ -138,10 +139,10 @@ class Alerts:
             incidents = frozenset(
                 one for one in assignment.partitions if not one.topic.endswith(topics.DETECTIONS.name)
             )
-            offsets = await history.read(incidents, since_ms, self._recall)
+            offsets = await history.read(incidents, since_ms, self._recall, assignment.committed)
             if beats := assignment.partitions - incidents:
                 now_ms = self._now_ms() - int(1000 * self.config.heartbeat_s)
-                offsets |= await history.read(beats, now_ms, self._recall)
+                offsets |= await history.read(beats, now_ms, self._recall, assignment.committed)
             for partition in assignment.partitions:
                 self._partitions.setdefault(partition, Partition())
         if self._holding is None:

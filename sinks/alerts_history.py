@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka import TopicPartition
 
 from schemas.codec import Received, decode
 from schemas.records import Incident
-from sinks.kafka_clients import ended
+from sinks.kafka_clients import Broker, broker_of, ended
 
 Recall = Callable[[TopicPartition, Incident, bool], None]
 """Takes an incident of a partition; the last argument says whether the route is past it or has yet to read it."""
@@ -20,19 +19,27 @@ Recall = Callable[[TopicPartition, Incident, bool], None]
 class History:
     """The incidents that stood in the log before a route takes up its partitions."""
 
-    def __init__(self, kafka: Mapping[str, Any], group: str, timeout_s: float) -> None:
-        self._kafka, self._group, self._timeout_s = kafka, group, timeout_s
+    def __init__(self, kafka: Mapping[str, Any] | Broker, group: str, timeout_s: float) -> None:
+        self._broker, self._group, self._timeout_s = broker_of(kafka, timeout_s), group, timeout_s
 
     async def read(
-        self, partitions: frozenset[TopicPartition], since_ms: int, recall: Recall
+        self,
+        partitions: frozenset[TopicPartition],
+        since_ms: int,
+        recall: Recall,
+        committed: Mapping[TopicPartition, int] | None = None,
     ) -> dict[TopicPartition, int]:
         """Show each incident to `recall`; where the route goes on reading, by partition.
 
         Where it has committed, it goes on there, and has been told what stands before. Where it never has, it begins
-        at `since_ms`. Raises KafkaError or TimeoutError.
+        at `since_ms`. What is `committed` is asked of the group unless it is given. Raises KafkaError or TimeoutError.
         """
-        committed = await self._committed(partitions)
-        reader = AIOKafkaConsumer(**self._kafka, auto_offset_reset="earliest", enable_auto_commit=False)
+        if not partitions:
+            return {}
+        if committed is None:
+            committed = {one: at.offset for one, at in (await self._broker.committed(self._group, partitions)).items()}
+        committed = {one: offset for one, offset in committed.items() if one in partitions}
+        reader = self._broker.reader()
         try:
             async with asyncio.timeout(self._timeout_s):
                 await reader.start()
@@ -45,16 +52,6 @@ class History:
             return starts
         finally:
             await ended(reader.stop(), self._timeout_s)
-
-    async def _committed(self, partitions: frozenset[TopicPartition]) -> dict[TopicPartition, int]:
-        client = AIOKafkaAdminClient(**self._kafka)
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                await client.start()
-                found = await client.list_consumer_group_offsets(self._group, partitions=list(partitions))
-            return {one: place.offset for one, place in found.items() if place.offset >= 0}
-        finally:
-            await ended(client.close(), self._timeout_s)
 
     async def _first(
         self, reader: Any, partitions: frozenset[TopicPartition], since_ms: int

@@ -7,14 +7,16 @@ by its source and sequence, because a record that left the spool twice comes bac
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from aiokafka import TopicPartition
 from pydantic import ValidationError
 
-from schemas.codec import Received, Rejected, decode, explain
+from schemas.codec import Headers, Reason, Received, Rejected, decode, explain
 from schemas.records import DeadLetter, Heartbeat
 from sinks.letters import Letters
 from sinks.sink import Batch, Config, Counts, Message, Sequences
@@ -24,6 +26,8 @@ log = logging.getLogger(__name__)
 HEARTBEAT = Heartbeat.type.encode()
 YIELD_EVERY = 4
 """Records that are decoded before the write under way gets its turn."""
+SEQUENCE_MAX = 2**63 - 1
+SOURCE_LENGTH_MAX = 255
 
 
 class Intake:
@@ -33,6 +37,7 @@ class Intake:
         self.sequences = sequences
         self._letters, self._config, self._counts = letters, config, counts
         self._next: dict[TopicPartition, int] = {}
+        self._expected: dict[TopicPartition, int] = {}
         self._coming: Mapping[tuple[TopicPartition, str], int] = {}
 
     @property
@@ -40,10 +45,22 @@ class Intake:
         """Whether records were taken in that no batch under way covers."""
         return bool(self._next)
 
-    def anew(self, written: Mapping[tuple[TopicPartition, str], int]) -> None:
-        """Begin where the sink says it stands."""
+    def anew(self, written: Mapping[tuple[TopicPartition, str], int], places: Mapping[TopicPartition, int]) -> None:
+        """Begin where the sink says it stands, and at these offsets."""
         self.sequences.update(written)
-        self._next, self._coming = {}, {}
+        self._next, self._coming, self._expected = {}, {}, dict(places)
+
+    def holes(self, fetched: list[Any]) -> dict[TopicPartition, tuple[int, int]]:
+        """Where a partition does not go on as it should: the first offset that was expected, and the one found instead."""
+        expected = dict(self._expected)
+        holes: dict[TopicPartition, tuple[int, int]] = {}
+        for record in fetched:
+            partition = TopicPartition(record.topic, record.partition)
+            due = expected.get(partition, record.offset)
+            if record.offset != due:
+                holes.setdefault(partition, (due, record.offset))
+            expected[partition] = record.offset + 1
+        return holes
 
     def under_way(self, batch: Batch) -> None:
         """The batch is being written: what it brings is not new any more."""
@@ -67,7 +84,7 @@ class Intake:
             if number % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
             partition = TopicPartition(record.topic, record.partition)
-            self._next[partition] = record.offset + 1
+            self._next[partition] = self._expected[partition] = record.offset + 1
             if record.topic == self._config.topic_prefix + self._config.dead_letters:
                 letters.extend(self._letter(record))
                 continue
@@ -93,8 +110,8 @@ class Intake:
             self._counts.heartbeats += 1
             return None
         self._counts.records += 1
-        payload, headers = record.value or b"", list(record.headers)
-        content = decode(headers, payload, record.timestamp)
+        payload, headers = record.value or b"", [(name, text or b"") for name, text in record.headers]
+        content = _read(headers, payload, record.timestamp)
         if isinstance(content, Received):
             place = (record.topic, record.partition, record.offset, record.timestamp)
             return Message(*place, record.key, headers, payload, content)
@@ -114,3 +131,30 @@ class Intake:
     async def _refuse(self, record: Any, rejected: Rejected) -> None:
         place = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
         await self._letters.send(rejected, record.timestamp, record.key, record.headers, place)
+
+
+def _read(headers: Headers, payload: bytes, timestamp_ms: int) -> Received | Heartbeat | Rejected:
+    """The record as sinks may rely on it: its sequence fits a bigint, its source any index.
+
+    Whatever decoding raises is the record's fault: anybody may write to Kafka.
+    """
+    try:
+        content = decode(headers, payload, timestamp_ms)
+    except Exception as error:  # noqa: BLE001 (one record must not end a sink)
+        return Rejected(Reason.INVALID, f"it cannot be decoded: {type(error).__name__}: {error}", payload)
+    if not isinstance(content, Received):
+        return content
+    envelope = content.envelope
+    if not 0 <= envelope.sequence <= SEQUENCE_MAX:
+        detail = f"ce_sequence is {str(envelope.sequence)[:40]}; it must lie between 0 and {SEQUENCE_MAX}"
+        return Rejected(Reason.INVALID, detail, payload)
+    source = name_of(envelope.source)
+    return content if source == envelope.source else replace(content, envelope=replace(envelope, source=source))
+
+
+def name_of(source: str) -> str:
+    """The source under a name that every system can hold and index, different for different sources."""
+    if len(source) <= SOURCE_LENGTH_MAX and source.isprintable():
+        return source
+    digest = hashlib.sha256(source.encode(errors="surrogatepass")).hexdigest()[:32]
+    return "".join(one if one.isprintable() else "\ufffd" for one in source[: SOURCE_LENGTH_MAX - 33]) + f"#{digest}"

@@ -11,7 +11,8 @@ await run_sink(Printer(), {"bootstrap_servers": "kafka:9092"}, stop)
 Exception
 ├── SinkUnavailable      the sink's system is away: the same batch again, after a pause
 ├── OutOfStep            someone else has written these partitions: the sink is opened anew
-└── anything else        our bug: the loop (`consumer`) ends, uncommitted
+├── Unwritable           some record of the batch can never be written: the batch is halved until it is found
+└── anything else        our bug: the loop (`consumer`) ends, uncommitted, and is begun anew (`supervision`)
 """
 
 from __future__ import annotations
@@ -40,6 +41,10 @@ class SinkUnavailable(Exception):  # noqa: N818 (it reads as a state, not as a m
 
 class OutOfStep(Exception):  # noqa: N818 (it reads as a state, not as a mistake)
     """Another worker has written these partitions meanwhile. Nothing was written; the sink is opened anew."""
+
+
+class Unwritable(Exception):  # noqa: N818 (it reads as a state, not as a mistake)
+    """Some record of the batch can never be written, and nothing of the batch was. The message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +78,23 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """The partitions that the group gave this worker. Offsets mean something within one `cluster_id` only."""
+    """The partitions that the group gave this worker; none when it got none.
+
+    Offsets mean something within one `cluster_id` and one topic id only: a topic that was deleted and made anew has
+    another. `topic_ids` is by topic, "" where the broker tells none. `begins` are the first offsets that the log still
+    holds; `committed` are the group's offsets, left out where they belong to a topic of before.
+    """
 
     cluster_id: str
     partitions: frozenset[TopicPartition]
+    topic_ids: Mapping[str, str] = field(default_factory=dict)
+    begins: Mapping[TopicPartition, int] = field(default_factory=dict)
+    committed: Mapping[TopicPartition, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """Where the sink stands: offsets of all its partitions, or of none, and then the group's offsets count.
+    """Where the sink stands, by partition; where it says nothing the group's offsets count.
 
     `stored` says that the sink keeps these offsets beside its rows: the group's are then for show, and may lag.
     """
@@ -89,6 +102,8 @@ class Opened:
     offsets: Mapping[TopicPartition, int] = field(default_factory=dict)
     sequences: Mapping[tuple[TopicPartition, str], int] = field(default_factory=dict)
     stored: bool = True
+    anew: frozenset[TopicPartition] = frozenset()
+    """Partitions whose stored offset was of a topic of before, and which begin at 0."""
 
 
 Refuse = Callable[[Message, Rejected], Awaitable[None]]
@@ -102,10 +117,16 @@ class Sink(Protocol):
     topics: Sequence[str]
 
     async def open(self, assignment: Assignment) -> Opened:
-        """Take these partitions and no others; called after each rebalance. May raise SinkUnavailable."""
+        """Take these partitions and no others; called after each rebalance, and when a topic was made anew.
+
+        May raise SinkUnavailable.
+        """
 
     async def write(self, batch: Batch, refuse: Refuse) -> None:
-        """Write all of the batch, or raise and have written nothing that a second try would double."""
+        """Write all of the batch, or raise and have written nothing that a second try would double.
+
+        May raise SinkUnavailable, OutOfStep or Unwritable.
+        """
 
     async def close(self) -> None:
         """Let go of connections; called once, also after a failure."""
@@ -136,10 +157,16 @@ class Config:
     heartbeat_interval_s: float = 2.0
     settle_s: float = 4.0
     """How long a rebalance waits for the write under way."""
+    stop_timeout_s: float = 10.0
+    """How long an orderly end waits for the write under way, and for the sink to close."""
+    look_every_s: float = 10.0
+    """How often it is looked whether the topics are still those that they were."""
     backoff_s_max: float = 30.0
     request_timeout_s: float = 10.0
     stall_s: float = 20.0
     """A reader that has got nothing for so long although there is more is made anew."""
+    broken_max: int = 10
+    """Records in a row on which the sink fails by a fault of its own; beyond it none is given up any more."""
     sources_max: int = 100_000
     """Sources whose last sequence is remembered; beyond it the oldest is forgotten and counted."""
 
@@ -161,3 +188,11 @@ class Counts:
     reconnects: int = 0
     sources_forgotten: int = 0
     letters_cut: int = 0
+    letters_lost: int = 0
+    expired: int = 0
+    topics_anew: int = 0
+    split: int = 0
+    gave_up: int = 0
+    failures: int = 0
+    failing: int = 0
+    """1 while it waits to be begun anew."""

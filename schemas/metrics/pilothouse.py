@@ -67,5 +67,21 @@ METRICS = (
     Metric("pilothouse.sink.commits_lost", Kind.SUM, "{batch}", "Commits that came after the group had moved on."),
     Metric("pilothouse.sink.reconnects", Kind.SUM, "{attempt}", "Times Kafka failed and the reader was made anew."),
     Metric("pilothouse.sink.sources_forgotten", Kind.SUM, "{source}", "Sources beyond the bound that is remembered."),
-    Metric("pilothouse.sink.letters_cut", Kind.SUM, "{record}", "Dead letters that were too large and were cut."),
+    Metric(
+        "pilothouse.sink.letters_cut", Kind.SUM, "{record}", "Dead letters that were too large or unfit, and were cut."
+    ),
+    Metric(
+        "pilothouse.sink.letters_lost", Kind.SUM, "{record}", "Records of which not even a cut letter could be made."
+    ),
+    Metric("pilothouse.sink.expired", Kind.SUM, "{record}", "Records that retention took before they were read."),
+    Metric("pilothouse.sink.topics_anew", Kind.SUM, "{topic}", "Times a topic was found made anew, and begun with."),
+    Metric("pilothouse.sink.split", Kind.SUM, "{batch}", "Batches halved to find a record that cannot be written."),
+    Metric(
+        "pilothouse.sink.gave_up",
+        Kind.SUM,
+        "{record}",
+        "Records on which the sink itself failed again and again, as dead letters.",
+    ),
+    Metric("pilothouse.sink.failures", Kind.SUM, "{failure}", "Times it ended with an error, to be begun anew."),
+    Metric("pilothouse.sink.failing", Kind.GAUGE, "1", "1 while it waits to be begun anew after an error, else 0."),
 )

@@ -1,13 +1,15 @@
 """Records as rows: which table, which columns, in which order. Pure; scrapes are apart, as they need their series' ids.
 
-PostgreSQL's text and jsonb refuse the character U+0000, which logs and users' file names do hold: it is replaced by
-U+FFFD here. NaN and infinity cannot arrive, the records refuse them.
+PostgreSQL's text and jsonb refuse the character U+0000, which logs and users' file names do hold, and lone surrogates: both
+are replaced by U+FFFD here, in every text. NaN and infinity, which jsonb refuses, become null.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -38,6 +40,7 @@ PAST_DAYS = 35
 FUTURE_DAYS = 2
 DAY_MS = 86_400_000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_REFUSED = re.compile("[\x00\ud800-\udfff]")
 
 # In the order in which the functions below fill them.
 COLUMNS: dict[str, list[str]] = {
@@ -84,7 +87,18 @@ def add(rows: Rows, message: Message, now_ms: int) -> Rejected | None:
 
     A record outside the window is refused as a whole. Of log lines, those outside are left out; the letter has them.
     """
+    try:
+        return _add(rows, message, now_ms)
+    except (ArithmeticError, ValueError, TypeError) as error:
+        # A value that passes the record's own checks, and that no column can hold.
+        why = f"it cannot be laid out as rows: {type(error).__name__}: {error}"
+        return Rejected(Reason.FAILED, why, message.payload)
+
+
+def _add(rows: Rows, message: Message, now_ms: int) -> Rejected | None:
     record = message.content.record
+    if not isinstance(record, Scrape) and type(record) not in _TABLES:
+        return Rejected(Reason.INVALID, f"ce_type {record.type!r} is not kept by this store", message.payload)
     if not within(record.time_ms, now_ms):
         return _refused(message, f"its time is {rfc3339(record.time_ms)}", now_ms)
     if isinstance(record, Scrape):
@@ -112,11 +126,13 @@ def ledger(message: Message, count: int) -> Row:
 
 
 def letter_row(letter: DeadLetter) -> Row:
-    """A dead letter as a row, named by the place it was read from, and by its bytes where there was none."""
+    """A dead letter as a row, named by who refused what, read from where.
+
+    The place alone would not do: there may be none, and a topic made anew counts its places from 0 again.
+    """
     payload = _bytes(letter.payload)
-    name = f"{letter.rejected_by} {letter.topic}/{letter.partition}/{letter.offset}"
-    if letter.offset < 0:
-        name += f" {letter.time_ms} {hashlib.sha256(payload).hexdigest()}"
+    place_and_bytes = f"{letter.topic}/{letter.partition}/{letter.offset} {letter.time_ms}".encode() + b"\0" + payload
+    name = f"{letter.rejected_by[:200]} {hashlib.sha256(place_and_bytes).hexdigest()}"
     place = (letter.topic, letter.partition, letter.offset)
     texts = (letter.reason, letter.detail, letter.key)
     row: Row = (moment(letter.time_ms), *place, *texts, json(letter.headers), payload, letter.rejected_by, name)
@@ -141,9 +157,11 @@ def moment(time_ms: int | None) -> Any:
 
 
 def clean(value: Any) -> Any:
-    """The value with U+0000 replaced in all the strings it holds."""
+    """The value with what PostgreSQL's text refuses replaced in all the strings it holds."""
     if isinstance(value, str):
-        return value.replace("\x00", "\ufffd") if "\x00" in value else value
+        if value.isascii():
+            return value.replace("\x00", "\ufffd") if "\x00" in value else value
+        return _REFUSED.sub("\ufffd", value)
     if isinstance(value, dict):
         return {clean(key): clean(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -156,7 +174,15 @@ def json(value: Any) -> str:
     try:
         return orjson.dumps(clean(value), default=_plain).decode()
     except orjson.JSONEncodeError:  # an integer of more than 64 bits, which jsonb holds
-        return dumps(clean(value), default=_plain)
+        return dumps(_finite(clean(value)), default=_plain)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def _plain(value: BaseModel) -> Any:
@@ -175,10 +201,10 @@ def _head(message: Message) -> Row:
 
 def _logs(record: LogBatch, head: Row) -> tuple[str, list[Row]]:
     attributes = _by_event(record.attributes, len(record.times_ms))
-    where = (record.cell, record.system, record.resource)
+    where = clean((record.cell, record.system, record.resource))
     columns = (record.times_ms, record.tenants, record.severity_numbers, record.bodies, attributes)
     return "logs", [
-        (moment(time_ms), *head[1:], ordinal, *where, tenant, severity, clean(body), json(more))
+        (moment(time_ms), *head[1:], ordinal, *where, clean(tenant), severity, clean(body), json(more))
         for ordinal, (time_ms, tenant, severity, body, more) in enumerate(zip(*columns, strict=True))
     ]
 
@@ -194,7 +220,7 @@ def _by_event(attributes: Columns, count: int) -> list[dict[str, Any]]:
 
 
 def _business(record: BusinessBatch, head: Row) -> tuple[str, list[Row]]:
-    where = (record.cell, record.system, record.resource)
+    where = clean((record.cell, record.system, record.resource))
     columns = (
         record.tenants, record.document_types, record.document_ids, record.document_names, record.states,
         record.orders, record.amounts, record.currencies, record.warehouses, record.carriers,

@@ -3,6 +3,9 @@
 A batch's transaction moves the offsets of its partitions by compare-and-set, then writes the rows. If another worker has
 moved them meanwhile, nothing is written and this one reads anew where it stands. Points are copied straight into their
 table: a staging table and ON CONFLICT would cost two to three times as much.
+
+Beside each offset stands the id of the topic that it is an offset of: of a topic made anew nothing is stored yet. The last
+sequences are the sources' and outlive the topic.
 """
 
 from __future__ import annotations
@@ -20,8 +23,8 @@ from aiokafka import TopicPartition
 
 from schemas import topics as catalogue
 from schemas.codec import Reason, Rejected
-from schemas.records import DeadLetter, Scrape
-from sinks.sink import Assignment, Batch, Message, Opened, OutOfStep, Refuse, SinkUnavailable
+from schemas.records import Scrape
+from sinks.sink import Assignment, Batch, Message, Opened, OutOfStep, Refuse, SinkUnavailable, Unwritable
 from sinks.timescale import copy_format
 from sinks.timescale.rows import COLUMNS, Row, Rows, add, ledger, letter_row
 from sinks.timescale.series_index import Ids, SeriesIndex
@@ -68,7 +71,6 @@ class Stored:
     points: int = 0
     rows: int = 0
     transactions: int = 0
-    bisected: int = 0
 
 
 @dataclass(slots=True)
@@ -94,6 +96,7 @@ class Timescale:
         self.index = SeriesIndex()
         self._cluster = ""
         self._offsets: dict[TopicPartition, int] = {}
+        self._ids: dict[TopicPartition, str] = {}
         self._connection: Any = None
         self._partitions = Partitions()
         self.upkeep = Upkeep(config.upkeep_every_s, self._connect, config.clock)
@@ -102,23 +105,28 @@ class Timescale:
         """Take the partitions; the offsets and sequences in the database say where they stand."""
         partitions = sorted(assignment.partitions)
         key = (assignment.cluster_id, [one.topic for one in partitions], [one.partition for one in partitions])
+        ids = [assignment.topic_ids.get(one.topic, "") for one in partitions]
+        begins = [assignment.begins.get(one, 0) for one in partitions]
         connection = await self._connected()
         with self._judged():
-            await connection.execute(_ADD_OFFSETS, *key)
-            offsets = await connection.fetch(_OFFSETS, *key)
+            async with connection.transaction():
+                await connection.execute(_ADD_OFFSETS, *key, ids, begins)
+                anew = await connection.fetch(_BEGIN_ANEW, *key, ids)
+                offsets = await connection.fetch(_OFFSETS, *key)
             sequences = await connection.fetch(_SEQUENCES, *key)
         self._cluster = assignment.cluster_id
         self._offsets = {TopicPartition(row[0], row[1]): row[2] for row in offsets}
+        self._ids = {TopicPartition(row[0], row[1]): row[3] for row in offsets}
         self.upkeep.start()
-        return Opened(self._offsets, {(TopicPartition(row[0], row[1]), row[2]): row[3] for row in sequences})
+        last = {(TopicPartition(row[0], row[1]), row[2]): row[3] for row in sequences}
+        return Opened(self._offsets, last, anew=frozenset(TopicPartition(row[0], row[1]) for row in anew if row[2]))
 
     async def write(self, batch: Batch, refuse: Refuse) -> None:
-        """Store the batch. Rows that the database refuses are found by halving and put to the dead letters."""
+        """Store the batch, or nothing of it. Raises Unwritable when the database refuses some of its rows."""
         try:
-            with self._judged():
-                await self._store(batch, refuse)
-        except _BadRowsError as bad:
-            await self._bisect(batch, refuse, bad)
+            connection = await self._connected()
+            with self._judged(is_writing=True):
+                await self._store(connection, batch, refuse)
         except SinkUnavailable as away:
             if isinstance(away.__cause__, asyncpg.InterfaceError) and self._connection is not None:
                 # It is of no use any more, though it may not know that it is closed.
@@ -134,8 +142,7 @@ class Timescale:
             with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError):
                 await connection.close(timeout=5)
 
-    async def _store(self, batch: Batch, refuse: Refuse) -> None:
-        connection = await self._connected()
+    async def _store(self, connection: Any, batch: Batch, refuse: Refuse) -> None:
         prepared = await self._prepare(connection, batch)
         await self._partitions.ensure(connection, prepared.rows, prepared.minutes)
         async with connection.transaction():
@@ -159,14 +166,18 @@ class Timescale:
             try:
                 prepared.scrapes.append((message, scrape, await self.index.ids(connection, scrape)))
                 prepared.minutes.add(scrape.time_ms // 60_000)
-            except ValueError as error:
+            except (ValueError, asyncpg.PostgresError) as error:
+                if not is_bad_data(error):
+                    raise
                 prepared.refused.append((message, Rejected(Reason.INVALID, str(error), message.payload)))
         return prepared
 
     async def _move(self, connection: Any, batch: Batch) -> None:
         """Offsets and sequences, by compare-and-set. Raises OutOfStep when they are not where we left them."""
-        moves = [(*one, self._offsets[one], offset) for one, offset in sorted(batch.next_offsets.items())]
-        status = await connection.execute(_MOVE, self._cluster, *_columns(moves, 4))
+        moves = [
+            (*one, self._offsets[one], offset, self._ids[one]) for one, offset in sorted(batch.next_offsets.items())
+        ]
+        status = await connection.execute(_MOVE, self._cluster, *_columns(moves, 5))
         if status != f"UPDATE {len(moves)}":
             raise OutOfStep(f"{len(moves)} partitions were to move, but: {status}")
         last = [(*partition, source, sequence) for (partition, source), sequence in sorted(batch.sequences.items())]
@@ -191,19 +202,6 @@ class Timescale:
         self.stored.points += prepared.points
         self.stored.rows += prepared.points + sum(map(len, prepared.rows.tables.values()))
 
-    async def _bisect(self, batch: Batch, refuse: Refuse, bad: _BadRowsError) -> None:
-        """Store the halves one after the other; what cannot be halved is what the database refuses."""
-        self.stored.bisected += 1
-        if len(batch.messages) + len(batch.letters) > 1:
-            for half in _halves(batch):
-                await self.write(half, refuse)
-            return
-        for message in batch.messages:
-            await refuse(message, Rejected(Reason.FAILED, f"the database refuses it: {bad.error}", message.payload))
-        if batch.letters:
-            log.warning("dead letter cannot be stored", extra={"detail": str(bad.error)})
-        await self.write(Batch([], batch.next_offsets, batch.sequences), refuse)
-
     async def _connected(self) -> Any:
         if self._connection is None or self._connection.is_closed():
             self._connection = await self._connect()
@@ -227,54 +225,26 @@ class Timescale:
         with self._judged():
             return Partitions(timescale=await connection.fetchval("SELECT timescaledb FROM pilothouse_store"))
 
-    def _judged(self) -> _Judge:
-        return _Judge(self.config.database_url)
-
-
-class _BadRowsError(Exception):
-    """The database refuses rows of the batch for what they hold."""
-
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(str(error))
-        self.error = error
+    def _judged(self, *, is_writing: bool = False) -> _Judge:
+        return _Judge(self.config.database_url, is_writing)
 
 
 class _Judge:
     """Turns PostgreSQL's errors into what they mean for the sink, and lets the others pass."""
 
-    def __init__(self, database_url: str) -> None:
-        self._database_url = database_url
+    def __init__(self, database_url: str, is_writing: bool) -> None:
+        self._database_url, self._is_writing = database_url, is_writing
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if error is None or isinstance(error, SinkUnavailable | OutOfStep | asyncio.CancelledError):
+        if error is None or isinstance(error, SinkUnavailable | OutOfStep | Unwritable | asyncio.CancelledError):
             return
-        if is_bad_data(error):
-            raise _BadRowsError(error) from error
+        if self._is_writing and is_bad_data(error):
+            raise Unwritable(str(error)) from error
         if away := unavailable(error, self._database_url):
             raise away from error
-
-
-def _halves(batch: Batch) -> tuple[Batch, Batch]:
-    """The batch cut in two: messages first, then letters; the first half moves offsets as far as its messages go."""
-    items = [*batch.messages, *batch.letters]
-    middle = len(items) // 2
-    messages, count = batch.messages, len(batch.messages)
-    letters = batch.letters[max(0, middle - count) :]
-    rest = Batch(messages[middle:], batch.next_offsets, batch.sequences, letters)
-    return _upto(messages[:middle], batch.letters[: max(0, middle - count)]), rest
-
-
-def _upto(messages: Sequence[Message], letters: Sequence[DeadLetter]) -> Batch:
-    reached: dict[TopicPartition, int] = {}
-    seen: dict[tuple[TopicPartition, str], int] = {}
-    for message in messages:
-        partition = TopicPartition(message.topic, message.partition)
-        reached[partition] = message.offset + 1
-        seen[partition, message.content.envelope.source] = message.content.envelope.sequence
-    return Batch(messages, reached, seen, letters)
 
 
 async def _points(prepared: _Prepared) -> AsyncIterator[bytes]:
@@ -304,20 +274,36 @@ def _insert_into(table: str) -> str:
 
 
 _PARTITIONS = "unnest($2::text[], $3::integer[]) AS mine (topic, partition)"
-_ADD_OFFSETS = f"""
-    INSERT INTO kafka_offsets SELECT $1, topic, partition, 0 FROM {_PARTITIONS} ON CONFLICT DO NOTHING"""
+_WITH_IDS = "unnest($2::text[], $3::integer[], $4::text[]) AS mine (topic, partition, topic_id)"
+_ADD_OFFSETS = """
+    INSERT INTO kafka_offsets (cluster, topic, partition, topic_id, next_offset)
+    SELECT $1, topic, partition, topic_id, begin
+    FROM unnest($2::text[], $3::integer[], $4::text[], $5::bigint[]) AS mine (topic, partition, topic_id, begin)
+    ON CONFLICT DO NOTHING"""
+# An offset without an id is from a release before, or from a broker that tells none: it is taken for this topic's.
+_BEGIN_ANEW = f"""
+    WITH before AS (
+        SELECT topic, partition, here.topic_id AS was, mine.topic_id AS is_now
+        FROM kafka_offsets AS here JOIN {_WITH_IDS} USING (topic, partition)
+        WHERE here.cluster = $1 AND mine.topic_id <> '' AND here.topic_id <> mine.topic_id FOR UPDATE OF here)
+    UPDATE kafka_offsets AS here
+    SET topic_id = is_now, next_offset = CASE WHEN was = '' THEN next_offset ELSE 0 END
+    FROM before WHERE here.cluster = $1 AND here.topic = before.topic AND here.partition = before.partition
+    RETURNING here.topic, here.partition, was <> '' AS is_anew"""
 _OFFSETS = f"""
-    SELECT topic, partition, next_offset FROM kafka_offsets JOIN {_PARTITIONS} USING (topic, partition)
+    SELECT topic, partition, next_offset, topic_id FROM kafka_offsets JOIN {_PARTITIONS} USING (topic, partition)
     WHERE cluster = $1"""
 _SEQUENCES = f"""
     SELECT topic, partition, source, last_sequence FROM sources JOIN {_PARTITIONS} USING (topic, partition)
     WHERE cluster = $1"""
 _MOVE = """
     UPDATE kafka_offsets AS here SET next_offset = move.reached
-    FROM unnest($2::text[], $3::integer[], $4::bigint[], $5::bigint[]) AS move (topic, partition, expected, reached)
+    FROM unnest($2::text[], $3::integer[], $4::bigint[], $5::bigint[], $6::text[])
+        AS move (topic, partition, expected, reached, topic_id)
     WHERE here.cluster = $1 AND here.topic = move.topic AND here.partition = move.partition
-        AND here.next_offset = move.expected"""
+        AND here.next_offset = move.expected AND here.topic_id = move.topic_id"""
 _SEEN = """
     INSERT INTO sources SELECT $1, * FROM unnest($2::text[], $3::integer[], $4::text[], $5::bigint[])
-    ON CONFLICT (cluster, topic, partition, source) DO UPDATE SET last_sequence = excluded.last_sequence"""
+    ON CONFLICT (cluster, topic, partition, source)
+    DO UPDATE SET last_sequence = greatest(sources.last_sequence, excluded.last_sequence)"""
 _DUE = "INSERT INTO rollup_due SELECT to_timestamp(60 * minute) FROM unnest($1::bigint[]) AS minute"

@@ -35,7 +35,7 @@ MENDS: dict[str, str] = {
     "XX": "The server reports damage inside: read its log",
 }
 RETRY_AFTER_S = {"40": 0.1, "55": 0.5, "57": 1.0}
-DATA_CLASSES = ("22", "23", "54")
+DATA_CLASSES = ("21", "22", "23", "54")
 
 # What asyncpg says of a connection that went away amid an operation, besides that it is closed.
 LOST = ("closed", "another operation is")
@@ -58,8 +58,13 @@ def unavailable(error: BaseException, database_url: str) -> SinkUnavailable | No
 
 
 def is_bad_data(error: BaseException) -> bool:
-    """Whether the rows are at fault, so that fewer of them may pass."""
-    return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "").startswith(DATA_CLASSES)
+    """Whether the rows are at fault, so that fewer of them may pass.
+
+    asyncpg itself refuses what a column's type cannot hold, with a ValueError or an OverflowError.
+    """
+    if isinstance(error, asyncpg.PostgresError):
+        return (error.sqlstate or "").startswith(DATA_CLASSES)
+    return isinstance(error, ValueError | OverflowError)
 
 
 def _address(database_url: str) -> str:
