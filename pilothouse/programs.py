@@ -16,7 +16,7 @@ from dataclasses import replace
 import uvloop
 
 from ingest.app import IngestSettings, ReceiverSettings, run_ingest
-from ingest.references import resolve
+from ingest.references import ConfigurationError, resolve
 from pilothouse import telemetry
 from pilothouse.settings import Settings, SettingsError
 from processors.agents import Worker
@@ -28,14 +28,18 @@ from processors.steps.registry import ON_REQUEST, chosen
 from schemas.estate import Estate, Reference
 from schemas.topics import FLEET, FLEET_STATE
 from sinks import registry as sinks
+from sinks import supervision
 from sinks.context import Context
-from sinks.migrations import migrate
 
 GROUP = "pilothouse-processors"
 
 
 class NotConfigured(Exception):  # noqa: N818 (it reads as a state, not as a mistake)
     """A program was asked for that the environment does not say enough for; the message names the variable."""
+
+
+class Failing(Exception):  # noqa: N818 (it reads as a state, not as a mistake)
+    """A part of a program did not work when the program was told to stop; the message says which and why."""
 
 
 def kafka_options(settings: Settings) -> dict[str, object]:
@@ -93,7 +97,10 @@ def process(estate: Estate, settings: Settings, instance: str | None = None) -> 
 
 
 def sink(names: list[str], estate: Estate, settings: Settings, instance: str | None = None) -> None:
-    """One or more sinks in one process, until SIGTERM."""
+    """One or more sinks in one process, until SIGTERM. Each fails by itself.
+
+    Raises NotConfigured when none can be made, and Failing when one did not work when it was told to stop.
+    """
     context = Context(
         kafka=kafka_options(settings),
         estate=estate,
@@ -105,21 +112,38 @@ def sink(names: list[str], estate: Estate, settings: Settings, instance: str | N
         otlp_headers=settings.otlp_headers,
     )
 
+    parts = {name: supervision.parts_of(sinks.SINKS[name], context) for name in names}
+    running = [part for made in parts.values() for part in made]
+    _require_one(running)
+
     async def run_all(stop: asyncio.Event) -> None:
-        if "timescale" in names and settings.database_url:
-            await migrate(settings.database_url)
         async with asyncio.TaskGroup() as tasks:
-            for name, made in tasks_by_name.items():
+            for name, made in parts.items():
                 tasks.create_task(sinks.run(made, context.kafka, stop, instance and f"{instance}-{name}"))
 
-    tasks_by_name = {name: sinks.SINKS[name](context) for name in names}
-    made = [task for tasks in tasks_by_name.values() for task in tasks]
-    with telemetry.reporting(settings, "sink", instance, lambda: telemetry.of_sinks(made)):
+    with telemetry.reporting(settings, "sink", instance, lambda: telemetry.of_sinks(running)):
         _until_stopped(run_all)
+    if failing := [f"{part.name}: {part.reason}" for part in running if part.reason]:
+        raise Failing("stopped while failing: " + "; ".join(failing))
+
+
+def _require_one(parts: list[supervision.Part]) -> None:
+    """Raise NotConfigured when not one part can be made: nothing would be done, and nobody would see it."""
+    faults = []
+    for part in parts:
+        try:
+            part.make()
+        except ValueError as error:
+            faults.append(str(error))
+    if parts and len(faults) == len(parts):
+        raise NotConfigured("; ".join(faults))
 
 
 def _resolve(reference: str | Reference | None, wanted_by: str) -> str:
-    return "" if reference is None else resolve(reference, wanted_by, os.environ)
+    try:
+        return "" if reference is None else resolve(reference, wanted_by, os.environ)
+    except ConfigurationError as error:
+        raise ValueError(str(error)) from error
 
 
 def _until_stopped(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:

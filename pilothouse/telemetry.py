@@ -23,6 +23,7 @@ from schemas.metrics.metric import Kind
 from schemas.metrics.pilothouse import METRICS
 from sinks.context import Task
 from sinks.otlp_transport import place
+from sinks.supervision import Part
 
 EVERY_MS = 15_000
 TIMEOUT_S = 5
@@ -46,12 +47,12 @@ def of_worker(counts: Mapping[str, int]) -> Iterator[Reading]:
         yield Reading(f"pilothouse.worker.{what or 'rejected'}", value, {"pilothouse.reason": reason} if reason else {})
 
 
-def of_sinks(tasks: Sequence[Task]) -> Iterator[Reading]:
+def of_sinks(tasks: Sequence[Task | Part]) -> Iterator[Reading]:
     """The counts of each sink."""
     for task in tasks:
         for one in fields(task.counts):
             value = getattr(task.counts, one.name)
-            yield Reading(f"pilothouse.sink.{one.name}", value, {"pilothouse.sink.name": task.sink.name})
+            yield Reading(f"pilothouse.sink.{one.name}", value, {"pilothouse.sink.name": task.name})
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -32,7 +33,7 @@ from sinks import sink
 from sinks.alerts_history import History
 from sinks.alerts_news import Heartbeat, Notification, Told, body, due, flush, fold, is_heartbeat
 from sinks.backoff import Backoff, retry_after_s
-from sinks.context import Context, Task
+from sinks.context import Context, SinkKind, Task
 from sinks.kafka_clients import Broker
 from sinks.sink import Assignment, Batch, Message, Opened, Refuse, SinkUnavailable
 
@@ -350,7 +351,11 @@ def _webhook(route: Route, secret: str) -> Webhook | None:
 
 def make(context: Context) -> list[Task]:
     """A sink for each route of the estate. Raises ValueError naming a route that is not as it should be."""
-    return [_task(route, context) for route in context.estate.routes]
+    return KIND(context)
+
+
+def _parts(context: Context) -> Mapping[str, Callable[[], Task]]:
+    return {f"alerts.{route.name}": partial(_task, route, context) for route in context.estate.routes}
 
 
 def _task(route: Route, context: Context) -> Task:
@@ -358,3 +363,6 @@ def _task(route: Route, context: Context) -> Task:
     secret = context.resolve(route.secret, f"secret of route {route.name}")
     alerts = Alerts(route, url, secret, context.kafka, context.now_s, topic_prefix=context.topic_prefix)
     return Task(alerts, sink.Config(group=alerts.group, topic_prefix=context.topic_prefix))
+
+
+KIND = SinkKind("alerts", (topics.INCIDENTS.name, topics.DETECTIONS.name), _parts)

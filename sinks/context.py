@@ -1,12 +1,13 @@
-"""What sinks are made from, and what making one gives."""
+"""What sinks are made from, what making one gives, and how a sink declares itself."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.estate import Estate, Reference
+from sinks.kafka_clients import Broker
 from sinks.sink import Config, Counts, Sink
 
 Resolve = Callable[[str | Reference | None, str], str]
@@ -17,8 +18,8 @@ Resolve = Callable[[str | Reference | None, str], str]
 class Context:
     """The estate, and the systems around us."""
 
-    kafka: Mapping[str, Any]
-    """Keyword arguments that every aiokafka client takes."""
+    kafka: Mapping[str, Any] | Broker
+    """Keyword arguments that every aiokafka client takes, or what stands in for a Kafka."""
     estate: Estate
     resolve: Resolve
     now_s: Callable[[], float]
@@ -36,3 +37,33 @@ class Task:
     sink: Sink
     config: Config = field(default_factory=Config)
     counts: Counts = field(default_factory=Counts)
+
+    @property
+    def name(self) -> str:
+        """The sink's own, which may be longer than the name that it is registered under."""
+        return self.sink.name
+
+
+async def nothing(context: Context) -> None:
+    """What there is to prepare where there is nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class SinkKind:
+    """A sink as it is registered.
+
+    `parts` are the tasks by name, each made by itself, so that one that cannot be made keeps no other from its work;
+    making raises ValueError that says how it should be configured. `prepare` readies the outside system before a part
+    begins, and again before it is begun anew. `topics` are the most that it reads.
+    """
+
+    name: str
+    topics: tuple[str, ...]
+    parts: Callable[[Context], Mapping[str, Callable[[], Task]]]
+    prepare: Callable[[Context], Awaitable[None]] = nothing
+    exactly_once: bool = False
+    """Whether it keeps its offsets beside what it writes. What others had under way may come twice after a failure."""
+
+    def __call__(self, context: Context) -> list[Task]:
+        """Make all its tasks. Raises ValueError of the first that cannot be made."""
+        return [make() for make in self.parts(context).values()]

@@ -21,7 +21,7 @@ from schemas.codec import Reason, Received, Rejected
 from schemas.records import Change, LogBatch, Observation, Record, Scrape, Signal, SpanBatch
 from sinks import sink
 from sinks.backoff import Backoff
-from sinks.context import Context, Task
+from sinks.context import Context, SinkKind, Task
 from sinks.otlp_encode import Item, Message, Origin, Templates, pack
 from sinks.otlp_events import event_item, log_items, span_items
 from sinks.otlp_transport import Away, Kind, Refused, Taken, Transport, connect
@@ -213,10 +213,17 @@ class Otlp:
         self._complaint = taken.message
 
 
-def make(context: Context) -> list[Task]:
-    """The sink as the estate and the settings want it. Raises ValueError when there is no endpoint."""
+def _task(context: Context) -> Task:
     if not context.otlp_endpoint:
         raise ValueError("otlp: no endpoint; set PILOTHOUSE_OTLP_ENDPOINT to grpc://host:4317 or http://host:4318")
     environments = {cell.name: cell.environment for cell in context.estate.cells}
     config = Config(context.otlp_endpoint, context.otlp_headers, environments=environments)
-    return [Task(Otlp(config), sink.Config(topic_prefix=context.topic_prefix))]
+    return Task(Otlp(config), sink.Config(topic_prefix=context.topic_prefix))
+
+
+def make(context: Context) -> list[Task]:
+    """The sink as the estate and the settings want it. Raises ValueError when there is no endpoint."""
+    return KIND(context)
+
+
+KIND = SinkKind("otlp", tuple(topic.name for topic in TOPICS), lambda context: {Otlp.name: lambda: _task(context)})

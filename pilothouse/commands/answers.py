@@ -48,6 +48,9 @@ def errors_told(*misuse: type[Exception]) -> Iterator[None]:
         raise misused(error) from None
     except (EstateError, SettingsError, ConfigurationError, programs.NotConfigured) as error:
         raise misused(error) from None
+    except programs.Failing as error:
+        complain(str(error))
+        raise typer.Exit(FINDING) from None
     except (ServiceError, ConnectionError) as error:
         complain(str(error))
         raise typer.Exit(UNREACHABLE) from None
