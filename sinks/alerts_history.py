@@ -8,8 +8,9 @@ from typing import Any
 
 from aiokafka import TopicPartition
 
-from schemas.codec import Received, decode
+from schemas.codec import Received
 from schemas.records import Incident
+from sinks.intake import readable, whole
 from sinks.kafka_clients import Broker, broker_of, ended
 
 Recall = Callable[[TopicPartition, Incident, bool], None]
@@ -87,6 +88,6 @@ class History:
 
 
 def _show_one(partition: TopicPartition, record: Any, is_told: bool, recall: Recall) -> None:
-    content = decode(record.headers, record.value, record.timestamp)
+    content = readable(whole(record.headers), record.value or b"", record.timestamp)
     if isinstance(content, Received) and isinstance(content.record, Incident):
         recall(partition, content.record, is_told)

@@ -22,7 +22,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from aiokafka import TopicPartition
@@ -83,12 +82,12 @@ async def run_sink(
 
 
 async def _closed(sink: Sink, timeout_s: float) -> None:
-    """Close the sink; one that hangs is left, as its process is about to end."""
+    """Close the sink; one that hangs or fails at it is left, as what ended it is worth more than how."""
     try:
         async with asyncio.timeout(timeout_s):
             await sink.close()
-    except TimeoutError:
-        log.warning("a sink does not close", extra={"sink": sink.name, "timeout_s": timeout_s})
+    except Exception as error:  # noqa: BLE001 (whatever closing raises, what was written is committed)
+        log.warning("a sink does not close", extra={"sink": sink.name, "reason": masked(repr(error))})
 
 
 class _Worker:
@@ -102,12 +101,24 @@ class _Worker:
         self._away = ""
 
     async def run(self) -> None:
+        """Work until told to stop, and a bounded while longer: what hangs then is left, and comes again uncommitted."""
+        working = asyncio.ensure_future(self._until_stopped())
+        stopping = asyncio.ensure_future(self.stop.wait())
         try:
-            while not self.stop.is_set():
-                await self._until_kafka_fails()
+            await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([working], timeout=self.config.stop_timeout_s)
+            if working.done():
+                working.result()
         finally:
+            for one in (working, stopping):
+                one.cancel()
+            await asyncio.wait([working, stopping])
             await self.letters.close()
             await self.broker.close()
+
+    async def _until_stopped(self) -> None:
+        while not self.stop.is_set():
+            await self._until_kafka_fails()
 
     async def _until_kafka_fails(self) -> None:
         try:
@@ -173,6 +184,7 @@ class _Reader:
         self._committed_at = self._arrived_at = self._looked_at = self._clock()
         self._leads = False  # the sink's own offsets lead; the group's only show the lag
         self._shown_at = float("-inf")
+        self._unshown: dict[TopicPartition, int] = {}
         self._writing: asyncio.Task[bool] | None = None
 
     async def run(self) -> None:
@@ -181,24 +193,19 @@ class _Reader:
             while not self.stop.is_set():
                 if self._writing and self._writing.done():
                     await self._written()
-                if self.opened_epoch != self.membership.epoch and self.membership.is_assigned:
+                if self.opened_epoch != self.membership.epoch:
                     await self._written()
-                    await self._open()
+                    if self.membership.is_assigned:
+                        await self._open()
                 fetched = await self._fetch()
                 if self.opened_epoch == self.membership.epoch:
                     await self._take(fetched)
                     await self._look_after_topics()
-            await self._finish()
+            await self._written()
         finally:
             if self._writing:
                 self._writing.cancel()
                 await asyncio.wait([self._writing])
-
-    async def _finish(self) -> None:
-        """Wait for the write under way, within a bound; beyond it the batch is left uncommitted and comes again."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self.config.stop_timeout_s):
-                await self._written()
 
     async def _written(self) -> bool:
         """Wait for the write under way and tell whether it was done or given up; what it raised is raised here."""
@@ -219,7 +226,10 @@ class _Reader:
         committed = await self.worker.broker.committed(self.group, here)
         begins, ends = await self._bounds(here)
         ours = {one: at.offset for one, at in committed.items() if is_of(at, look.topics[one.topic])}
-        ours |= dict.fromkeys(committed.keys() - ours.keys(), 0)
+        # Of a topic made anew nothing is read yet, also where the coordinator has forgotten the offset of the old one.
+        ours |= {
+            one: 0 for one in here if one not in ours and (one in committed or self._is_other(one.topic, look.topics))
+        }
         assignment = Assignment(look.cluster_id, here, look.topics, begins, ours)
         opened = await self._until_available(lambda: self.sink.open(assignment), epoch)
         if opened is None or self.membership.epoch != epoch:
@@ -232,14 +242,19 @@ class _Reader:
             }
         anew = {one.topic for one, at in starts.items() if at.is_anew} | {one.topic for one in opened.anew}
         anew |= {one.topic for one, at in committed.items() if not is_of(at, look.topics[one.topic])}
-        self._note_anew(
-            anew | {one for one in look.topics if self._topic_ids.get(one, UNKNOWN) not in (UNKNOWN, look.topics[one])}
-        )
+        self._note_anew(anew | {one for one in look.topics if self._is_other(one, look.topics)})
         self._go_to(starts)
         self._leads = bool(opened.offsets) and opened.stored
         self._cluster_id, self._topic_ids = look
-        self.intake.anew(opened.sequences, {one: at.offset for one, at in starts.items()})
+        places = {one: at.offset for one, at in starts.items()}
+        stood = opened.offsets if self._leads else ours
+        self.intake.anew(opened.sequences, places, {one: at for one, at in places.items() if at != stood.get(one)})
+        self._unshown = {one: at for one, at in stood.items() if self._leads and at != ours.get(one)}
         self.opened_epoch = epoch
+
+    def _is_other(self, topic: str, ids: Mapping[str, str]) -> bool:
+        """Whether a topic has another id than when the sink was opened last."""
+        return self._topic_ids.get(topic, UNKNOWN) not in (UNKNOWN, ids[topic])
 
     async def _bounds(
         self, partitions: frozenset[TopicPartition]
@@ -272,7 +287,7 @@ class _Reader:
             )
 
     async def _look_after_topics(self) -> None:
-        """Open the sink anew when a topic was made anew, also while nothing can be read of it."""
+        """Open the sink anew when a topic was made anew, and pass what retention took, also while nothing can be read."""
         if self._clock() - self._looked_at < self.config.look_every_s:
             return
         self._looked_at = self._clock()
@@ -280,6 +295,10 @@ class _Reader:
         found = (await self.worker.broker.look(topics)).topics
         if any(topic in found and found[topic] != self._topic_ids.get(topic, UNKNOWN) for topic in topics):
             self.opened_epoch = 0
+            return
+        begins, _ = await self._bounds(frozenset(one for one in self.membership.partitions if one.topic in found))
+        for partition, begin in begins.items():
+            self._note_expired(partition, self.intake.skip_to(partition, begin))
 
     async def _verify(self, batch: Batch) -> None:
         """Raise unless the batch was read from the topics that the sink was opened for.
@@ -323,6 +342,8 @@ class _Reader:
         batch = await self.intake.batch(fetched)
         due = self._clock() - self._committed_at >= self.config.idle_commit_s
         if not (batch.messages or batch.letters or (self.intake.has_passed and due)):
+            if not self._writing:
+                await self._show_some(self.opened_epoch)
             return
         # A batch never overtakes one that was given up: that one is read again, and this one after it.
         if await self._written():
@@ -432,13 +453,24 @@ class _Reader:
         await self.worker.letters.send(rejected, message.timestamp_ms, message.key, message.headers, place)
 
     async def _commit(self, part: Batch, epoch: int, *, is_last: bool) -> None:
-        if (self._leads or not is_last) and self._clock() - self._shown_at < self.config.show_every_s:
-            return
+        self._unshown |= part.next_offsets
+        if is_last and not self._leads:
+            await self._show(epoch)
+        else:
+            await self._show_some(epoch)
+
+    async def _show_some(self, epoch: int) -> None:
+        """Tell the group from time to time where a sink stands that does not depend on it."""
+        if self._unshown and self._clock() - self._shown_at >= self.config.show_every_s:
+            await self._show(epoch)
+
+    async def _show(self, epoch: int) -> None:
         if not self.membership.may_commit(epoch):
             self.counts.commits_lost += 1
             return
         self._shown_at = self._clock()
-        offsets = {one: (offset, self._topic_ids[one.topic]) for one, offset in part.next_offsets.items()}
+        offsets = {one: (offset, self._topic_ids[one.topic]) for one, offset in self._unshown.items()}
+        self._unshown = {}
         if not offsets:
             return
         try:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -45,10 +45,15 @@ class Intake:
         """Whether records were taken in that no batch under way covers."""
         return bool(self._next)
 
-    def anew(self, written: Mapping[tuple[TopicPartition, str], int], places: Mapping[TopicPartition, int]) -> None:
-        """Begin where the sink says it stands, and at these offsets."""
+    def anew(
+        self,
+        written: Mapping[tuple[TopicPartition, str], int],
+        places: Mapping[TopicPartition, int],
+        moved: Mapping[TopicPartition, int],
+    ) -> None:
+        """Begin where the sink says it stands, and at these offsets; those that `moved` are yet to be stored."""
         self.sequences.update(written)
-        self._next, self._coming, self._expected = {}, {}, dict(places)
+        self._next, self._coming, self._expected = dict(moved), {}, dict(places)
 
     def holes(self, fetched: list[Any]) -> dict[TopicPartition, tuple[int, int]]:
         """Where a partition does not go on as it should: the first offset that was expected, and the one found instead."""
@@ -61,6 +66,13 @@ class Intake:
                 holes.setdefault(partition, (due, record.offset))
             expected[partition] = record.offset + 1
         return holes
+
+    def skip_to(self, partition: TopicPartition, begin: int) -> int:
+        """Pass what the log does not hold any more, which begins at `begin`; how many records that are."""
+        expected = self._expected.get(partition, begin)
+        if begin > expected:
+            self._next[partition] = self._expected[partition] = begin
+        return max(0, begin - expected)
 
     def under_way(self, batch: Batch) -> None:
         """The batch is being written: what it brings is not new any more."""
@@ -110,8 +122,8 @@ class Intake:
             self._counts.heartbeats += 1
             return None
         self._counts.records += 1
-        payload, headers = record.value or b"", [(name, text or b"") for name, text in record.headers]
-        content = _read(headers, payload, record.timestamp)
+        payload, headers = record.value or b"", whole(record.headers)
+        content = readable(headers, payload, record.timestamp)
         if isinstance(content, Received):
             place = (record.topic, record.partition, record.offset, record.timestamp)
             return Message(*place, record.key, headers, payload, content)
@@ -133,7 +145,12 @@ class Intake:
         await self._letters.send(rejected, record.timestamp, record.key, record.headers, place)
 
 
-def _read(headers: Headers, payload: bytes, timestamp_ms: int) -> Received | Heartbeat | Rejected:
+def whole(headers: Iterable[tuple[str, bytes | None]]) -> Headers:
+    """Headers with their values; Kafka's may have none."""
+    return [(name, text or b"") for name, text in headers]
+
+
+def readable(headers: Headers, payload: bytes, timestamp_ms: int) -> Received | Heartbeat | Rejected:
     """The record as sinks may rely on it: its sequence fits a bigint, its source any index.
 
     Whatever decoding raises is the record's fault: anybody may write to Kafka.

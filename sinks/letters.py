@@ -57,7 +57,7 @@ class Letters:
             "rejected_by": f"sink.{self._sink}",
             "time_ms": time_ms,
             "key": key,
-            "headers": _whole(headers),
+            "headers": [(name, text or b"") for name, text in headers or ()],
             **place,
         }
         for number, (one, parts) in enumerate(_forms(rejected, more)):
@@ -100,10 +100,6 @@ class Letters:
         producer, self._producer = self._producer, None
         if producer is not None:
             await ended(producer.stop(), self._config.request_timeout_s)
-
-
-def _whole(headers: Iterable[tuple[str, bytes | None]]) -> list[tuple[str, bytes]]:
-    return [(name, text or b"") for name, text in headers or ()]
 
 
 def _forms(rejected: Rejected, more: Mapping[str, Any]) -> Iterator[tuple[Rejected, dict[str, Any]]]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -62,6 +62,7 @@ class Config:
     upkeep_every_s: float = 15.0
     """Pause between two rounds of upkeep (partitions, roll-ups, retention); 0: none."""
     clock: Callable[[], int] = now_ms
+    connect: Callable[..., Awaitable[Any]] = asyncpg.connect
 
 
 @dataclass(slots=True)
@@ -214,7 +215,7 @@ class Timescale:
         timeout_ms = int(self.config.statement_timeout_s * 1000)
         settings = {"application_name": "pilothouse-sink", "statement_timeout": str(timeout_ms)}
         with self._judged():
-            return await asyncpg.connect(
+            return await self.config.connect(
                 self.config.database_url,
                 timeout=self.config.connect_timeout_s,
                 command_timeout=self.config.statement_timeout_s + 5,
