@@ -98,6 +98,8 @@ class _Worker:
         self.stumbles = stumbles
         self.letters = Letters(sink.name, broker, config, counts)
         self.sequences: Sequences = {}
+        self.topic_ids: dict[str, str] = {}
+        """As they were seen last, also of topics that are gone."""
         self._away = ""
 
     async def run(self) -> None:
@@ -246,6 +248,7 @@ class _Reader:
         self._go_to(starts)
         self._leads = bool(opened.offsets) and opened.stored
         self._cluster_id, self._topic_ids = look
+        self.worker.topic_ids |= look.topics
         places = {one: at.offset for one, at in starts.items()}
         stood = opened.offsets if self._leads else ours
         self.intake.anew(opened.sequences, places, {one: at for one, at in places.items() if at != stood.get(one)})
@@ -253,8 +256,8 @@ class _Reader:
         self.opened_epoch = epoch
 
     def _is_other(self, topic: str, ids: Mapping[str, str]) -> bool:
-        """Whether a topic has another id than when the sink was opened last."""
-        return self._topic_ids.get(topic, UNKNOWN) not in (UNKNOWN, ids[topic])
+        """Whether a topic has another id than when it was seen last."""
+        return self.worker.topic_ids.get(topic, UNKNOWN) not in (UNKNOWN, ids[topic])
 
     async def _bounds(
         self, partitions: frozenset[TopicPartition]

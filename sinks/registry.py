@@ -7,10 +7,11 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sinks import alerts, otlp, timescale
+from sinks import alerts, otlp
 from sinks.context import SinkKind
 from sinks.kafka_clients import Broker
 from sinks.supervision import Part, keep_running
+from sinks.timescale import kind as timescale
 
 log = logging.getLogger(__name__)
 

@@ -1,25 +1,5 @@
 """The store: TimescaleDB where it is installed, PostgreSQL 15 or newer where it is not."""
 
-from __future__ import annotations
-
-from sinks import sink
-from sinks.context import Context, SinkKind, Task
-from sinks.migrations import migrate
 from sinks.timescale.sink import TOPICS, Config, Timescale
-from sinks.timescale.trouble import NAME
 
-__all__ = ["KIND", "TOPICS", "Config", "Timescale"]
-
-
-def _task(context: Context) -> Task:
-    if not context.database_url:
-        raise ValueError("timescale: no database; set PILOTHOUSE_DATABASE_URL to postgresql://user@host:5432/database")
-    return Task(Timescale(Config(context.database_url)), sink.Config(topic_prefix=context.topic_prefix))
-
-
-async def _prepare(context: Context) -> None:
-    if context.database_url:
-        await migrate(context.database_url)
-
-
-KIND = SinkKind(NAME, TOPICS, lambda context: {NAME: lambda: _task(context)}, _prepare, exactly_once=True)
+__all__ = ["TOPICS", "Config", "Timescale"]
