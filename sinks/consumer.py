@@ -172,6 +172,10 @@ class _TopicAnewError(Exception):
     """A topic is not the one any more that the sink was opened for."""
 
 
+def _place(partition: TopicPartition) -> dict[str, Any]:
+    return {"topic": partition.topic, "partition": partition.partition}
+
+
 class _Reader:
     """One consumer's life, from its start to the first failure of Kafka."""
 
@@ -279,8 +283,8 @@ class _Reader:
     def _note_expired(self, partition: TopicPartition, count: int) -> None:
         if count:
             self.counts.expired += count
-            where = {"sink": self.sink.name, "topic": partition.topic, "partition": partition.partition}
-            log.warning("records went by unread, longer ago than they are kept", extra={**where, "records": count})
+            where = {"sink": self.sink.name, **_place(partition), "records": count}
+            log.warning("records went by unread, longer ago than they are kept", extra=where)
 
     def _note_anew(self, topics: set[str]) -> None:
         for topic in topics:
@@ -325,7 +329,7 @@ class _Reader:
         timeout_ms = 200
         while room > 0 and len(fetched) < self.config.batch_records_max and not self.stop.is_set():
             wanted = min(SLICE, self.config.batch_records_max - len(fetched))
-            got = await self.consumer.getmany(timeout_ms=timeout_ms, max_records=wanted)
+            got = await self._got(timeout_ms, wanted)
             for records in got.values():
                 fetched.extend(records)
                 room -= sum(len(record.value or b"") for record in records)
@@ -333,6 +337,35 @@ class _Reader:
             if not timeout_ms and not got:
                 break
         return fetched
+
+    async def _got(self, timeout_ms: int, most: int) -> Mapping[TopicPartition, list[Any]]:
+        try:
+            got: Mapping[TopicPartition, list[Any]] = await self.consumer.getmany(
+                timeout_ms=timeout_ms, max_records=most
+            )
+            return got
+        except KafkaError:
+            raise
+        except Exception:  # noqa: BLE001 (a header's name that is no UTF-8, say: the client cannot read what others wrote)
+            if self.opened_epoch != self.membership.epoch:
+                return {}
+            return await self._got_around()
+
+    async def _got_around(self) -> Mapping[TopicPartition, list[Any]]:
+        """One record of each partition; one that the client cannot read is passed over, and its place goes to the letters."""
+        got: dict[TopicPartition, list[Any]] = {}
+        for partition in sorted(self.intake.partitions()):
+            try:
+                got |= await self.consumer.getmany(partition, timeout_ms=200, max_records=1)
+            except KafkaError:
+                raise
+            except Exception as error:
+                offset = await self.consumer.position(partition)
+                log.error("a record cannot be read", exc_info=error, extra={**_place(partition), "offset": offset})
+                rejected = Rejected(Reason.INVALID, f"the client cannot read it: {error}", b"")
+                await self.worker.letters.send(rejected, -1, None, [], {**_place(partition), "offset": offset})
+                self.consumer.seek(partition, offset + 1)
+        return got
 
     async def _take(self, fetched: list[Any]) -> None:
         if not fetched:

@@ -67,6 +67,10 @@ class Intake:
             expected[partition] = record.offset + 1
         return holes
 
+    def partitions(self) -> frozenset[TopicPartition]:
+        """Those that are read."""
+        return frozenset(self._expected)
+
     def skip_to(self, partition: TopicPartition, begin: int) -> int:
         """Pass what the log does not hold any more, which begins at `begin`; how many records that are."""
         expected = self._expected.get(partition, begin)

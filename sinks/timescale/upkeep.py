@@ -13,9 +13,6 @@ from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-import asyncpg
-
-from sinks.sink import SinkUnavailable
 from sinks.timescale.rows import DAY_MS, Rows
 
 log = logging.getLogger(__name__)
@@ -87,7 +84,7 @@ class Upkeep:
             try:
                 await self.round()
                 failing = False
-            except (SinkUnavailable, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            except Exception as error:  # noqa: BLE001 (whatever it is, the next round is tried)
                 self.failures += 1
                 if not failing:
                     log.warning("upkeep of the store failed", extra={"reason": str(error)})

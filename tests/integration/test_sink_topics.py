@@ -14,6 +14,9 @@ import pytest
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.records_to_delete import RecordsToDelete
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.produce import ProduceRequest
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from schemas.codec import Envelope, encode
 from schemas.records import OperationsEvent, Scrape
@@ -263,3 +266,35 @@ async def test_a_letter_about_a_record_of_any_time_reaches_kafka(bench: Bench, t
     await bench.until_held("timescale", 1)
     await stopped(task, stop)
     assert (counts.rejected, counts.letters_lost) == (1, 0)
+
+
+class NoText(str):
+    """A name of a header as a producer in another language may write it."""
+
+    def encode(self, *_: Any) -> bytes:
+        return b"\xff"
+
+
+async def put_unreadable(bench: Bench) -> None:
+    """A record of which aiokafka can make nothing: it raises where it unpacks the batch."""
+    batch = _DefaultRecordBatchBuilderPy(2, 0, 0, -1, -1, -1, 10_000)
+    for offset, name in enumerate(("a", NoText("b"))):
+        batch.append(offset, NOW_MS, None, b"?", [(name, b"?")])
+    client = AIOKafkaClient(**bench.kafka)
+    await client.bootstrap()
+    wanted = [(bench.topic, [(0, bytes(batch.build()))])]
+    answer = await client.send(client.get_random_node(), ProduceRequest(None, -1, 5_000, wanted))
+    assert answer.topics[0][1][0][1] == 0
+    await client.close()
+
+
+async def test_a_record_that_the_client_itself_cannot_read_is_passed_over(bench: Bench) -> None:
+    await bench.put(3)
+    await put_unreadable(bench)
+    await bench.put(3)
+    stop = asyncio.Event()
+    task, counts = bench.start(bench.sink("listed"), stop)
+    await bench.until_held("listed", 6)
+    await stopped(task, stop)
+    assert bench.kept == [1, 2, 3, 4, 5, 6]
+    assert counts.rejected == 2
