@@ -344,9 +344,8 @@ class _Reader:
                 timeout_ms=timeout_ms, max_records=most
             )
             return got
-        except KafkaError:
-            raise
-        except Exception:  # noqa: BLE001 (a header's name that is no UTF-8, say: the client cannot read what others wrote)
+        except ValueError:
+            # A header's name that is no UTF-8, say: the client cannot read what others wrote.
             if self.opened_epoch != self.membership.epoch:
                 return {}
             return await self._got_around()
@@ -357,9 +356,7 @@ class _Reader:
         for partition in sorted(self.intake.partitions()):
             try:
                 got |= await self.consumer.getmany(partition, timeout_ms=200, max_records=1)
-            except KafkaError:
-                raise
-            except Exception as error:
+            except ValueError as error:
                 offset = await self.consumer.position(partition)
                 log.error("a record cannot be read", exc_info=error, extra={**_place(partition), "offset": offset})
                 rejected = Rejected(Reason.INVALID, f"the client cannot read it: {error}", b"")
