@@ -337,6 +337,11 @@ def _checked_url(route: Route, url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ValueError(f"route {route.name}: its url must be https://host/path")
+    try:
+        parts.hostname.encode("idna")
+    except UnicodeError:
+        # Said here and not at each alert; without the host, which may be a secret as the rest of the url.
+        raise ValueError(f"route {route.name}: its host is no name: a label has 1 to 63 letters") from None
     return url
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from pilothouse import programs
+from pilothouse.settings import from_env
 from schemas import topics
 from schemas.estate import Estate
 from sinks.context import Context
@@ -38,6 +42,22 @@ def test_alerts_are_a_sink_and_a_group_for_each_route() -> None:
     assert len({task.config.group for task in tasks}) == 2
 
 
+def test_a_host_that_can_be_no_name_is_said_of_its_route_alone() -> None:
+    long = Estate.model_validate(
+        {
+            "cells": [{"name": "eu1", "tenants": [{"name": "acme"}]}],
+            "routes": [
+                {"name": "dba", "url": f"https://{'a' * 64}.example/hook"},
+                {"name": "platform", "url": "https://platform.example/hook"},
+            ],
+        }
+    )
+    parts = SINKS["alerts"].parts(replace(context(), estate=long))
+    with pytest.raises(ValueError, match="route dba: its host is no name"):
+        parts["alerts.dba"]()
+    assert parts["alerts.platform"]().name == "alerts.platform"
+
+
 @pytest.mark.parametrize(
     ("name", "variable"), [("otlp", "PILOTHOUSE_OTLP_ENDPOINT"), ("timescale", "PILOTHOUSE_DATABASE_URL")]
 )
@@ -53,3 +73,9 @@ async def test_without_routes_a_sink_waits_to_be_stopped() -> None:
     assert not running.done()
     stop.set()
     await running
+
+
+def test_a_process_of_which_no_sink_can_be_made_says_what_each_needs(tmp_path: Path) -> None:
+    settings = from_env({"PILOTHOUSE_DATA": str(tmp_path), "PILOTHOUSE_KAFKA": "kafka:9092"})
+    with pytest.raises(programs.NotConfigured, match=r"PILOTHOUSE_DATABASE_URL.*PILOTHOUSE_OTLP_ENDPOINT"):
+        programs.sink(["timescale", "otlp"], ESTATE, settings)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from random import Random
-from typing import Any, Protocol
+from typing import Protocol
 
-from schemas.estate import Estate
 from schemas.records import Record
 from schemas.topics import Topic
-from sinks.context import Context, Task
+from sinks.context import Task
 from sinks.kafka_clients import Broker
 
 NOW_MS = 1_795_000_000_000
@@ -68,8 +67,3 @@ class Outside(Protocol):
 
     def held(self) -> Counter[int]:
         """How often it has taken each record, by its number."""
-
-
-def context(broker: Broker, **more: Any) -> Context:
-    """What a sink is made from."""
-    return Context(broker, Estate(), lambda value, _: str(value or ""), lambda: NOW_MS / 1000, **more)
