@@ -165,18 +165,21 @@ class Worker:
     async def _take_over(self, partition: int, consumer: Consumer) -> Runner | None:
         hold = self.hold
         gc.freeze()  # what is here now stays: collections need not look at it again
-        restored, begins = await self.store.restore(partition, self.topics)
+        restored, bounds = await self.store.restore(partition, self.topics)
         if hold != self.hold:
             return None
         fold = PartitionFold.restore(self.plan, restored.parts)
         for topic, place in self.topics.items():
-            fold.pass_expired(place, begins[topic])
+            begins, ends = bounds[topic]
+            fold.pass_expired(place, begins, ends)
         if fold.counts["expired"]:
             log.warning(
                 "partition %d: %d records went by unread, longer ago than they are kept",
                 partition,
                 fold.counts["expired"],
             )
+        if fold.counts["topics_anew"]:
+            log.warning("partition %d: %d topics were made anew", partition, fold.counts["topics_anew"])
         writer = Writer(uuid.uuid4().hex, restored.keys)
         consumer.resume_partitions({self._place(partition, topic) for topic in self.topics.values()})
 

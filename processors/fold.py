@@ -273,10 +273,16 @@ class PartitionFold:
             fold._restore_unit(cell, step, unit, unit_parts, head.versions)
         return fold
 
-    def pass_expired(self, topic: int, begins: int) -> None:
-        """What the log let go of while nobody read it is passed over and counted: it is read by nobody any more."""
+    def pass_expired(self, topic: int, begins: int, ends: int | None = None) -> None:
+        """What the log let go of while nobody read it is passed over and counted: it is read by nobody any more.
+
+        A log that `ends` before where we stand is another one: its topic was made anew, and is read from its beginning.
+        """
         expected = self.order.clocks[topic].next_offset
-        if expected is not None and begins > expected:
+        if expected is not None and ends is not None and ends < expected:
+            self.counts["topics_anew"] += 1
+            self.order.begin_anew(topic)
+        elif expected is not None and begins > expected:
             self.counts["expired"] += begins - expected
             self.order.skip(topic, begins - 1)
 

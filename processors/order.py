@@ -101,6 +101,11 @@ class Order:
         self._let_go(topic, offset)
         clock.next_offset = max(clock.next_offset or 0, offset + 1)
 
+    def begin_anew(self, topic: int) -> None:
+        """The topic is another one under the old name: its offsets count from 0 again, and what was told of time holds."""
+        self.clocks[topic].next_offset, self.clocks[topic].late = None, {}
+        self._held.discard(topic)
+
     def add(self, topic: int, offset: int, received: Received) -> None:
         """Take in a record; one that was let go before is dropped here."""
         at_ms = self._at(topic, offset, received.envelope.recorded_ms)

@@ -64,10 +64,11 @@ class Store:
         """Send a record of the state topic."""
         return await self._send(self._state, partition=partition, key=entry.key, value=entry.value)
 
-    async def restore(self, partition: int, topics: Collection[str]) -> tuple[Restored, dict[str, int]]:
+    async def restore(self, partition: int, topics: Collection[str]) -> tuple[Restored, dict[str, tuple[int, int]]]:
         """The best snapshot of a partition, read from the beginning of the state topic to its present end.
 
-        With it the first offsets that are left of the partition in `topics`: retention may have let go of what comes after it.
+        With it, of the partition in each of `topics`, the first offset that is left and the one after the last: retention may
+        have let go of what comes after the snapshot, and a topic made anew does not reach to where it was taken.
         """
         place = TopicPartition(self._state, partition)
         inputs = [TopicPartition(topic, partition) for topic in topics]
@@ -78,8 +79,8 @@ class Store:
         try:
             async with asyncio.timeout(READ_TIMEOUT_S):
                 restored = restore(await _read_to_end(reader, place))
-                begins = await reader.beginning_offsets(inputs)
-                return restored, {one.topic: begins[one] for one in inputs}
+                begins, ends = await reader.beginning_offsets(inputs), await reader.end_offsets(inputs)
+                return restored, {one.topic: (begins[one], ends[one]) for one in inputs}
         finally:
             await reader.stop()
 

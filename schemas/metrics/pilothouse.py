@@ -47,6 +47,9 @@ METRICS = (
     Metric("pilothouse.worker.rejected", Kind.SUM, "{record}", "Bytes that are no record, as dead letters."),
     Metric("pilothouse.worker.failed", Kind.SUM, "{record}", "Records on which a step raised, as dead letters."),
     Metric("pilothouse.worker.expired", Kind.SUM, "{record}", "Records that retention took before they were read."),
+    Metric(
+        "pilothouse.worker.topics_anew", Kind.SUM, "{topic}", "Topics that were made anew since a partition's snapshot."
+    ),
     Metric("pilothouse.worker.signals", Kind.SUM, "{signal}", "Signals told."),
     Metric("pilothouse.worker.incidents", Kind.SUM, "{incident}", "Versions of incidents told."),
     Metric(

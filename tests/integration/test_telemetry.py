@@ -65,6 +65,7 @@ def test_every_count_of_sinks_and_workers_stands_in_the_catalogue() -> None:
         "units_dropped",
         "sources_forgotten",
         "expired",
+        "topics_anew",
     )
     readings = list(telemetry.of_worker(Counter({**dict.fromkeys(known, 1), "rejected_invalid": 3})))
     assert {one.name for one in readings} <= BY_NAME.keys()

@@ -48,3 +48,17 @@ def test_after_a_restart_the_topics_that_are_read_again_are_waited_for() -> None
     assert order.ahead() == {FAST}, (
         "the clock of the slow topic is known, but what stood before it is not read again yet"
     )
+
+
+def test_a_topic_made_anew_is_read_from_its_beginning_and_holds_nobody_up() -> None:
+    order = Order((SLOW, FAST), grace_ms=0, stray_ms=10_000)
+    order.resume(Place(8_000, SLOW, 49), [Clock(next_offset=50, time_ms=9_000), Clock(next_offset=1, time_ms=500)], 400)
+    order.add(FAST, 0, received(9_500))
+    order.begin_anew(SLOW)
+    beat(order, FAST, 20_000)
+    assert order.clocks[SLOW].next_offset is None
+    order.add(SLOW, 0, received(9_200))
+    beat(order, SLOW, 20_000)
+    assert order.clocks[SLOW].next_offset == 2
+    assert order.horizon_ms == 20_000
+    assert [order.pop()[0].at_ms for _ in range(2)] == [9_200, 9_500]

@@ -88,13 +88,13 @@ class House:
         self.now_s += 0.001
         return self.now_s
 
-    async def read(self, offset: int, name: str | None, at_ms: int) -> None:
-        """An event called `name`, or a heartbeat."""
+    async def read(self, offset: int, name: str | None, at_ms: int, sequence: int | None = None) -> None:
+        """An event called `name`, or a heartbeat. Sequences go with the offsets unless one is given."""
         if name is None:
             wire = encode_heartbeat(Heartbeat(publisher="p", time_ms=at_ms))
         else:
             event = OperationsEvent(cell="eu1", time_ms=at_ms, resource="r", system="s", name=name)
-            wire = encode(event, Envelope("p", offset + 1, at_ms))
+            wire = encode(event, Envelope("p", sequence or offset + 1, at_ms))
         await self.runner.on_message(Message(TOPIC, offset, wire.key, wire.value, wire.headers, wire.timestamp_ms))
 
 
@@ -224,3 +224,17 @@ async def test_a_worker_that_leaves_has_told_everything_that_its_last_snapshot_c
     await house.bus.deliver()
     await leaving
     assert house.acknowledged == {TOPIC: 101}
+
+
+async def test_a_topic_that_ends_before_the_snapshot_is_another_one_and_is_read_from_its_beginning() -> None:
+    house = House()
+    for offset in range(40):
+        await house.read(offset, "a", 1_000 + offset)
+    await house.read(40, None, 9_000)
+    fold = PartitionFold.restore(Plan.of([ECHO]), house.runner.fold.snapshot())
+    fold.pass_expired(TOPIC, 0, 2)
+    assert (fold.counts["topics_anew"], fold.counts["expired"]) == (1, 0)
+    successor = House(fold)
+    await successor.read(0, "b", 90_000, sequence=41)
+    await successor.read(1, None, 99_000)
+    assert len(successor.bus.sent) == 1
