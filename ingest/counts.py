@@ -10,6 +10,7 @@ class Count(StrEnum):
     """A cumulative metric of ingest's own; meaning and unit stand in the catalogue."""
 
     SPOOL_FULL = "pilothouse.spool.refused"
+    SHARE_FULL = "pilothouse.spool.shares.refused"
     CLOCK_FELL = "pilothouse.spool.clock.fallbacks"
     DELIVERIES_FORGOTTEN = "pilothouse.spool.deliveries.forgotten"
     SENT = "pilothouse.publisher.records"

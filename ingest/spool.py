@@ -4,13 +4,25 @@ An accepted record survives kill -9 and power cuts, leaves in the order of its s
 source and sequence however often it is sent. Positions of collectors and ids of deliveries are kept in the same
 transaction as their records, so nothing is lost or told twice between a source and here. The order of `seq` is the
 order of `recorded_ms`; heartbeats stand in the same queue, so whatever was recorded before one stands before it.
+
+Fair shares: who fills the spool must leave room for the others. A named source may hold at most `SHARE` times what is still
+free, so one that floods gets two thirds, two get two fifths each, and there is always room for one that comes later;
+what strangers send (`RECEIVED`) leaves a reserve to the collectors besides. Source: Choudhury and Hahne, "Dynamic
+queue length thresholds for shared-memory packet switches" (1998).
+
+Disk trouble: what cannot be written is refused (`SpoolFull`), and what Kafka has is passed over in memory until its rows can be
+deleted, so the queue drains also while the disk is full or read-only; a restart before that sends them once more under
+the same sequences.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 import secrets
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +32,19 @@ from ingest.counts import Count, Counts
 from ingest.group_commit import GroupCommit
 from ingest.oversize import letters as letters_of
 from ingest.oversize import parts
+from ingest.private_files import make_private
+from ingest.references import ConfigurationError
 from schemas.codec import MAX_PAYLOAD_BYTES, Reason, encode_dead_letter
 from schemas.records import DeadLetter, Heartbeat, Record
 from schemas.topics import DEAD_LETTERS, topic_of
 
+log = logging.getLogger(__name__)
+
 Answer = TypeVar("Answer")
 Clock = Callable[[], int]  # Unix time in ms, UTC
 
+SHARE = 2.0
+RECEIVED = "received:"  # begins the source of what others send
 DELIVERY_MS = 24 * 3_600_000
 ROW_BYTES = 100  # what SQLite needs beside key and value
 SENT_HEARTBEAT_BYTES = 50_000  # one row becomes a message in every partition of every input topic
@@ -43,11 +61,24 @@ CREATE TABLE IF NOT EXISTS positions (source TEXT PRIMARY KEY, position TEXT NOT
 CREATE TABLE IF NOT EXISTS deliveries (n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, seen_ms INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS deliveries_by_age ON deliveries (seen_ms);
 """
-INSERT = "INSERT INTO outbox (topic, key, type, time_ms, recorded_ms, value) VALUES (?, ?, ?, ?, ?, ?)"
+ADDED = ("outbox", "deliveries")  # tables whose `source` files of before do not have
+COLUMNS = "topic, key, type, time_ms, recorded_ms, value, source"
+DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+UNWRITABLE = {
+    sqlite3.SQLITE_FULL: "is full; make room",
+    sqlite3.SQLITE_IOERR: "cannot be written; make room, raise the quota, or see what the kernel's log says of it",
+    sqlite3.SQLITE_READONLY: "is read-only; mount it for writing, or give the program its rights on the file back",
+    sqlite3.SQLITE_PERM: "may not be written by this program; give it its rights on the file back",
+    sqlite3.SQLITE_CANTOPEN: "cannot be opened any more; bring the folder back",
+    sqlite3.SQLITE_BUSY: "is locked by another program; stop that",
+    sqlite3.SQLITE_LOCKED: "is locked by another program; stop that",
+}
+EARLY = "\0early"  # counts what was forgotten within 24 hours, beside the sources
+INSERT = f"INSERT INTO outbox ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"
 
 
-class SpoolError(Exception):
-    """The spool cannot be opened; the message names the file and the mend."""
+class SpoolError(ConfigurationError):
+    """The spool cannot be used; the message names the file and the mend."""
 
 
 class SpoolFull(Exception):  # noqa: N818 (it reads as a state, not as a mistake)
@@ -56,6 +87,10 @@ class SpoolFull(Exception):  # noqa: N818 (it reads as a state, not as a mistake
     def __init__(self, detail: str, retry_after_s: float = 10.0) -> None:
         super().__init__(detail)
         self.retry_after_s = retry_after_s
+
+
+class ShareFull(SpoolFull):
+    """The spool has room, but not for this source, which fills its share of it."""
 
 
 class Row(NamedTuple):
@@ -68,6 +103,7 @@ class Row(NamedTuple):
     time_ms: int
     recorded_ms: int
     value: bytes
+    source: str = ""
 
     @property
     def size(self) -> int:
@@ -90,6 +126,18 @@ class Bounds:
     max_records: int = 5_000_000
     max_waiting_bytes: int = 64 * 2**20
     max_deliveries: int = 500_000
+    reserved: float = 0.0
+    """Part of the spool, 0 to 1, that what others send leaves to the collectors."""
+
+
+class Held:
+    """What a source has in the spool, on its way to the disk included."""
+
+    __slots__ = ("bytes", "records")
+
+    def __init__(self) -> None:
+        self.records = 0
+        self.bytes = 0
 
 
 class Spool:
@@ -111,12 +159,17 @@ class Spool:
         self._bounds = bounds or Bounds()
         self._waiting_bytes = 0
         self._recorded_ms = 0
+        self._held: dict[str, Held] = {}
+        self._remembered: Counter[str] = Counter()
+        self._passed = 0
+        """The last sequence that Kafka has; its row may still be on disk."""
+        self._is_stuck = False
         self._file = GroupCommit(path, _create)
 
     async def open(self) -> None:
         """Open or create the file. Raises SpoolError."""
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self._path)
             await self._file.open()
             await self._file.run(self._load)
         except (OSError, sqlite3.Error) as error:
@@ -134,23 +187,26 @@ class Spool:
         letters: Iterable[DeadLetter] = (),
         position: tuple[str, str] | None = None,
         deliveries: Sequence[str | None] = (),
+        source: str = "",
     ) -> int:
         """How many of the records are new; returned once they, the letters and the position are durable together.
 
         `position` is (source, where it goes on). `deliveries` has one id a record: a record whose id was seen within
-        24 hours is dropped, one whose id is None is always new. A batch too large for Kafka is kept in parts.
-        Raises SpoolFull.
+        24 hours is dropped, one whose id is None is always new. A batch too large for Kafka is kept in parts. `source` names
+        whose share of the spool it takes; without one it is bounded by the whole spool alone. Raises SpoolFull.
         """
         now_ms = self._stamp()
-        items = list(_items(records, deliveries, now_ms))
-        refused = [_letter_row(letter, now_ms) for letter in letters]
+        items = list(_items(records, deliveries, now_ms, source))
+        refused = [_letter_row(letter, now_ms, source) for letter in letters]
         rows = [*refused, *(row for item in items for row in item.rows)]
-        self._refuse_if_full(len(rows), _size(rows))
+        self._refuse_if_full(source, len(rows), _size(rows))
+        remembered = Counter(self._remembered)
         # Asked for before anything is awaited, so that the order on disk is the order of the stamps.
-        answer = self._file.run(lambda db: self._keep(db, items, refused, position, now_ms))
+        answer = self._file.run(lambda db: self._keep(db, items, refused, position, now_ms, remembered))
         self._waiting_bytes += _size(rows)
+        self._hold(rows, 1)
         # Shielded: what the disk has taken is counted also when the caller has gone.
-        new = await asyncio.shield(self._accepted(answer, refused, _size(rows)))
+        new = await asyncio.shield(self._accepted(answer, refused, rows))
         self._counts[Count.DUPLICATE] += len(items) - len(new)
         return len(new)
 
@@ -169,8 +225,20 @@ class Spool:
         """
         now_ms = self._stamp()
         new = [_letter_row(letter, now_ms) for letter in letters]
+        passed = max(self._passed, sent[-1].seq) if sent else self._passed
         self.filled.clear()  # what comes from now on is either read below or sets it again
-        rows = await self._answered(self._file.run(lambda db: _advance(db, sent, new, max_bytes, max_rows)))
+        try:
+            rows = await self._answered(
+                self._file.run(lambda db: _advance(db, passed, new, max_bytes, max_rows), frees=True)
+            )
+        except SpoolFull:
+            if new:  # the letters are the only copy of what they stand for
+                raise
+            reading = self._file.run(lambda db: _following(db, passed, max_bytes, max_rows), writes=False)
+            rows = await self._answered(reading, heals=False)
+        self._passed = passed
+        if sent:
+            self._file.run(_give_back).add_done_callback(_looked_at)
         self._settle(sent, -1)
         self._settle(new, 1)
         if not rows:
@@ -180,7 +248,8 @@ class Spool:
     async def position(self, source: str) -> str | None:
         """Where the source goes on; None before its first look."""
         query = "SELECT position FROM positions WHERE source = ?"
-        found: str | None = await self._answered(self._file.run(lambda db: _one(db, query, source)))
+        reading = self._file.run(lambda db: _one(db, query, source), writes=False)
+        found: str | None = await self._answered(reading, heals=False)
         return found
 
     @property
@@ -189,26 +258,45 @@ class Spool:
         return self.records >= self._bounds.max_records or self.bytes >= self._bounds.max_bytes
 
     async def _accepted(
-        self, answer: asyncio.Future[tuple[list[Item], int]], refused: Sequence[Row], size: int
+        self, answer: asyncio.Future[tuple[list[Item], Counter[str]]], refused: Sequence[Row], rows: Sequence[Row]
     ) -> list[Item]:
         try:
             new, forgotten = await self._answered(answer)
         finally:
-            self._waiting_bytes -= size
+            self._waiting_bytes -= _size(rows)
+            self._hold(rows, -1)
         self._settle(refused, 1)
         self._settle([row for item in new for row in item.rows], 1)
-        self._counts[Count.DELIVERIES_FORGOTTEN] += forgotten
+        self._remembered.update(item.rows[0].source for item in new if item.delivery is not None)
+        self._counts[Count.DELIVERIES_FORGOTTEN] += forgotten.pop(EARLY, 0)
+        self._remembered.subtract(forgotten)
+        self._remembered = +self._remembered
         self._announce()
         return new
 
-    async def _answered(self, answer: asyncio.Future[Answer]) -> Answer:
+    async def _answered(self, answer: asyncio.Future[Answer], *, heals: bool = True) -> Answer:
         try:
-            return await answer
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                self._counts[Count.SPOOL_FULL] += 1
-                raise SpoolFull(f"the disk of spool {self._path} is full; make room") from error
-            raise
+            result = await answer
+        except sqlite3.DatabaseError as error:
+            raise self._trouble(error) from error
+        if self._is_stuck and heals:
+            self._is_stuck = False
+            log.info("the disk of the spool takes records again", extra={"spool": str(self._path)})
+        return result
+
+    def _trouble(self, error: sqlite3.DatabaseError) -> Exception:
+        """What the error means to whoever asked: try later, end, or that it is our bug."""
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in DAMAGED:
+            return SpoolError(f"spool {self._path}: {error}; {_mend(error)}")
+        if code not in UNWRITABLE:
+            return error
+        self._counts[Count.SPOOL_FULL] += 1
+        told = f"the disk of spool {self._path} {UNWRITABLE[code]}"
+        if not self._is_stuck:
+            self._is_stuck = True
+            log.error("%s: %s", told, error)
+        return SpoolFull(told)
 
     def _announce(self) -> None:
         self.emptied.clear()
@@ -221,7 +309,7 @@ class Spool:
         self._recorded_ms = max(self._recorded_ms, now_ms)
         return self._recorded_ms
 
-    def _refuse_if_full(self, records: int, size: int) -> None:
+    def _refuse_if_full(self, source: str, records: int, size: int) -> None:
         bounds = self._bounds
         if self._waiting_bytes and self._waiting_bytes + size > bounds.max_waiting_bytes:
             detail = f"{self._waiting_bytes} bytes wait for the disk of spool {self._path}; at most {bounds.max_waiting_bytes} may"
@@ -230,23 +318,64 @@ class Spool:
                 f"spool {self._path} holds {self.records} records and {self.bytes} bytes that Kafka has not taken; "
                 f"it is bounded at {bounds.max_records} records and {bounds.max_bytes} bytes"
             )
+        elif source:
+            self._refuse_if_unfair(source, records, size)
+            return
         else:
             return
         self._counts[Count.SPOOL_FULL] += 1
         raise SpoolFull(detail)
 
+    def _refuse_if_unfair(self, source: str, records: int, size: int) -> None:
+        """Raises ShareFull when the source would hold more than its share, or what others send more than all of theirs."""
+        bounds, held = self._bounds, self._held.get(source) or Held()
+        free_records = bounds.max_records - self.records
+        free_bytes = bounds.max_bytes - self.bytes - self._waiting_bytes
+        is_over = held.records + records > SHARE * free_records or held.bytes + size > SHARE * free_bytes
+        if not is_over and source.startswith(RECEIVED) and bounds.reserved:
+            sent = [one for name, one in self._held.items() if name.startswith(RECEIVED)]
+            theirs = 1 - bounds.reserved
+            is_over = (
+                sum(one.records for one in sent) + records > theirs * bounds.max_records
+                or sum(one.bytes for one in sent) + size > theirs * bounds.max_bytes
+            )
+        if is_over:
+            self._counts[Count.SHARE_FULL] += 1
+            raise ShareFull(
+                f"{source} fills its share of spool {self._path} with {held.records} records and {held.bytes} bytes that "
+                "Kafka has not taken"
+            )
+
     def _settle(self, rows: Iterable[Row], sign: int) -> None:
         counted = [row for row in rows if row.type != Heartbeat.type]
         self.records += sign * len(counted)
         self.bytes += sign * _size(counted)
+        self._hold(counted, sign)
+
+    def _hold(self, rows: Iterable[Row], sign: int) -> None:
+        for row in rows:
+            if not row.source:
+                continue
+            held = self._held.setdefault(row.source, Held())
+            held.records += sign
+            held.bytes += sign * row.size
+            if not held.records:
+                del self._held[row.source]
 
     def _load(self, db: sqlite3.Connection) -> None:
         db.execute("INSERT OR IGNORE INTO meta VALUES ('instance', ?)", [secrets.token_hex(4)])
         self.source = f"{self._name}-{_one(db, 'SELECT value FROM meta WHERE name = ?', 'instance')}"
         self._recorded_ms = _one(db, "SELECT value FROM meta WHERE name = ?", "recorded_ms") or 0
+        self.records, self.bytes, self._held = 0, 0, {}
         size = f"count(*), coalesce(sum(length(value) + length(key) + {ROW_BYTES}), 0)"
-        query = f"SELECT {size} FROM outbox WHERE type <> ?"
-        self.records, self.bytes = db.execute(query, [Heartbeat.type]).fetchone()
+        query = f"SELECT source, {size} FROM outbox WHERE type <> ? GROUP BY source"
+        for source, records, total in db.execute(query, [Heartbeat.type]):
+            self.records += records
+            self.bytes += total
+            if source:
+                held = self._held[source] = Held()
+                held.records, held.bytes = records, total
+        self._remembered = Counter(dict(db.execute("SELECT source, count(*) FROM deliveries GROUP BY source")))
 
     def _keep(
         self,
@@ -255,9 +384,13 @@ class Spool:
         refused: Sequence[Row],
         position: tuple[str, str] | None,
         now_ms: int,
-    ) -> tuple[list[Item], int]:
-        new = [item for item in items if item.delivery is None or _first_seen(db, item.delivery, now_ms)]
-        forgotten = _forget_deliveries(db, now_ms, self._bounds.max_deliveries) if _has_ids(new) else 0
+        remembered: Counter[str],
+    ) -> tuple[list[Item], Counter[str]]:
+        new = [item for item in items if item.delivery is None or _first_seen(db, item, now_ms)]
+        remembered.update(item.rows[0].source for item in new if item.delivery is not None)
+        forgotten = (
+            _forget_deliveries(db, now_ms, self._bounds.max_deliveries, remembered) if _has_ids(new) else Counter()
+        )
         _insert(db, refused)
         _insert(db, (row for item in new for row in item.rows))
         if position:
@@ -268,30 +401,34 @@ class Spool:
 
 def _create(db: sqlite3.Connection) -> None:
     db.executescript(SCHEMA)
+    for table in ADDED:
+        if "source" not in {column[1] for column in db.execute(f"PRAGMA table_info({table})")}:
+            db.execute(f"ALTER TABLE {table} ADD COLUMN source TEXT NOT NULL DEFAULT ''")
 
 
-def _items(records: Iterable[Record], deliveries: Sequence[str | None], now_ms: int) -> Iterator[Item]:
+def _items(records: Iterable[Record], deliveries: Sequence[str | None], now_ms: int, source: str) -> Iterator[Item]:
     all_records = list(records)
     ids = deliveries or [None] * len(all_records)
     for record, delivery in zip(all_records, ids, strict=True):
-        yield Item(delivery, [row for part, body in parts(record) for row in _record_rows(part, body, now_ms)])
+        yield Item(delivery, [row for part, body in parts(record) for row in _record_rows(part, body, now_ms, source)])
 
 
-def _record_rows(record: Record, body: bytes, now_ms: int) -> Iterator[Row]:
+def _record_rows(record: Record, body: bytes, now_ms: int, source: str) -> Iterator[Row]:
     topic = topic_of(record).name
     if len(body) <= MAX_PAYLOAD_BYTES:
-        yield Row(0, topic, record.cell, record.type, record.time_ms, now_ms, body)
+        yield Row(0, topic, record.cell, record.type, record.time_ms, now_ms, body, source)
         return
     detail = f"{record.type} of cell {record.cell} has {len(body)} bytes; at most {MAX_PAYLOAD_BYTES} are read"
     for letter in letters_of(
         body, reason=Reason.OVERSIZED, detail=detail, topic=topic, rejected_by="spool", time_ms=now_ms
     ):
-        yield _letter_row(letter, now_ms)
+        yield _letter_row(letter, now_ms, source)
 
 
-def _letter_row(letter: DeadLetter, now_ms: int) -> Row:
+def _letter_row(letter: DeadLetter, now_ms: int, source: str = "") -> Row:
     wire = encode_dead_letter(letter)
-    return Row(0, DEAD_LETTERS.name, (wire.key or b"").decode(), letter.type, letter.time_ms, now_ms, wire.value)
+    key = (wire.key or b"").decode()
+    return Row(0, DEAD_LETTERS.name, key, letter.type, letter.time_ms, now_ms, wire.value, source)
 
 
 def _size(rows: Iterable[Row]) -> int:
@@ -306,22 +443,30 @@ def _insert(db: sqlite3.Connection, rows: Iterable[Row]) -> None:
     db.executemany(INSERT, (row[1:] for row in rows))
 
 
-def _first_seen(db: sqlite3.Connection, delivery: str, now_ms: int) -> bool:
-    db.execute("DELETE FROM deliveries WHERE id = ? AND seen_ms < ?", (delivery, now_ms - DELIVERY_MS))
-    insert = "INSERT OR IGNORE INTO deliveries (id, seen_ms) VALUES (?, ?)"
-    return db.execute(insert, (delivery, now_ms)).rowcount == 1
+def _first_seen(db: sqlite3.Connection, item: Item, now_ms: int) -> bool:
+    db.execute("DELETE FROM deliveries WHERE id = ? AND seen_ms < ?", (item.delivery, now_ms - DELIVERY_MS))
+    insert = "INSERT OR IGNORE INTO deliveries (id, seen_ms, source) VALUES (?, ?, ?)"
+    return db.execute(insert, (item.delivery, now_ms, item.rows[0].source)).rowcount == 1
 
 
-def _forget_deliveries(db: sqlite3.Connection, now_ms: int, most: int) -> int:
-    """Forget the old ones, then the oldest beyond the bound; how many were forgotten too early."""
-    db.execute("DELETE FROM deliveries WHERE seen_ms < ?", [now_ms - DELIVERY_MS])
-    return db.execute("DELETE FROM deliveries WHERE n <= (SELECT max(n) FROM deliveries) - ?", [most]).rowcount
+def _forget_deliveries(db: sqlite3.Connection, now_ms: int, most: int, remembered: Counter[str]) -> Counter[str]:
+    """Forget the old ones, then beyond the bound the oldest of whoever has most; how many by source, and `EARLY`."""
+    old = db.execute("DELETE FROM deliveries WHERE seen_ms < ? RETURNING source", [now_ms - DELIVERY_MS]).fetchall()
+    forgotten = Counter(source for (source,) in old)
+    remembered.subtract(forgotten)
+    if (excess := remembered.total() - most) > 0:
+        ((heaviest, _),) = remembered.most_common(1)
+        oldest = "SELECT n FROM deliveries WHERE source = ? ORDER BY n LIMIT ?"
+        gone = db.execute(f"DELETE FROM deliveries WHERE n IN ({oldest})", [heaviest, excess]).rowcount
+        forgotten[heaviest] += gone
+        forgotten[EARLY] += gone
+    return forgotten
 
 
 def _keep_heartbeat(db: sqlite3.Connection, beat: Heartbeat) -> None:
     db.execute("DELETE FROM outbox WHERE seq = (SELECT max(seq) FROM outbox) AND type = ?", [beat.type])
     body = beat.model_dump_json().encode()
-    db.execute(INSERT, ("", "", beat.type, beat.time_ms, beat.time_ms, body))
+    db.execute(INSERT, ("", "", beat.type, beat.time_ms, beat.time_ms, body, ""))
     _remember_time(db, beat.time_ms)
 
 
@@ -329,17 +474,29 @@ def _remember_time(db: sqlite3.Connection, now_ms: int) -> None:
     db.execute("INSERT OR REPLACE INTO meta VALUES ('recorded_ms', ?)", [now_ms])
 
 
-def _advance(
-    db: sqlite3.Connection, sent: Sequence[Row], new: Sequence[Row], max_bytes: int, max_rows: int
-) -> list[Row]:
-    if sent:
-        db.execute("DELETE FROM outbox WHERE seq <= ?", [sent[-1].seq])
-        _insert(db, new)
-        if _one(db, "PRAGMA freelist_count") > GIVEN_BACK_PAGES:
-            db.execute(f"PRAGMA incremental_vacuum({GIVEN_BACK_PAGES})").fetchall()
+def _advance(db: sqlite3.Connection, passed: int, new: Sequence[Row], max_bytes: int, max_rows: int) -> list[Row]:
+    _insert(db, new)
+    db.execute("DELETE FROM outbox WHERE seq <= ?", [passed])
+    return _following(db, passed, max_bytes, max_rows)
+
+
+def _looked_at(answer: asyncio.Future[None]) -> None:
+    """Space that is not given back now is given back later."""
+    if not answer.cancelled():
+        answer.exception()
+
+
+def _give_back(db: sqlite3.Connection) -> None:
+    """Return freed pages to the file system. Alone in its transaction: on a full disk the deleting must not fail with it."""
+    if _one(db, "PRAGMA freelist_count") > GIVEN_BACK_PAGES:
+        db.execute(f"PRAGMA incremental_vacuum({GIVEN_BACK_PAGES})").fetchall()
+
+
+def _following(db: sqlite3.Connection, passed: int, max_bytes: int, max_rows: int) -> list[Row]:
     rows: list[Row] = []
     size = 0
-    for values in db.execute("SELECT * FROM outbox ORDER BY seq LIMIT ?", [max_rows]):
+    query = f"SELECT seq, {COLUMNS} FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?"
+    for values in db.execute(query, [passed, max_rows]):
         row = Row(*values)
         size += SENT_HEARTBEAT_BYTES if row.type == Heartbeat.type else row.size
         if rows and size > max_bytes:
@@ -354,8 +511,13 @@ def _one(db: sqlite3.Connection, query: str, *arguments: object) -> Any:
 
 
 def _mend(error: Exception) -> str:
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if "locked" in str(error):
         return "another program has it open; stop that, or give this one a spool of its own"
-    if "not a database" in str(error) or "malformed" in str(error):
+    if code in DAMAGED or "not a database" in str(error):
         return "the file is damaged; move it away, which loses what it holds, and start again"
+    if code in UNWRITABLE:
+        return f"the disk {UNWRITABLE[code]}"
+    if getattr(error, "errno", 0) == errno.ENOSPC:
+        return "the disk is full; make room"
     return "choose a path that this program can write"

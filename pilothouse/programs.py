@@ -62,7 +62,6 @@ def ingest(estate: Estate, settings: Settings, *, host: str = "127.0.0.1", port:
         port=port,
         receivers={one.name: ReceiverSettings(keys=one.keys) for one in estate.receivers},
     )
-    configured.spool.parent.mkdir(parents=True, exist_ok=True)
     _until_stopped(lambda stop: run_ingest(estate, configured, stop))
 
 

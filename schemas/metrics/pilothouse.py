@@ -28,6 +28,12 @@ METRICS = (
         title="records a full spool refused",
         bad=Departure.UP,
     ),
+    Metric(
+        "pilothouse.spool.shares.refused",
+        Kind.SUM,
+        "{request}",
+        "Times a source had filled its share of the spool; others were still taken.",
+    ),
     Metric("pilothouse.spool.clock.fallbacks", Kind.SUM, "{record}", "Records stamped while the own clock had fallen."),
     Metric("pilothouse.spool.deliveries.forgotten", Kind.SUM, "{delivery}", "Delivery ids forgotten before 24 hours."),
     Metric("pilothouse.publisher.records", Kind.SUM, "{record}", "Records that Kafka has stored."),

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from ingest.counts import Count, Counts
-from ingest.spool import ROW_BYTES, Bounds, Row, Spool, SpoolError, SpoolFull
+from ingest.spool import RECEIVED, ROW_BYTES, Bounds, Row, ShareFull, Spool, SpoolError, SpoolFull
 from schemas.codec import Reason, Rejected, dead_letter
 from schemas.records import Heartbeat, LogBatch, Scrape
 
@@ -308,3 +308,69 @@ async def test_what_was_accepted_survives_kill_9(tmp_path: Path) -> None:
         assert last < len(times_ms) <= last + 2  # at most the one that was not yet told
         assert await spool.position(worker) == str(len(times_ms) - 1)
     await spool.close()
+
+
+async def flooded(spool: Spool, source: str) -> int:
+    """How many records of a source are taken until it is refused."""
+    for number in range(10_000):
+        try:
+            await spool.accept([scrape()], source=source)
+        except SpoolFull:
+            return number
+    raise AssertionError("nothing refuses it")
+
+
+async def test_a_flood_leaves_room_for_everybody_who_comes_later(opened: Opener) -> None:
+    counts = Counts()
+    async with opened(bounds=Bounds(max_records=300), counts=counts) as spool:
+        assert await flooded(spool, "a") == 200  # twice what is then free
+        assert await flooded(spool, "b") == 67
+        with pytest.raises(ShareFull, match="a fills its share"):
+            await spool.accept([scrape()], source="a")
+        assert await spool.accept([scrape()], source="c") == 1
+        assert counts[Count.SHARE_FULL] == 3
+    async with opened(bounds=Bounds(max_records=300)) as spool:  # who holds what is remembered
+        with pytest.raises(ShareFull):
+            await spool.accept([scrape()], source="a")
+        await spool.advance(await held(spool), max_bytes=ALL)
+        assert await flooded(spool, "a") == 200
+
+
+async def test_shares_count_bytes_too_and_what_is_on_its_way_to_the_disk(opened: Opener) -> None:
+    async with opened(bounds=Bounds(max_bytes=90_000)) as spool:
+        answers = await asyncio.gather(
+            *(spool.accept([scrape()], source="a") for _ in range(1000)), return_exceptions=True
+        )
+        assert {type(answer) for answer in answers} == {int, ShareFull}
+        assert 55_000 < spool.bytes <= 60_000
+
+
+async def test_what_others_send_leaves_a_reserve_to_collectors(opened: Opener) -> None:
+    async with opened(bounds=Bounds(max_records=100, reserved=0.5)) as spool:
+        sent = [await flooded(spool, f"{RECEIVED}{number}") for number in range(30)]
+        assert sum(sent) == 50
+        assert await flooded(spool, "eu1/db") > 30
+
+
+async def test_a_flood_of_deliveries_makes_the_spool_forget_its_own_first(opened: Opener) -> None:
+    async with opened(bounds=Bounds(max_deliveries=10)) as spool:
+        await spool.accept([scrape()], deliveries=["quiet"], source="b")
+        for number in range(50):
+            await spool.accept([scrape()], deliveries=[str(number)], source="a")
+        assert await spool.accept([scrape()] * 2, deliveries=["quiet", "0"], source="b") == 1
+
+
+async def test_a_spool_of_the_version_before_is_read(tmp_path: Path, opened: Opener) -> None:
+    db = sqlite3.connect(tmp_path / "spool.db")
+    db.executescript(
+        "CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID; INSERT INTO meta VALUES ('instance', 'old');"
+        "CREATE TABLE outbox (seq INTEGER PRIMARY KEY AUTOINCREMENT, topic TEXT NOT NULL, key TEXT NOT NULL, "
+        "type TEXT NOT NULL, time_ms INTEGER NOT NULL, recorded_ms INTEGER NOT NULL, value BLOB NOT NULL);"
+        "CREATE TABLE deliveries (n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, seen_ms INTEGER NOT NULL);"
+        f"INSERT INTO outbox VALUES (7, 't', 'k', 'x', 1, 1, x'00'); INSERT INTO deliveries VALUES (1, 'a', {START_MS});"
+    )
+    db.close()
+    async with opened() as spool:
+        assert (spool.source, spool.records) == ("ingest-old", 1)
+        assert [row.seq for row in await held(spool)] == [7]
+        assert await spool.accept([scrape()] * 2, deliveries=["a", "b"], source="s") == 1
