@@ -19,11 +19,10 @@ from pilothouse import kafka_log
 from pilothouse.broker import partitions
 from schemas.codec import Envelope, Received, decode, encode, rfc3339
 from schemas.records import OperationsEvent
-from schemas.silences import EVENT, Silence
+from schemas.silences import EVENT, LONGEST_MS, Silence
 from schemas.topics import OPERATIONS
 
 UNITS_S = {"m": 60, "h": 3_600, "d": 86_400}
-LONGEST_MS = OPERATIONS.retention_days * 86_400_000
 
 
 class SilenceError(ValueError):

@@ -11,14 +11,15 @@ from collections import Counter
 from collections.abc import Iterable
 from enum import StrEnum
 from functools import cached_property
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from schemas.calendar import ALWAYS_OPEN, Calendar
 from schemas.openslo import AnyDocument
 from schemas.records import Name, Role
 from schemas.slo import Column, Slo, slos
+from schemas.topics import INPUTS
 
 
 class Tier(StrEnum):
@@ -132,13 +133,71 @@ class Route(BaseModel):
     )
 
 
+class Key(Reference):
+    """A key of a receiver: where it stands, who holds it, and what its holder may write.
+
+    What is left out is not restricted: a key without a scope may write what its receiver takes, for all cells and tenants
+    of the estate. No key writes what only Pilothouse itself says, nor in the name of a resource that a collector reads
+    unless `resources` names it.
+    """
+
+    name: Name | None = Field(
+        None,
+        description="Who holds it. Keys of one name, as while they rotate, share their quota, their part of the spool and "
+        "the deliveries that are remembered; the variable's or the file's name when left out.",
+    )
+    cells: tuple[Name, ...] = Field((), description="Only these cells; empty for all.")
+    tenants: tuple[Name, ...] = Field(
+        (), description="Only these tenants, and nothing that a whole cell shares; empty for all."
+    )
+    topics: tuple[Name, ...] = Field((), description="Only these topics, such as events.business.v1; empty for all.")
+    resources: tuple[Name, ...] = Field(
+        (), description="Only these resources, those that a collector reads among them; empty for all that none reads."
+    )
+    records_per_minute: int = Field(
+        600_000, gt=0, description="Quota: series of scrapes, rows of batches and other records a minute."
+    )
+    bytes_per_minute: int = Field(64 * 2**20, gt=0, description="Quota: bytes of bodies a minute, as they are sent.")
+
+    @property
+    def holder(self) -> str:
+        """Who holds it, as logs and quotas name them."""
+        return self.name or self.env or (self.file or "").rpartition("/")[2] or "key"
+
+    @property
+    def unrestricted(self) -> tuple[str, ...]:
+        """What of cells, tenants and topics it does not restrict."""
+        return tuple(part for part in ("cells", "tenants", "topics") if not getattr(self, part))
+
+    def faults(self, estate: Estate) -> Iterable[str]:
+        """What of its scope is not there, so that a typing error does not lock a sender out or let one in."""
+        cells = [cell for cell in estate.cells if not self.cells or cell.name in self.cells]
+        known = {
+            "cells": {cell.name for cell in estate.cells},
+            "tenants": {tenant.name for cell in cells for tenant in cell.tenants},
+            "topics": {topic.name for topic in INPUTS},
+        }
+        for part, names in known.items():
+            for name in getattr(self, part):
+                if name not in names:
+                    yield f"key {self.holder}: {part} names {name!r}; there are {', '.join(sorted(names))}"
+
+
+def _as_key(given: Any) -> Any:
+    return given.model_dump(exclude_none=True) if type(given) is Reference else given
+
+
+AnyKey = Annotated[Key, BeforeValidator(_as_key)]
+"""A key, also from a bare reference."""
+
+
 class Receiver(BaseModel):
     """An HTTP receiver that listens for others' events."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name = Field(description="Which one: change, github, events ...")
-    keys: tuple[Reference, ...] = Field(min_length=1, description="Where its keys stand; several while they rotate.")
+    keys: tuple[AnyKey, ...] = Field(min_length=1, description="Where its keys stand and what each may write.")
 
 
 class Estate(BaseModel):
@@ -188,12 +247,23 @@ class Estate(BaseModel):
         taken = {role for route in self.routes for role in route.roles}
         return tuple(role for role in Role if role not in taken) if self.routes else ()
 
+    def unscoped_keys(self) -> tuple[str, ...]:
+        """What keys of receivers may write without a restriction, a sentence a key."""
+        return tuple(
+            f"receiver {receiver.name}: key {key.holder} may write all {' and '.join(key.unrestricted)} of the estate"
+            for receiver in self.receivers
+            for key in receiver.keys
+            if key.unrestricted
+        )
+
     def faults(self) -> Iterable[str]:
         """What does not fit together, each as a sentence that names the thing, the value and what would be right."""
         yield from _twice("cell", (cell.name for cell in self.cells))
         yield from _twice("receiver", (receiver.name for receiver in self.receivers))
         yield from _twice("route", (route.name for route in self.routes))
         yield from _twice("calendar", (calendar.name for calendar in self.calendars))
+        for receiver in self.receivers:
+            yield from (f"receiver {receiver.name}: {fault}" for key in receiver.keys for fault in key.faults(self))
         for cell in self.cells:
             yield from _twice(f"cell {cell.name}: tenant", (tenant.name for tenant in cell.tenants))
             yield from _twice(f"cell {cell.name}: database", (tenant.db_namespace for tenant in cell.tenants))

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from schemas.records import Incident, Name, OperationsEvent, Silenced, Text, TimeMs
 
 EVENT = "pilothouse.silence"
+LONGEST_MS = 90 * 86_400_000
+"""A silence is cut there, whoever says it and wherever it is read: nobody is to be forgotten for good."""
 
 
 class Silence(BaseModel):
@@ -42,9 +44,18 @@ class Silence(BaseModel):
             return None
         said: dict[str, Any] = {name.removeprefix(f"{EVENT}."): value for name, value in event.attributes.items()}
         try:
-            return cls(**said, tenant=event.tenant, from_ms=event.time_ms, reason=event.body)
+            one = cls(**said, tenant=event.tenant, from_ms=event.time_ms, reason=event.body)
+            return one.bounded(event.time_ms)
         except (ValidationError, TypeError):
             return None
+
+    def bounded(self, at_ms: int) -> Silence:
+        """The silence as it holds for who hears of it at `at_ms`: from then at the latest, and no longer than the cap."""
+        from_ms = min(self.from_ms, at_ms)
+        until_ms = min(self.until_ms, from_ms + LONGEST_MS)
+        if (from_ms, until_ms) == (self.from_ms, self.until_ms):
+            return self
+        return self.model_copy(update={"from_ms": from_ms, "until_ms": until_ms})
 
     def event(self, cell: str, time_ms: int) -> OperationsEvent:
         """The event that tells of it from `time_ms` on."""

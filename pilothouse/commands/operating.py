@@ -44,7 +44,9 @@ def check(config: EstateDir, output: OutputOption = Output.TEXT) -> None:
     text = "fine: " + ", ".join(f"{what} {count}" for what, count in counted.items())
     if untold:
         text += f"\nno route takes {', '.join(untold)}: what concerns nobody else is told to nobody"
-    show({"ok": True, **counted, "untold_roles": untold}, output, text)
+    unscoped = estate.unscoped_keys()
+    text = "\n".join([text, *(f"{one}; cells, tenants and topics beside the key restrict it" for one in unscoped)])
+    show({"ok": True, **counted, "untold_roles": untold, "unscoped_keys": unscoped}, output, text)
 
 
 def _counts(estate: Estate) -> dict[str, int]:

@@ -34,6 +34,30 @@ def test_check_says_whose_alerts_no_route_takes(tmp_path: Path) -> None:
         assert says in result.stdout if says else "no route" not in result.stdout
 
 
+def test_check_says_what_keys_without_a_scope_may_write(tmp_path: Path) -> None:
+    keys = "[{env: EDI_KEY, cells: [eu1], topics: [events.business.v1]}, {env: OLD_KEY}]"
+    (tmp_path / "estate.yaml").write_text(ESTATE + f"receivers: [{{name: events, keys: {keys}}}]")
+    result = run("check", "-c", str(tmp_path))
+    assert result.exit_code == 0
+    assert "receiver events: key EDI_KEY may write all tenants of the estate; cells, tenants and" in result.stdout
+    assert "receiver events: key OLD_KEY may write all cells and tenants and topics of the estate" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("scope", "says"),
+    [
+        ("cells: [mars]", "receiver events: key X: cells names 'mars'; there are eu1"),
+        ("tenants: [mars]", "tenants names 'mars'; there are acme"),
+        ("topics: [signals.incidents.v1]", "topics names 'signals.incidents.v1'; there are events.business.v1"),
+    ],
+)
+def test_check_names_what_a_scope_names_and_is_not_there(tmp_path: Path, scope: str, says: str) -> None:
+    (tmp_path / "estate.yaml").write_text(ESTATE + f"receivers: [{{name: events, keys: [{{env: X, {scope}}}]}}]")
+    result = run("check", "-c", str(tmp_path))
+    assert result.exit_code == 1
+    assert says in result.stderr
+
+
 def test_check_reads_openslo_documents_wherever_they_stand(tmp_path: Path) -> None:
     (tmp_path / "estate.yaml").write_text(ESTATE)
     slo = (Path(__file__).parent.parent / "golden/slo/availability.openslo.yaml").read_text()

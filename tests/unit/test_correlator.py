@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from processors.step import Item
 from processors.steps import watchdog
 from processors.steps.correlator import STEP, grouping, quiet
+from processors.steps.correlator.state import State
 from processors.steps.correlator.tables import EXPLAINS, KINDS
 from schemas.estate import Estate
 from schemas.impact import CutOffStake, Impact, Stake
 from schemas.records import Change, Evidence, Incident, Phase, Role, Scrape, Severity, Signal, Verdict
-from schemas.silences import Silence
+from schemas.silences import LONGEST_MS, Silence
 from tests.support.folding import folded, restarted
 
 T0 = 1_795_262_400_000  # 2026-11-21T12:00:00Z
@@ -403,6 +404,26 @@ def test_a_silenced_story_is_told_and_says_so_and_is_told_anew_when_the_silence_
     assert told[0].silenced
     assert (told[0].silenced.author, told[0].silenced.reason) == ("ada", "month end, known")
     assert told[1].time_ms == T0 + 60_000
+
+
+def test_a_silence_without_end_ends_at_the_cap_wherever_it_is_read() -> None:
+    forever = Silence(id="s1", cause="release", from_ms=T0, until_ms=9_999_999_999_999, author="ada", reason="known")
+    event = forever.event("eu1", T0)
+    heard = Silence.of(event)
+    assert heard
+    assert heard.until_ms == T0 + LONGEST_MS
+    # An event from a clock far ahead holds from when it is heard.
+    ahead = Silence.of(event.model_copy(update={"time_ms": 9_000_000_000_000}))
+    assert ahead
+    state = State()
+    quiet.silence(STEP.config(cell="eu1"), state, ahead, T0)
+    assert state.silences["s1"].until_ms == T0 + LONGEST_MS
+    # A state of a version that knew no cap.
+    state.silences = {"s1": forever}
+    assert quiet.hush(state, [], T0 + LONGEST_MS - 1) == []
+    assert list(state.silences) == ["s1"]
+    quiet.hush(state, [], T0 + LONGEST_MS)
+    assert not state.silences
 
 
 def test_a_silence_that_comes_later_or_is_ended_early_holds_from_then_and_until_then() -> None:

@@ -59,7 +59,7 @@ def resting(config: Config, at_ms: int) -> frozenset[str]:
 
 def silence(config: Config, state: State, one: Silence, at_ms: int) -> None:
     """Take in a silence, or what has become of one."""
-    state.silences[one.id] = one
+    state.silences[one.id] = one.bounded(at_ms)
     kept = sorted(
         (one for one in state.silences.values() if one.until_ms > at_ms), key=lambda one: (one.until_ms, one.id)
     )
@@ -68,7 +68,8 @@ def silence(config: Config, state: State, one: Silence, at_ms: int) -> None:
 
 def hush(state: State, told: Findings, at_ms: int) -> Findings:
     """What was told at this look, and what a silence has begun or ceased to hold for, each marked as it is now."""
-    state.silences = {name: one for name, one in state.silences.items() if one.until_ms > at_ms}
+    silences = {name: one.bounded(at_ms) for name, one in state.silences.items()}  # also those of an older version
+    state.silences = {name: one for name, one in silences.items() if one.until_ms > at_ms}
     after = list(told)
     places = {one.id: place for place, one in enumerate(after) if isinstance(one, Incident)}
     for identity, story in sorted(state.stories.items()):
