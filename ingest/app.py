@@ -13,7 +13,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -28,19 +28,21 @@ from ingest.publisher import Publisher
 from ingest.receivers.http import Server
 from ingest.receivers.receiver import Receiver
 from ingest.receivers.registry import RECEIVERS
+from ingest.receivers.signature import Holder
 from ingest.references import ConfigurationError, resolve
 from ingest.rounds import Connect, Producer
 from ingest.scheduler import Scheduler, Watched
-from ingest.spool import Bounds, Clock, Spool, SpoolFull
+from ingest.spool import Bounds, Clock, Spool, SpoolError, SpoolFull
 from ingest.topics import ensure_topics
-from schemas.estate import Cell, Estate, Reference, Resource
-from schemas.records import Name, Scrape
+from schemas.estate import AnyKey, Cell, Estate, Resource
+from schemas.records import DeadLetter, Name, Observation, Record, Scrape
 from schemas.topics import PARTITIONS
 
 log = logging.getLogger(__name__)
 
 DRAIN_S = 5.0
 OWN_SCRAPE_S = 15.0
+RESERVED = 0.25  # of the spool, that what others send leaves to the collectors
 
 
 class ReceiverSettings(BaseModel):
@@ -48,7 +50,7 @@ class ReceiverSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    keys: tuple[Reference, ...] = Field(min_length=1, description="Where its keys stand; several while they rotate.")
+    keys: tuple[AnyKey, ...] = Field(min_length=1, description="Where its keys stand and what each may write.")
 
 
 class IngestSettings(BaseModel):
@@ -89,7 +91,11 @@ async def run_ingest(
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
     clock, counts = clock or now_ms, Counts()
     watched, receivers = configured(estate, settings, environ)
-    bounds = Bounds(max_bytes=settings.spool_max_bytes, max_records=settings.spool_max_records)
+    bounds = Bounds(
+        max_bytes=settings.spool_max_bytes,
+        max_records=settings.spool_max_records,
+        reserved=RESERVED if watched else 0.0,
+    )
     spool = Spool(settings.spool, name=settings.name, clock=clock, counts=counts, bounds=bounds)
     server = Server(receivers, spool, clock=clock, host=settings.host, port=settings.port, counts=counts)
     await spool.open()
@@ -98,15 +104,38 @@ async def run_ingest(
         async with (
             running(Publisher(spool, connecting(settings), counts=counts).run()),
             _drained(spool),
-            running(Scheduler(spool, watched, clock=clock, counts=counts).run()),
+            running(Scheduler(ByResource(spool), watched, clock=clock, counts=counts).run()),
             running(_tell_own(spool, settings.cell or estate.cells[0].name, settings.name, clock, counts)),
             _stopped(server),
         ):
             started(server, spool)
             await stop.wait()
+    except BaseExceptionGroup as errors:
+        if found := errors.subgroup(SpoolError):  # of several the first: they are about one file
+            raise _first(found) from None
+        raise
     finally:
         await server.stop()
         await spool.close()
+
+
+class ByResource:
+    """The spool as collectors see it: what they keep counts for the resource that they read."""
+
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
+
+    async def accept(
+        self, records: Iterable[Record], *, letters: Iterable[DeadLetter] = (), position: tuple[str, str] | None = None
+    ) -> int:
+        """As the spool's. Raises SpoolFull also when the resource has filled its share."""
+        several = list(records)
+        of = next((f"{one.cell}/{one.resource}" for one in several if isinstance(one, Observation)), "")
+        return await self._spool.accept(several, letters=letters, position=position, source=of)
+
+    async def position(self, source: str) -> str | None:
+        """Where the source goes on."""
+        return await self._spool.position(source)
 
 
 def configured(
@@ -176,11 +205,19 @@ def _watched(cell: Cell, resource: Resource, environ: Mapping[str, str]) -> Watc
 
 
 def _receiver(name: str, settings: ReceiverSettings, estate: Estate, environ: Mapping[str, str]) -> Receiver:
-    keys = tuple(resolve(reference, f"receiver {name}: key", environ) for reference in settings.keys)
+    holders = [Holder(resolve(key, f"receiver {name}: key", environ), key) for key in settings.keys]
     try:
-        return RECEIVERS[name].make(estate, keys)
+        return RECEIVERS[name].make(estate, holders)
     except ValueError as error:
         raise ConfigurationError(f"receiver {name}: {error}") from error
+
+
+def _first(errors: BaseExceptionGroup[SpoolError]) -> SpoolError:
+    one: BaseException = errors
+    while isinstance(one, BaseExceptionGroup):
+        one = one.exceptions[0]
+    assert isinstance(one, SpoolError)
+    return one
 
 
 @contextlib.contextmanager

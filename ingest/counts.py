@@ -21,6 +21,10 @@ class Count(StrEnum):
     LOOK_SKIPPED = "pilothouse.collector.skipped"
     RECORD_REFUSED = "pilothouse.collector.refused"
     REQUEST_REFUSED = "pilothouse.receiver.refused"
+    UNAUTHENTICATED = "pilothouse.receiver.unauthenticated"
+    FORBIDDEN = "pilothouse.receiver.forbidden"
+    THROTTLED = "pilothouse.receiver.throttled"
+    CONNECTION_REFUSED = "pilothouse.receiver.connections.refused"
     DUPLICATE = "pilothouse.receiver.duplicates"
 
 

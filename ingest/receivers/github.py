@@ -1,22 +1,29 @@
 """`POST /v1/changes/github`: deployments of GitHub, told by its `deployment_status` webhook.
 
 A deployment's environment is a cell's name, or the environment that one or more cells have in the estate. Its
-`payload` may say more than GitHub knows: `version`, `previous_version`, `service`, `tenants`, `kind`, `approver`.
+`payload` may say more than GitHub knows: `version`, `previous_version`, `service`, `tenants`, `kind`, `approver`. Needed are
+the state and the environment; what else is missing or of another type says nothing.
+
+The signature covers the body alone, neither the delivery's id nor a time. So a delivery is known by its body, and one
+older than what is remembered (24 hours) is refused: who caught one cannot bring it again.
 Source: GitHub REST documentation, webhook events and payloads, `deployment_status`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
-import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import unquote_plus
 
-from ingest.receivers.receiver import Received, ReceiverKind, Refused, Request, read_as, unauthorized, unprocessable
-from ingest.receivers.signature import Keys, equal
-from schemas.estate import Cell, Estate
+from ingest.receivers import foreign
+from ingest.receivers.admission import Scope
+from ingest.receivers.receiver import Received, ReceiverKind, Request, read_as
+from ingest.receivers.refusals import Refused, forbidden, unprocessable
+from ingest.receivers.signature import GitHubSignature
+from ingest.spool import DELIVERY_MS
+from schemas.codec import rfc3339
+from schemas.estate import Cell
 from schemas.records import Change, ChangeKind, ChangeStatus
 
 EVENT = "deployment_status"
@@ -30,93 +37,110 @@ STATUSES = {
     "error": ChangeStatus.FAILED,
 }
 SILENT_STATES = ("waiting", "inactive")  # nothing has begun, or a newer deployment took its place
+KINDS = {kind.value: kind for kind in ChangeKind}
+FORM = "payload="
 
 
-class GitHub:
-    """Takes deployment statuses for the cells of the estate."""
-
-    def __init__(self, estate: Estate, keys: tuple[str, ...]) -> None:
-        Keys(keys)  # refuses keys that are missing or too short
-        self._estate, self._keys = estate, keys
-
-    def receive(self, request: Request, now_ms: int) -> Received:
-        """One change for every cell of the environment."""
-        self._check(request)
-        event = request.headers.get("x-github-event", "")
-        if event != EVENT:
-            return Received(ignored=f"event {event or 'without a name'} is not read; {EVENT} is")
-        data = request.json()
-        state = _text(data, "deployment_status", "state")
-        if state in SILENT_STATES:
-            return Received(ignored=f"state {state} changes nothing")
-        if state not in STATUSES:
-            known = ", ".join([*STATUSES, *SILENT_STATES])
-            raise unprocessable("deployment_status.state", state, f"known are {known}")
-        delivery = request.headers.get("x-github-delivery")
-        cells = self._cells(_text(data, "deployment", "environment"))
-        changes = [_change(data, cell, state) for cell in cells]
-        return Received([*changes], [f"github:{delivery}:{cell.name}" if delivery else None for cell in cells])
-
-    def _check(self, request: Request) -> None:
-        given = request.headers.get("x-hub-signature-256", "")
-        right = ["sha256=" + hmac.new(key.encode(), request.body, hashlib.sha256).hexdigest() for key in self._keys]
-        if not any(equal(given, one) for one in right):
-            raise unauthorized("X-Hub-Signature-256: it must be sha256= and the HMAC of the body with the secret")
-
-    def _cells(self, environment: str) -> list[Cell]:
-        """The cell of that name, else all cells of that environment."""
-        cells = self._estate.cells
-        found = [cell for cell in cells if cell.name == environment] or [
-            cell for cell in cells if cell.environment == environment
-        ]
-        if not found:
-            known = sorted({cell.name for cell in cells} | {cell.environment for cell in cells})
-            raise unprocessable("deployment.environment", environment, f"cells and environments are {', '.join(known)}")
-        return found
+def read(request: Request, scope: Scope, now_ms: int) -> Received:
+    """One change for every cell of the environment that the key may write."""
+    event = request.headers.get("x-github-event", "")
+    if event != EVENT:
+        return Received(ignored=f"event {event[:100] or 'without a name'} is not read; {EVENT} is")
+    data = request.json(_json_text(request), mends=True)
+    state = (foreign.text(_object(data, EVENT).get("state")) or "").casefold()
+    if state in SILENT_STATES:
+        return Received(ignored=f"state {state} changes nothing")
+    if state not in STATUSES:
+        known = ", ".join([*STATUSES, *SILENT_STATES])
+        raise unprocessable(f"{EVENT}.state", _object(data, EVENT).get("state"), f"known are {known}")
+    time_ms = _time_ms(data, now_ms)
+    cells = _cells(scope, _object(data, "deployment").get("environment"))
+    digest = hashlib.sha256(request.body).hexdigest()
+    changes = [_change(data, cell, STATUSES[state], scope, time_ms) for cell in cells]
+    return Received([*changes], [f"{digest}:{cell.name}" for cell in cells])
 
 
-def _change(data: Mapping[str, Any], cell: Cell, state: str) -> Change:
-    deployment, status = _object(data, "deployment"), _object(data, "deployment_status")
-    repository, payload = _object(data, "repository"), _payload(deployment)
-    rolled_back = deployment.get("task") == "rollback" and STATUSES[state] is ChangeStatus.SUCCEEDED
-    told = {
+def _json_text(request: Request) -> str:
+    """The JSON of either content type that GitHub sends."""
+    text = request.text()
+    return unquote_plus(text.removeprefix(FORM)) if text.startswith(FORM) else text
+
+
+def _cells(scope: Scope, environment: object) -> list[Cell]:
+    """The cell of that name, else all cells of that environment, in any case."""
+    said = foreign.text(environment)
+    if said is None:
+        raise unprocessable("deployment.environment", environment, "it must name a cell or an environment")
+    found = (
+        [cell for cell in scope.cells if cell.name == said]
+        or [cell for cell in scope.cells if cell.environment == said]
+        or [cell for cell in scope.cells if cell.name.casefold() == said.casefold()]
+        or [cell for cell in scope.cells if cell.environment.casefold() == said.casefold()]
+    )
+    if not found:
+        known = ", ".join(sorted({cell.name for cell in scope.cells} | {cell.environment for cell in scope.cells}))
+        if scope.key.cells:
+            raise forbidden("deployment.environment", said, f"is not in the scope of this key; it may write {known}")
+        raise unprocessable("deployment.environment", said, f"cells and environments are {known}")
+    return found
+
+
+def _change(data: Mapping[str, Any], cell: Cell, status: ChangeStatus, scope: Scope, time_ms: int) -> Change:
+    deployment, repository = _object(data, "deployment"), foreign.fields(data.get("repository"))
+    payload, told_by = _payload(deployment), foreign.fields(data.get(EVENT))
+    rolled_back = deployment.get("task") == "rollback" and status is ChangeStatus.SUCCEEDED
+    revisions = (payload.get("version"), deployment.get("ref"), deployment.get("sha"), deployment.get("id"))
+    urls = (told_by.get("log_url"), told_by.get("target_url"), told_by.get("environment_url"))
+    people = (deployment.get("creator"), data.get("sender"))
+    said = {
         "cell": cell.name,
-        "time_ms": _time_ms(status),
-        "change_id": f"{ORIGIN}:{_text(data, 'repository', 'full_name')}:{deployment.get('id')}",
-        "kind": payload.get("kind", ChangeKind.RELEASE),
-        "status": ChangeStatus.ROLLED_BACK if rolled_back else STATUSES[state],
-        "service": payload.get("service") or repository.get("name"),
-        "revision": payload.get("version") or deployment.get("ref") or deployment.get("sha"),
-        "previous_revision": payload.get("previous_version"),
-        "tenants": payload.get("tenants") or (),
-        "author": _login(deployment.get("creator")) or _login(data.get("sender")),
-        "approver": payload.get("approver"),
+        "time_ms": time_ms,
+        "change_id": foreign.name(f"{ORIGIN}:{_repository(repository)}:{foreign.name(deployment.get('id'))}"),
+        "kind": foreign.one_of(payload.get("kind"), KINDS) or ChangeKind.RELEASE,
+        "status": ChangeStatus.ROLLED_BACK if rolled_back else status,
+        "service": foreign.first(map(foreign.name, (payload.get("service"), repository.get("name")))) or "unknown",
+        "revision": foreign.first(map(foreign.name, revisions)) or "unknown",
+        "previous_revision": foreign.name(payload.get("previous_version")),
+        "tenants": _tenants(payload.get("tenants"), scope),
+        "author": foreign.first(foreign.text(foreign.fields(person).get("login")) for person in people),
+        "approver": foreign.text(payload.get("approver")),
         "environment": cell.environment,
-        "url": status.get("log_url") or status.get("target_url") or status.get("environment_url") or None,
+        "url": foreign.first(map(foreign.url, urls)),
         "origin": ORIGIN,
     }
-    return read_as(Change, told, "change")
+    return read_as(Change, said, "change")
+
+
+def _tenants(value: object, scope: Scope) -> list[str]:
+    """Those that the estate knows, as it writes them; those of another spelling or of nowhere are left out."""
+    known = {name: name for name in sorted(scope.tenants)}
+    return [one for name in foreign.names(value) if (one := foreign.one_of(name, known))]
 
 
 def _payload(deployment: Mapping[str, Any]) -> Mapping[str, Any]:
     """What the deployer added: an object, or the same as text, or anything else, which says nothing."""
     payload = deployment.get("payload")
-    if isinstance(payload, str) and payload.startswith("{"):
+    if isinstance(payload, str) and payload.lstrip().startswith("{"):
         try:
-            payload = json.loads(payload)
-        except ValueError:
+            payload = Request({}, payload.encode()).json(mends=True)
+        except (Refused, UnicodeError):
             return {}
-    return payload if isinstance(payload, dict) else {}
+    return foreign.fields(payload)
 
 
-def _time_ms(status: Mapping[str, Any]) -> int:
-    text = status.get("updated_at") or status.get("created_at") or ""
-    try:
-        moment = datetime.fromisoformat(text)
-    except (TypeError, ValueError):
-        right = "it must be a time as 2025-10-09T08:53:20Z"
-        raise unprocessable("deployment_status.updated_at", text, right) from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+def _time_ms(data: Mapping[str, Any], now_ms: int) -> int:
+    """When it was said, now where nothing says so. Raises Refused where a second delivery could no longer be known."""
+    told_by, deployment = foreign.fields(data.get(EVENT)), foreign.fields(data.get("deployment"))
+    times = (one.get(name) for one in (told_by, deployment) for name in ("updated_at", "created_at"))
+    time_ms = foreign.first(map(foreign.time_ms, times))
+    if time_ms is None:
+        return now_ms
+    if time_ms <= now_ms - DELIVERY_MS:
+        right = (
+            f"it must be within 24 hours of {rfc3339(now_ms)}, for an older delivery cannot be told from a repeated one"
+        )
+        raise unprocessable(f"{EVENT}.updated_at", rfc3339(max(0, time_ms)), right)
+    return time_ms
 
 
 def _object(data: Any, name: str) -> Mapping[str, Any]:
@@ -126,15 +150,8 @@ def _object(data: Any, name: str) -> Mapping[str, Any]:
     return value
 
 
-def _text(data: Any, name: str, key: str) -> str:
-    value = _object(data, name).get(key)
-    if not isinstance(value, str) or not value:
-        raise unprocessable(f"{name}.{key}", value, "it must be a text")
-    return value
+def _repository(repository: Mapping[str, Any]) -> str:
+    return foreign.first(map(foreign.name, (repository.get("full_name"), repository.get("name")))) or "unknown"
 
 
-def _login(person: object) -> str | None:
-    return person.get("login") if isinstance(person, dict) else None
-
-
-KIND = ReceiverKind("github", "/v1/changes/github", GitHub)
+KIND = ReceiverKind("github", "/v1/changes/github", GitHubSignature, read)

@@ -4,9 +4,11 @@
 |---|---|
 | 202 | the records are on disk |
 | 200 | nothing new: delivered before, or an event that is not read |
-| 400, 401, 408, 413, 422 | the sender must mend something; problem+json names it |
-| 503 with Retry-After | the spool is full, or too many requests at a time: send it again |
+| 400, 401, 403, 408, 413, 415, 422 | the sender must mend something; problem+json names it |
+| 429 with Retry-After | the sender's quota is used up |
+| 503 with Retry-After | the spool or the sender's share of it is full, or too many requests at a time: send it again |
 
+Who sends is checked first, as far as headers prove it; only then is the body read, and what it holds looked at.
 Source of the errors' form: RFC 9457. `/healthz` says that the process lives, `/readyz` that it takes records.
 """
 
@@ -14,23 +16,45 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from ingest.counts import Count, Counts
-from ingest.moments import fault
-from ingest.receivers.receiver import Received, Receiver, Refused, Request
-from ingest.spool import Spool, SpoolFull
-from schemas.records import Record
+from ingest.receivers.connections import Connection, Connections, Limits, address_of
+from ingest.receivers.inflate import inflated
+from ingest.receivers.quota import Quota
+from ingest.receivers.receiver import Received, Receiver, Request
+from ingest.receivers.refusals import Refused
+from ingest.receivers.signature import Holder
+from ingest.spool import RECEIVED, Spool, SpoolError, SpoolFull
+from schemas.masking import masked
+from schemas.records import Batch, Record, Scrape
 
 log = logging.getLogger(__name__)
 
-MAX_BODY_BYTES = 2**20
-MAX_REQUESTS = 32  # read and kept at a time; each may hold a body
-BODY_TIMEOUT_S = 10.0
+LIMITS = Limits()
+MAX_BODY_BYTES = LIMITS.body_bytes
+MAX_REQUESTS = LIMITS.requests
 STOP_TIMEOUT_S = 3.0
+SAID_AGAIN_S = 60.0
+SINGLE = (
+    "authorization",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "webhook-id",
+    "webhook-signature",
+    "webhook-timestamp",
+    "x-github-delivery",
+    "x-github-event",
+    "x-hub-signature-256",
+)
+"""Headers that decide something: two of one name are read differently by whoever stands in between."""
+COUNTED = {401: Count.UNAUTHENTICATED, 403: Count.FORBIDDEN, 429: Count.THROTTLED}
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -47,104 +71,219 @@ class Server:
         host: str = "127.0.0.1",
         port: int = 0,
         counts: Counts | None = None,
+        limits: Limits = LIMITS,
     ) -> None:
-        self._spool, self._clock = spool, clock
+        self._spool, self._clock, self._limits = spool, clock, limits
         self._host, self._port = host, port
         self._counts = counts if counts is not None else Counts()
         self._busy = 0
+        self._unproven: Counter[str] = Counter()
+        self._quotas: dict[tuple[str, str], Quota] = {}
+        self._said_s: dict[tuple[str, str, int], float] = {}
         self._runner = web.AppRunner(self._app(receivers), access_log=None, shutdown_timeout=STOP_TIMEOUT_S)
+        self._listening: asyncio.Server | None = None
 
     async def start(self) -> None:
         """Listen. Raises OSError naming the address when it is taken."""
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._host, self._port).start()
+        assert self._runner.server is not None
+        connections = Connections(self._runner.server, self._limits, self._connection_refused)
+        self._listening = await asyncio.get_running_loop().create_server(connections, self._host, self._port)
 
     async def stop(self) -> None:
         """Answer what is under way, then close."""
+        if self._listening:
+            self._listening.close()
         await self._runner.cleanup()
 
     @property
     def port(self) -> int:
         """The port it listens on."""
-        port: int = self._runner.addresses[0][1]
+        assert self._listening is not None
+        port: int = self._listening.sockets[0].getsockname()[1]
         return port
 
     def _app(self, receivers: Mapping[str, Receiver]) -> web.Application:
-        app = web.Application(middlewares=[self._problems], client_max_size=MAX_BODY_BYTES)
+        app = web.Application(middlewares=[self._problems], client_max_size=self._limits.body_bytes)
         app.router.add_get("/healthz", self._health)
         app.router.add_get("/readyz", self._readiness)
         for path, receiver in receivers.items():
-            app.router.add_post(path, self._handler(receiver))
+            app.router.add_post(path, self._handler(receiver), expect_handler=_later)
         return app
 
     def _handler(self, receiver: Receiver) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
-            if self._busy >= MAX_REQUESTS:
-                raise SpoolFull(f"{MAX_REQUESTS} requests are under way", retry_after_s=1)
-            self._busy += 1
-            try:
-                return await self._take(receiver, request)
-            finally:
-                self._busy -= 1
+            now_ms, headers = self._clock(), _headers(request)
+            holder = receiver.screen(headers, now_ms)
+            if holder:
+                self._check_quota(receiver, holder)
+            address = address_of(request.transport.get_extra_info("peername")) if request.transport else ""
+            with self._place() if holder else self._unproven_place(address):
+                return await self._take(receiver, request, headers)
 
         return handle
 
-    async def _take(self, receiver: Receiver, request: web.Request) -> web.Response:
-        body = await _body(request)
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if self._busy >= self._limits.requests:
+            raise SpoolFull(f"{self._limits.requests} requests are under way", retry_after_s=1)
+        self._busy += 1
+        try:
+            yield
+        finally:
+            self._busy -= 1
+
+    @contextmanager
+    def _unproven_place(self, address: str) -> Iterator[None]:
+        """A place of those whose body must be read to know who they are: fewer, and few of one address."""
+        limits = self._limits
+        if self._unproven.total() >= limits.unproven or self._unproven[address] >= limits.unproven_per_address:
+            raise SpoolFull("too many requests are under way whose sender is not proven yet", retry_after_s=1)
+        self._unproven[address] += 1
+        try:
+            yield
+        finally:
+            self._unproven[address] -= 1
+            if not self._unproven[address]:
+                del self._unproven[address]
+
+    async def _take(self, receiver: Receiver, request: web.Request, headers: Mapping[str, str]) -> web.Response:
+        sent = await _body(request, self._limits)
+        read = Request(headers, inflated(sent, headers.get("content-encoding", ""), self._limits.body_bytes))
         now_ms = self._clock()
-        headers = {name.lower(): _clean(value) for name, value in request.headers.items()}
-        received = receiver.receive(Request(headers, body), now_ms)
+        holder = receiver.prove(read, now_ms)
+        quota = self._check_quota(receiver, holder)
+        quota.charge(_now_s(), size=len(sent))
+        try:
+            received = receiver.read(read, now_ms, holder)
+        except Refused as refused:
+            self._say_refused(receiver, holder, refused)
+            raise
+        quota.charge(_now_s(), records=max(1, sum(map(_weight, received.records))))
         if received.ignored:
             return web.json_response({"accepted": 0, "ignored": received.ignored})
-        for record in received.records:
-            _check_time(record, now_ms)
-        return await self._keep(received)
+        return await self._keep(received, f"{RECEIVED}{receiver.name}/{holder.name}")
 
-    async def _keep(self, received: Received) -> web.Response:
-        deliveries = [_clean(delivery) if delivery else None for delivery in received.deliveries]
-        new = await self._spool.accept(received.records, deliveries=deliveries)
+    def _check_quota(self, receiver: Receiver, holder: Holder) -> Quota:
+        """The account of the key's holder at this receiver. Raises Refused (429) when it is overdrawn."""
+        key, now_s = holder.key, _now_s()
+        quota = self._quotas.setdefault(
+            (receiver.name, holder.name), Quota(key.records_per_minute, key.bytes_per_minute, now_s)
+        )
+        if wait_s := quota.wait_s(now_s):
+            said = f"the quota of {key.records_per_minute} records and {key.bytes_per_minute} bytes a minute is used up"
+            refused = Refused(429, "Too much", f"{said}; send less, or let the key have more", retry_after_s=wait_s)
+            self._say_refused(receiver, holder, refused)
+            raise refused
+        return quota
+
+    def _say_refused(self, receiver: Receiver, holder: Holder, refused: Refused) -> None:
+        """Tell operators of a known sender that does what it may not, at most once a minute."""
+        which, now_s = (receiver.name, holder.name, refused.status), _now_s()
+        if refused.status in COUNTED and now_s - self._said_s.get(which, -SAID_AGAIN_S) >= SAID_AGAIN_S:
+            self._said_s[which] = now_s
+            more = {"receiver": receiver.name, "key": holder.name, "status": refused.status}
+            log.warning("a sender is refused: %s", masked(refused.detail), extra=more)
+
+    async def _keep(self, received: Received, source: str) -> web.Response:
+        new = await self._spool.accept(received.records, deliveries=received.deliveries, source=source)
         answer = {"accepted": new, "duplicates": len(received.records) - new}
         return web.json_response(answer, status=202 if new else 200)
 
     @web.middleware
     async def _problems(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        connection = request.protocol
+        if isinstance(connection, Connection):
+            connection.begun()
+        try:
+            return await self._answered(request, handler)
+        finally:
+            if isinstance(connection, Connection):
+                connection.ended()
+
+    async def _answered(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await handler(request)
         except Refused as refused:
             answer = _problem(refused.status, refused.title, refused.detail, **refused.more)
+            if wait_s := refused.more.get("retry_after_s"):
+                answer.headers["Retry-After"] = str(wait_s)
+            if counted := COUNTED.get(refused.status):
+                self._counts[counted] += 1
         except SpoolFull as full:
-            answer = _problem(503, "Try again later", str(full))
+            log.debug("a request is put off: %s", full)
+            answer = _problem(503, "Try again later", "records wait here for Kafka or the disk; send it again later")
             answer.headers["Retry-After"] = f"{full.retry_after_s:.0f}"
+        except SpoolError as error:
+            log.critical("%s", error)
+            answer = _problem(503, "Try again later", "records cannot be kept; the log of ingest says why")
+            answer.headers["Retry-After"] = "60"
         except web.HTTPException as error:
             answer = _http_problem(error, request)
+        except web.RequestPayloadError:
+            answer = _problem(400, "Not readable", "the body did not arrive as its headers say")
+        except ConnectionError:
+            raise
         except Exception:
-            log.exception("a receiver failed", extra={"path": request.path})
+            log.exception("a receiver failed", extra={"path": request.path[:100]})
             answer = _problem(500, "Our mistake", "the request was not taken; the log of ingest says why")
         self._counts[Count.REQUEST_REFUSED] += 1
+        if not request.content.is_eof():
+            answer.force_close()  # what is still to come is not worth reading
         return answer
+
+    def _connection_refused(self) -> None:
+        self._counts[Count.CONNECTION_REFUSED] += 1
 
     async def _health(self, _: web.Request) -> web.Response:
         return web.json_response({"status": "alive"})
 
     async def _readiness(self, _: web.Request) -> web.Response:
         """Kafka may be away: what is taken waits on disk. Only a full spool is not ready."""
-        state = {"records": self._spool.records, "bytes": self._spool.bytes}
         if self._spool.is_full:
-            return web.json_response({"status": "full", **state}, status=503)
-        return web.json_response({"status": "ready", **state})
+            return web.json_response({"status": "full"}, status=503)
+        return web.json_response({"status": "ready"})
 
 
-async def _body(request: web.Request) -> bytes:
+async def _later(_: web.Request) -> None:
+    """Who asks whether to go on with the body is told so once its headers have passed."""
+
+
+async def _body(request: web.Request, limits: Limits) -> bytes:
+    too_large = Refused(413, "Request Entity Too Large", f"the body is larger than {limits.body_bytes} bytes (1 MiB); send it in parts")  # fmt: skip
+    if (request.content_length or 0) > limits.body_bytes:
+        raise too_large
+    if request.headers.get("Expect", "").lower() == "100-continue" and request.version == HttpVersion11:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself is still to come
+    found = bytearray()
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await request.read()
+        async with asyncio.timeout(limits.body_timeout_s):
+            async for piece in request.content.iter_any():
+                found += piece
+                if len(found) > limits.body_bytes:
+                    raise too_large
     except TimeoutError:
-        raise Refused(408, "Too slow", f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from None
+        raise Refused(408, "Too slow", f"the body did not arrive within {limits.body_timeout_s:g} s") from None
+    return bytes(found)
 
 
-def _check_time(record: Record, now_ms: int) -> None:
-    if wrong := fault(record, now_ms):
-        raise Refused(422, "Not understood", wrong, field="time_ms", value=str(record.time_ms))
+def _headers(request: web.Request) -> dict[str, str]:
+    for name in SINGLE:
+        if len(request.headers.getall(name, ())) > 1:
+            raise Refused(400, "Not readable", f"{name}: it was sent more than once; send it once")
+    return {name.lower(): _clean(value) for name, value in request.headers.items()}
+
+
+def _weight(record: Record) -> int:
+    """What a record is against a quota: its series, or its rows."""
+    if isinstance(record, Scrape):
+        return max(1, len(record.values))
+    return max(1, len(record.times_ms)) if isinstance(record, Batch) else 1
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _clean(text: str) -> str:
@@ -153,14 +292,25 @@ def _clean(text: str) -> str:
 
 
 def _problem(status: int, title: str, detail: str, **more: Any) -> web.Response:
-    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
+    body = {"type": "about:blank", "title": title, "status": status, "detail": masked(detail), **_masked(more)}
     return web.json_response(body, status=status, content_type="application/problem+json")
 
 
+def _masked(value: Any) -> Any:
+    if isinstance(value, str):
+        return masked(value)
+    if isinstance(value, list):
+        return [_masked(one) for one in value]
+    return {name: _masked(one) for name, one in value.items()} if isinstance(value, dict) else value
+
+
 def _http_problem(error: web.HTTPException, request: web.Request) -> web.Response:
+    path = request.path[:100]
     details = {
-        404: f"nothing is received at {request.path}; see which receivers are configured",
-        405: f"{request.method} is not taken at {request.path}; send POST",
-        413: f"the body is larger than {MAX_BODY_BYTES} bytes (1 MiB); send it in parts",
+        404: f"nothing is received at {path}; see which receivers are configured",
+        405: f"{request.method} is not taken at {path}; send POST",
     }
-    return _problem(error.status, error.reason, details.get(error.status, error.reason))
+    answer = _problem(error.status, error.reason, details.get(error.status, error.reason))
+    if allowed := error.headers.get("Allow"):
+        answer.headers["Allow"] = allowed
+    return answer

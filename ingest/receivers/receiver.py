@@ -1,46 +1,40 @@
-"""The shape every receiver has: a pure function from a request to records.
+"""The shape every receiver has: who sent it, what it says, whether its sender may say so.
 
-A receiver proves who sent the request, reads it, and says which records it holds and under which ids they were
-delivered. The server around it (`http.py`) reads bodies, keeps the records and answers.
+A kind of receiver is a proof (`signature.py`) and a pure function that reads a proven request into records. What a key may
+write (`admission.py`) is decided here for all kinds alike, so a new kind cannot forget it. The server around it
+(`http.py`) reads bodies, holds quotas, keeps the records and answers.
 
-    class GitHub:
-        def receive(self, request: Request, now_ms: int) -> Received: ...
+    KIND = ReceiverKind("change", "/v1/changes", StandardWebhooks, read)
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from ingest.receivers.admission import Scope
+from ingest.receivers.refusals import SHOWN, Refused, unprocessable
 from schemas.codec import explain
-from schemas.estate import Estate
-from schemas.records import Record
+from schemas.estate import Estate, Key
+from schemas.masking import masked
+from schemas.records import MAX_SERIES, Record
+
+if TYPE_CHECKING:
+    from ingest.receivers.signature import Holder, Proof
 
 Model = TypeVar("Model", bound=BaseModel)
 
-
-class Refused(Exception):  # noqa: N818 (an answer, not a mistake of ours)
-    """A request that is answered with an error. `detail` names the field, the value and what would be right."""
-
-    def __init__(self, status: int, title: str, detail: str, **more: Any) -> None:
-        super().__init__(detail)
-        self.status, self.title, self.detail, self.more = status, title, detail, more
-
-
-def unauthorized(detail: str) -> Refused:
-    """Nobody proved who sent it."""
-    return Refused(401, "Not authenticated", detail)
-
-
-def unprocessable(field_name: str, value: object, right: str, **more: Any) -> Refused:
-    """It was read, but a field has no sense."""
-    shown = str(value)[:100]
-    detail = f"{field_name}: {shown!r} is wrong; {right}"
-    return Refused(422, "Not understood", detail, field=field_name, value=shown, expected=right, **more)
+MAX_DEPTH = 32  # levels of a body; our own records have four
+MAX_FAULTS = 500  # beyond it they are counted, not named: naming them takes longer than reading the body
+MAX_DIGITS = 19  # of a whole number: 64 bits
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,40 +51,80 @@ class Request:
         except UnicodeDecodeError as error:
             raise Refused(400, "Not readable", f"body: byte {error.start} is no UTF-8; send JSON in UTF-8") from None
 
-    def json(self) -> Any:
-        """The body as JSON; Refused when it is none. NaN and Infinity are none."""
+    def json(self, text: str | None = None, *, mends: bool = False) -> Any:
+        """The body as JSON, within bounds; Refused when it is none.
+
+        NaN and Infinity are none. Whole numbers beyond 64 bits are read as floats. Halves of characters (`\\ud800`), which no
+        database takes, are refused, or put right where `mends`. Of a key that stands twice the last counts.
+        """
+        text = self.text() if text is None else text
         try:
-            return json.loads(self.text(), parse_constant=_no_constant)
+            data = json.loads(text, parse_constant=_no_constant, parse_int=_whole)
         except (ValueError, RecursionError) as error:
-            raise Refused(400, "Not readable", f"body: {error}; send JSON") from None
+            raise Refused(400, "Not readable", f"body: {error}; send JSON{_but_sent(self.headers)}") from None
+        _check_shape(data)
+        return _whole_characters(data, mends=mends) if _HALF.search(text) else data
 
 
 @dataclass(frozen=True, slots=True)
 class Received:
     """The records of a request, with one id a record that a second delivery has again (None: it has none).
 
-    `ignored` says why there are none, when the sender did nothing wrong.
+    `ignored` says why there are none, when the sender did nothing wrong. `places` say where in the body each record stood,
+    as `events.3.data.`; without them errors name the field alone.
     """
 
     records: list[Record] = field(default_factory=list)
     deliveries: list[str | None] = field(default_factory=list)
     ignored: str = ""
+    places: list[str] = field(default_factory=list)
 
 
-class Receiver(Protocol):
-    """Reads the requests of one path."""
+Read = Callable[[Request, Scope, int], Received]
+"""Reads a proven request that came in at a time (Unix ms UTC), for the cells that its key may write. Raises Refused."""
+
+
+class Receiver:
+    """A kind of receiver with its keys: the requests of one path."""
+
+    def __init__(self, name: str, proof: Proof, read: Read, scopes: Mapping[Key, Scope]) -> None:
+        self.name = name
+        self._proof, self._read, self._scopes = proof, read, scopes
+
+    def screen(self, headers: Mapping[str, str], now_ms: int) -> Holder | None:
+        """The sender as far as headers prove it, before the body is read. Raises Refused."""
+        return self._proof.screen(headers, now_ms)
+
+    def prove(self, request: Request, now_ms: int) -> Holder:
+        """The sender. Raises Refused."""
+        return self._proof.prove(request, now_ms)
+
+    def read(self, request: Request, now_ms: int, holder: Holder) -> Received:
+        """The records, all of which the sender may write; ids are its own, so nobody takes another's. Raises Refused."""
+        scope = self._scopes[holder.key]
+        received = self._read(request, scope, now_ms)
+        scope.admit(received.records, received.places or [""] * len(received.records), self.name, now_ms)
+        ids = [one and delivery_id(self.name, holder.name, one) for one in received.deliveries]
+        return Received(received.records, ids, received.ignored)
 
     def receive(self, request: Request, now_ms: int) -> Received:
         """The records of a request that came in at `now_ms` (Unix ms UTC). Raises Refused."""
+        return self.read(request, now_ms, self.prove(request, now_ms))
 
 
 @dataclass(frozen=True, slots=True)
 class ReceiverKind:
-    """One registered receiver: its name in the settings, where it listens and how it is made from its keys."""
+    """One registered receiver: its name in the settings, where it listens, how senders prove themselves, how it reads."""
 
     name: str
     path: str
-    make: Callable[[Estate, tuple[str, ...]], Receiver]
+    proof: Callable[[Sequence[Holder]], Proof]
+    read: Read
+
+    def make(self, estate: Estate, holders: Sequence[Holder]) -> Receiver:
+        """The receiver for an estate. Raises ValueError for keys that cannot keep a secret."""
+        scopes = {one.key: Scope(estate, one.key) for one in holders}
+        return Receiver(self.name, self.proof(holders), self.read, scopes)
 
 
 def by_name(kinds: Iterable[ReceiverKind]) -> dict[str, ReceiverKind]:
@@ -98,29 +132,95 @@ def by_name(kinds: Iterable[ReceiverKind]) -> dict[str, ReceiverKind]:
     return {kind.name: kind for kind in kinds}
 
 
+def delivery_id(*parts: object) -> str:
+    """One short id of what names a delivery; different parts never give the same."""
+    text = json.dumps([str(part) for part in parts])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def read_as(model: type[Model], data: object, where: str = "") -> Model:
     """The data as the model; Refused naming each faulty field with its value."""
     try:
-        return model.model_validate(data)
+        return model.model_validate(without_secrets(data))
     except ValidationError as error:
-        place = f"{where}." if where else ""
-        faults = [
-            {
-                "field": place + (".".join(map(str, item["loc"])) or "body"),
-                "value": str(item["input"])[:100],
-                "expected": item["msg"],
-            }
-            for item in error.errors(include_url=False)[:20]
+        raise _faulty(error, f"{where}." if where else "", f"{where}: " if where else "") from None
+
+
+def without_secrets(data: Any) -> Any:
+    """The data with its texts masked. Layouts of scrapes stay as they are: they hold names, and mask marks would break them."""
+    if isinstance(data, str):
+        return masked(data)
+    if isinstance(data, list):
+        return [without_secrets(one) for one in data]
+    if isinstance(data, dict):
+        return {name: one if name == "series" else without_secrets(one) for name, one in data.items()}
+    return data
+
+
+def _faulty(error: ValidationError, place: str, prefix: str) -> Refused:
+    if error.error_count() > MAX_FAULTS:
+        more = f"{prefix}{error.error_count()} values are wrong; docs/reference has the fields of {error.title}"
+        return Refused(422, "Not understood", more, field=place.removesuffix(".") or "body")
+    faults = [
+        {
+            "field": place + (".".join(map(str, item["loc"])) or "body"),
+            "value": str(item["input"])[:SHOWN],
+            "expected": item["msg"],
+        }
+        for item in error.errors(include_url=False)[:20]
+    ]
+    return Refused(422, "Not understood", prefix + explain(error), errors=faults)
+
+
+def _check_shape(data: Any) -> None:
+    """Refuse what is nested too deeply or has a list that is too long, level by level: nothing here recurses."""
+    level, depth = [data], 0
+    while level := [one for one in level if isinstance(one, list | dict)]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise Refused(400, "Not readable", f"body: it is nested more than {MAX_DEPTH} levels deep; send it flatter")
+        longest = max(map(len, level))
+        if longest > MAX_SERIES:
+            raise Refused(422, "Not understood", f"body: a list has {longest} entries; at most {MAX_SERIES} are read")
+        level = [one for node in level for one in (node.values() if isinstance(node, dict) else node)]
+
+
+def _whole_characters(data: Any, *, mends: bool, where: str = "") -> Any:
+    """The data, which is not deep, without halves of characters."""
+    if isinstance(data, str):
+        try:
+            data.encode()
+        except UnicodeEncodeError:
+            if not mends:
+                right = "it holds half a character, as \\ud800; send both halves or none"
+                raise unprocessable(where or "body", data.encode(errors="replace").decode(), right) from None
+            return data.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return data
+    if isinstance(data, list):
+        return [
+            _whole_characters(one, mends=mends, where=f"{where}.{n}" if where else str(n)) for n, one in enumerate(data)
         ]
-        raise Refused(422, "Not understood", (f"{where}: " if where else "") + explain(error), errors=faults) from None
+    if isinstance(data, dict):
+        return {
+            _whole_characters(name, mends=mends, where=where): _whole_characters(
+                one, mends=mends, where=f"{where}.{name}" if where else name
+            )
+            for name, one in data.items()
+        }
+    return data
 
 
-def known_cell(estate: Estate, cell: str, where: str = "cell") -> str:
-    """The cell; Refused when the estate has none of that name."""
-    if cell not in estate.cells_by_name:
-        raise unprocessable(where, cell, f"cells of this estate are {', '.join(sorted(estate.cells_by_name))}")
-    return cell
+def _but_sent(headers: Mapping[str, str]) -> str:
+    """What the body was said to be, where that is not JSON."""
+    sent = headers.get("content-type", "")
+    return f" with content-type application/json, not {sent[:SHOWN]}" if sent and "json" not in sent else ""
 
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON")
+
+
+def _whole(text: str) -> int | float:
+    if len(text) <= MAX_DIGITS and -(2**63) <= (number := int(text)) < 2**63:
+        return number
+    return float(text) if len(text) < 400 else math.copysign(math.inf, -1 if text.startswith("-") else 1)

@@ -44,6 +44,17 @@ METRICS = (
     Metric("pilothouse.collector.skipped", Kind.SUM, "{look}", "Looks whose records a full spool did not take."),
     Metric("pilothouse.collector.refused", Kind.SUM, "{record}", "What collectors could not read, as dead letters."),
     Metric("pilothouse.receiver.refused", Kind.SUM, "{request}", "Requests answered with an error."),
+    Metric(
+        "pilothouse.receiver.unauthenticated", Kind.SUM, "{request}", "Requests of senders that did not prove who they are."
+    ),
+    Metric("pilothouse.receiver.forbidden", Kind.SUM, "{request}", "Requests that the sender's key may not make."),
+    Metric("pilothouse.receiver.throttled", Kind.SUM, "{request}", "Requests beyond the quota of the sender's key."),
+    Metric(
+        "pilothouse.receiver.connections.refused",
+        Kind.SUM,
+        "{connection}",
+        "Connections closed because there were too many, in all or of one address.",
+    ),
     Metric("pilothouse.receiver.duplicates", Kind.SUM, "{record}", "Deliveries that had been taken before."),
     Metric("pilothouse.worker.records", Kind.SUM, "{record}", "Records folded."),
     Metric("pilothouse.worker.duplicates", Kind.SUM, "{record}", "Records that had been folded before; passed over."),
