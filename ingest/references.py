@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from urllib.parse import unquote
 
 from schemas.estate import Reference
 from schemas.masking import learn
-
-MIN_LEARNED = 4  # a shorter password would take letters out of every word
 
 
 class ConfigurationError(Exception):
@@ -27,20 +24,8 @@ def resolve(reference: str | Reference | None, wanted_by: str, environ: Mapping[
         value = _variable(reference.env, wanted_by, environ)
     else:
         value = _first_line(Path(reference.file or ""), wanted_by)
-    for secret in secrets_in(value):
-        learn(secret)
+    learn(value)
     return value
-
-
-def secrets_in(value: str) -> list[str]:
-    """What must not be read of a value: all of it, and the password when it is a URL, as it is written and as it is meant."""
-    found = [value]
-    authority = value.partition("://")[2].rpartition("@")[0]
-    if password := authority.partition(":")[2]:
-        found += [password, unquote(password)]
-    if value.startswith("whsec_"):
-        found.append(value.removeprefix("whsec_"))
-    return [one for one in dict.fromkeys(found) if len(one) >= MIN_LEARNED]
 
 
 def _variable(name: str, wanted_by: str, environ: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ import contextlib
 import os
 from pathlib import Path
 
-RESERVE_BYTES = 8 * 2**20
+RESERVE_BYTES = 4 * 2**20
 PLENTY = 4  # the reserve is taken only where so many times its size is free, so that it does not itself fill the disk
 
 

@@ -1,6 +1,6 @@
 """How much a sender may write in a time: an account that fills evenly and holds a minute's worth.
 
-A request is taken while the account is not overdrawn, and charged with what it turned out to be, so one large request
+A request is taken while there is a record's and a byte's worth, and charged with what it turned out to be, so one large request
 passes and is waited for afterwards. Pure: the time comes in. Source: the token bucket of RFC 2697, in its form with debt.
 """
 
@@ -24,9 +24,8 @@ class Quota:
     def wait_s(self, now_s: float) -> int:
         """Whole seconds until the next request is taken; 0 now."""
         self._fill(now_s)
-        return max(
-            math.ceil(-left / rate) if left <= 0 else 0 for left, rate in zip(self._left, self._rates, strict=True)
-        )
+        pairs = zip(self._left, self._rates, strict=True)
+        return max(math.ceil((1 - left) / rate) if left < 1 else 0 for left, rate in pairs)
 
     def charge(self, now_s: float, *, records: int = 0, size: int = 0) -> None:
         """Take from the accounts what a request was."""

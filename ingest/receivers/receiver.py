@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,21 +18,18 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ingest.receivers.admission import Scope
-from ingest.receivers.refusals import SHOWN, Refused, unprocessable
+from ingest.receivers.body import read_json
+from ingest.receivers.refusals import SHOWN, Refused
 from schemas.codec import explain
 from schemas.estate import Estate, Key
-from schemas.masking import masked
-from schemas.records import MAX_SERIES, Record
+from schemas.records import Record
 
 if TYPE_CHECKING:
     from ingest.receivers.signature import Holder, Proof
 
 Model = TypeVar("Model", bound=BaseModel)
 
-MAX_DEPTH = 32  # levels of a body; our own records have four
 MAX_FAULTS = 500  # beyond it they are counted, not named: naming them takes longer than reading the body
-MAX_DIGITS = 19  # of a whole number: 64 bits
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +52,7 @@ class Request:
         NaN and Infinity are none. Whole numbers beyond 64 bits are read as floats. Halves of characters (`\\ud800`), which no
         database takes, are refused, or put right where `mends`. Of a key that stands twice the last counts.
         """
-        text = self.text() if text is None else text
-        try:
-            data = json.loads(text, parse_constant=_no_constant, parse_int=_whole)
-        except (ValueError, RecursionError) as error:
-            raise Refused(400, "Not readable", f"body: {error}; send JSON{_but_sent(self.headers)}") from None
-        _check_shape(data)
-        return _whole_characters(data, mends=mends) if _HALF.search(text) else data
+        return read_json(self.text() if text is None else text, self.headers.get("content-type", ""), mends=mends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,20 +130,9 @@ def delivery_id(*parts: object) -> str:
 def read_as(model: type[Model], data: object, where: str = "") -> Model:
     """The data as the model; Refused naming each faulty field with its value."""
     try:
-        return model.model_validate(without_secrets(data))
+        return model.model_validate(data)
     except ValidationError as error:
         raise _faulty(error, f"{where}." if where else "", f"{where}: " if where else "") from None
-
-
-def without_secrets(data: Any) -> Any:
-    """The data with its texts masked. Layouts of scrapes stay as they are: they hold names, and mask marks would break them."""
-    if isinstance(data, str):
-        return masked(data)
-    if isinstance(data, list):
-        return [without_secrets(one) for one in data]
-    if isinstance(data, dict):
-        return {name: one if name == "series" else without_secrets(one) for name, one in data.items()}
-    return data
 
 
 def _faulty(error: ValidationError, place: str, prefix: str) -> Refused:
@@ -170,57 +148,3 @@ def _faulty(error: ValidationError, place: str, prefix: str) -> Refused:
         for item in error.errors(include_url=False)[:20]
     ]
     return Refused(422, "Not understood", prefix + explain(error), errors=faults)
-
-
-def _check_shape(data: Any) -> None:
-    """Refuse what is nested too deeply or has a list that is too long, level by level: nothing here recurses."""
-    level, depth = [data], 0
-    while level := [one for one in level if isinstance(one, list | dict)]:
-        depth += 1
-        if depth > MAX_DEPTH:
-            raise Refused(400, "Not readable", f"body: it is nested more than {MAX_DEPTH} levels deep; send it flatter")
-        longest = max(map(len, level))
-        if longest > MAX_SERIES:
-            raise Refused(422, "Not understood", f"body: a list has {longest} entries; at most {MAX_SERIES} are read")
-        level = [one for node in level for one in (node.values() if isinstance(node, dict) else node)]
-
-
-def _whole_characters(data: Any, *, mends: bool, where: str = "") -> Any:
-    """The data, which is not deep, without halves of characters."""
-    if isinstance(data, str):
-        try:
-            data.encode()
-        except UnicodeEncodeError:
-            if not mends:
-                right = "it holds half a character, as \\ud800; send both halves or none"
-                raise unprocessable(where or "body", data.encode(errors="replace").decode(), right) from None
-            return data.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return data
-    if isinstance(data, list):
-        return [
-            _whole_characters(one, mends=mends, where=f"{where}.{n}" if where else str(n)) for n, one in enumerate(data)
-        ]
-    if isinstance(data, dict):
-        return {
-            _whole_characters(name, mends=mends, where=where): _whole_characters(
-                one, mends=mends, where=f"{where}.{name}" if where else name
-            )
-            for name, one in data.items()
-        }
-    return data
-
-
-def _but_sent(headers: Mapping[str, str]) -> str:
-    """What the body was said to be, where that is not JSON."""
-    sent = headers.get("content-type", "")
-    return f" with content-type application/json, not {sent[:SHOWN]}" if sent and "json" not in sent else ""
-
-
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _whole(text: str) -> int | float:
-    if len(text) <= MAX_DIGITS and -(2**63) <= (number := int(text)) < 2**63:
-        return number
-    return float(text) if len(text) < 400 else math.copysign(math.inf, -1 if text.startswith("-") else 1)

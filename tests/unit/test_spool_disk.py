@@ -141,7 +141,7 @@ async def test_a_spool_on_a_full_disk_opens_and_takes_its_reserve_back_once_ther
     hog.end()
     await spool.advance(rows, max_bytes=2**30)
     await spool.close()
-    assert (disk / "spool.db-reserve").stat().st_size == 8 * 2**20
+    assert (disk / "spool.db-reserve").stat().st_size == 4 * 2**20
 
 
 async def test_a_disk_that_becomes_read_only_refuses_and_drains(disk: Path, caplog: pytest.LogCaptureFixture) -> None:
