@@ -469,6 +469,7 @@ async def test_a_compressed_body_is_read_and_a_bomb_is_not_inflated(house: House
         ("gzip, gzip", gzip.compress(gzip.compress(b"{}")), 415),
         ("zstd", b"\x28\xb5\x2f\xfd", 415),
     ],
+    ids=["garbage deflate", "garbage gzip", "cut", "empty", "many parts", "br", "twice", "zstd"],
 )
 async def test_an_encoding_that_cannot_be_read_is_named(
     house: House, sender: Sender, coding: str, sent: bytes, status: int
