@@ -164,6 +164,7 @@ class Spool:
         self._passed = 0
         """The last sequence that Kafka has; its row may still be on disk."""
         self._is_stuck = False
+        self._inode = 0
         self._file = GroupCommit(path, _create)
 
     async def open(self) -> None:
@@ -172,6 +173,7 @@ class Spool:
             make_private(self._path)
             await self._file.open()
             await self._file.run(self._load)
+            self._inode = self._path.stat().st_ino
         except (OSError, sqlite3.Error) as error:
             raise SpoolError(f"spool {self._path}: {error}; {_mend(error)}") from error
         self.filled.set()
@@ -291,11 +293,14 @@ class Spool:
             return SpoolError(f"spool {self._path}: {error}; {_mend(error)}")
         if code not in UNWRITABLE:
             return error
+        return self._stuck(f"the disk of spool {self._path} {UNWRITABLE[code]}", str(error))
+
+    def _stuck(self, told: str, why: str) -> SpoolFull:
+        """The refusal; said in the log when it begins."""
         self._counts[Count.SPOOL_FULL] += 1
-        told = f"the disk of spool {self._path} {UNWRITABLE[code]}"
         if not self._is_stuck:
             self._is_stuck = True
-            log.error("%s: %s", told, error)
+            log.error("%s: %s", told, why)
         return SpoolFull(told)
 
     def _announce(self) -> None:
@@ -311,6 +316,9 @@ class Spool:
 
     def _refuse_if_full(self, source: str, records: int, size: int) -> None:
         bounds = self._bounds
+        if not self._is_in_place():
+            told = f"spool {self._path} was removed or replaced; start again once it has sent what it still holds"
+            raise self._stuck(told, "what is written to it now would be gone at the next start")
         if self._waiting_bytes and self._waiting_bytes + size > bounds.max_waiting_bytes:
             detail = f"{self._waiting_bytes} bytes wait for the disk of spool {self._path}; at most {bounds.max_waiting_bytes} may"
         elif self.records + records > bounds.max_records or self.bytes + self._waiting_bytes + size > bounds.max_bytes:
@@ -325,6 +333,14 @@ class Spool:
             return
         self._counts[Count.SPOOL_FULL] += 1
         raise SpoolFull(detail)
+
+    def _is_in_place(self) -> bool:
+        try:
+            return self._path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
+        except OSError:  # SQLite says what is the matter
+            return True
 
     def _refuse_if_unfair(self, source: str, records: int, size: int) -> None:
         """Raises ShareFull when the source would hold more than its share, or what others send more than all of theirs."""

@@ -43,9 +43,10 @@ class Limits:
     """Of a body, as it is sent and as it is when it is inflated."""
     requests: int = 32
     """Read and kept at a time, of senders that have proved who they are."""
-    unproven: int = 16
+    requests_per_key: int = 16
+    unproven: int = 32
     """Bodies at a time that have to be read to know who sends them."""
-    unproven_per_address: int = 4
+    unproven_per_address: int = 8
 
 
 class Connections:

@@ -76,7 +76,7 @@ class Server:
         self._spool, self._clock, self._limits = spool, clock, limits
         self._host, self._port = host, port
         self._counts = counts if counts is not None else Counts()
-        self._busy = 0
+        self._proven: Counter[str] = Counter()
         self._unproven: Counter[str] = Counter()
         self._quotas: dict[tuple[str, str], Quota] = {}
         self._said_s: dict[tuple[str, str, int], float] = {}
@@ -118,34 +118,15 @@ class Server:
             if holder:
                 self._check_quota(receiver, holder)
             address = address_of(request.transport.get_extra_info("peername")) if request.transport else ""
-            with self._place() if holder else self._unproven_place(address):
+            limits = self._limits
+            with (
+                _place(self._proven, holder.name, limits.requests, limits.requests_per_key)
+                if holder
+                else _place(self._unproven, address, limits.unproven, limits.unproven_per_address)
+            ):
                 return await self._take(receiver, request, headers)
 
         return handle
-
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        if self._busy >= self._limits.requests:
-            raise SpoolFull(f"{self._limits.requests} requests are under way", retry_after_s=1)
-        self._busy += 1
-        try:
-            yield
-        finally:
-            self._busy -= 1
-
-    @contextmanager
-    def _unproven_place(self, address: str) -> Iterator[None]:
-        """A place of those whose body must be read to know who they are: fewer, and few of one address."""
-        limits = self._limits
-        if self._unproven.total() >= limits.unproven or self._unproven[address] >= limits.unproven_per_address:
-            raise SpoolFull("too many requests are under way whose sender is not proven yet", retry_after_s=1)
-        self._unproven[address] += 1
-        try:
-            yield
-        finally:
-            self._unproven[address] -= 1
-            if not self._unproven[address]:
-                del self._unproven[address]
 
     async def _take(self, receiver: Receiver, request: web.Request, headers: Mapping[str, str]) -> web.Response:
         sent = await _body(request, self._limits)
@@ -243,6 +224,20 @@ class Server:
         if self._spool.is_full:
             return web.json_response({"status": "full"}, status=503)
         return web.json_response({"status": "ready"})
+
+
+@contextmanager
+def _place(busy: Counter[str], who: str, most: int, most_of_one: int) -> Iterator[None]:
+    """One of so many places, of which one key or address has but a part. Raises SpoolFull."""
+    if busy.total() >= most or busy[who] >= most_of_one:
+        raise SpoolFull("too many requests are under way", retry_after_s=1)
+    busy[who] += 1
+    try:
+        yield
+    finally:
+        busy[who] -= 1
+        if not busy[who]:
+            del busy[who]
 
 
 async def _later(_: web.Request) -> None:

@@ -677,6 +677,18 @@ async def test_slow_strangers_do_not_take_the_places_of_known_senders(tmp_path: 
             writer.close()
 
 
+async def test_a_slow_sender_does_not_take_the_places_of_another(tmp_path: Path) -> None:
+    limits = Limits(body_timeout_s=5, connections_per_address=200)
+    async with opened(tmp_path, OPEN, Key(env="OTHER"), limits=limits) as house:
+        sender = next(one for one in SENDERS if not one.is_signed)
+        slow = await hold(house, request(sender.kind.path, *proven(sender))[:-5], 60)
+        await asyncio.sleep(0.2)
+        assert (await house.send(sender, *proven(sender)))[0] == 503
+        assert (await house.send(sender, *proven(sender, key=2)))[0] == 202
+        for writer in slow:
+            writer.close()
+
+
 async def test_who_does_not_read_its_answers_is_hung_up_on(tmp_path: Path) -> None:
     limits = Limits(answer_timeout_s=0.3, header_timeout_s=30)
     async with opened(tmp_path, limits=limits) as house:

@@ -195,6 +195,19 @@ async def test_a_file_that_is_damaged_while_it_is_open_ends_with_a_remedy(tmp_pa
     await spool.close()
 
 
+async def test_a_file_that_is_removed_takes_no_more_and_still_sends_what_it_holds(tmp_path: Path) -> None:
+    spool = made(tmp_path)
+    await spool.open()
+    await spool.accept([scrape(0)])
+    os.unlink(tmp_path / "spool.db")
+    with pytest.raises(SpoolFull, match="was removed or replaced; start again once it has sent"):
+        await spool.accept([scrape(1)])
+    rows = await spool.advance([], max_bytes=2**30)
+    assert len(rows) == 1
+    assert await spool.advance(rows, max_bytes=2**30) == []
+    await spool.close()
+
+
 async def test_nobody_else_reads_the_spool_whatever_the_umask_and_whoever_made_it(tmp_path: Path) -> None:
     folder = tmp_path / "ingest"
     before = os.umask(0)
