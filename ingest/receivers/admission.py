@@ -66,11 +66,10 @@ class Scope:
             raise forbidden(where, name, f"is not in the scope of this key; it may write {known}")
         raise unprocessable(where, name, f"cells of this estate are {known}")
 
-    def admit(self, records: Sequence[Record], places: Sequence[str], receiver: str, now_ms: int) -> None:
+    def admit(self, records: Sequence[Record], places: Sequence[str], receiver: str) -> None:
         """Refuse all of a request when the key may not write one of its records, which stand at `places`. Raises Refused."""
         for record, place in zip(records, places, strict=True):
             self._admit(record, place, receiver)
-            _check_times(record, place, now_ms)
 
     def _admit(self, record: Record, place: str, receiver: str) -> None:
         cell = self.cell(record.cell, f"{place}cell")
@@ -182,6 +181,12 @@ def _series(record: Record, place: str) -> list[Series]:
         return [parse.__wrapped__(one) for one in split(record.series)]
     except ValueError as error:
         raise Refused(422, "Not understood", f"{place}series: {str(error)[:300]}", field=f"{place}series") from None
+
+
+def check_times(records: Sequence[Record], places: Sequence[str], now_ms: int) -> None:
+    """Refuse a request with a time that would move the readers' windows. Raises Refused."""
+    for record, place in zip(records, places, strict=True):
+        _check_times(record, place, now_ms)
 
 
 def _check_times(record: Record, place: str, now_ms: int) -> None:

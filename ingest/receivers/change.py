@@ -55,3 +55,4 @@ def _as_text(name: str, value: Any) -> Any:
 
 
 KIND = ReceiverKind("change", "/v1/changes", StandardWebhooks, read)
+Changes = KIND.make

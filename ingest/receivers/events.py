@@ -51,3 +51,4 @@ def _id(event: dict[str, Any], delivered: str | None, number: int) -> str | None
 
 
 KIND = ReceiverKind("events", "/v1/events", StandardWebhooks, read)
+Events = KIND.make

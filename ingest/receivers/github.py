@@ -155,3 +155,4 @@ def _repository(repository: Mapping[str, Any]) -> str:
 
 
 KIND = ReceiverKind("github", "/v1/changes/github", GitHubSignature, read)
+GitHub = KIND.make

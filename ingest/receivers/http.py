@@ -24,6 +24,7 @@ from typing import Any
 from aiohttp import HttpVersion11, web
 
 from ingest.counts import Count, Counts
+from ingest.receivers.admission import check_times
 from ingest.receivers.connections import Connection, Connections, Limits, address_of
 from ingest.receivers.inflate import inflated
 from ingest.receivers.quota import Quota
@@ -137,6 +138,7 @@ class Server:
         quota.charge(_now_s(), size=len(sent))
         try:
             received = receiver.read(read, now_ms, holder)
+            check_times(received.records, received.places, now_ms)
         except Refused as refused:
             self._say_refused(receiver, holder, refused)
             raise
@@ -209,8 +211,8 @@ class Server:
             log.exception("a receiver failed", extra={"path": request.path[:100]})
             answer = _problem(500, "Our mistake", "the request was not taken; the log of ingest says why")
         self._counts[Count.REQUEST_REFUSED] += 1
-        if not request.content.is_eof():
-            answer.force_close()  # what is still to come is not worth reading
+        if answer.status == 401 or not request.content.is_eof():
+            answer.force_close()  # strangers keep no connection, and what is still to come is not worth reading
         return answer
 
     def _connection_refused(self) -> None:

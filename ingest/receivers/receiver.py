@@ -13,46 +13,21 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from ingest.receivers.admission import Scope
-from ingest.receivers.body import read_json
 from ingest.receivers.refusals import SHOWN, Refused
+from ingest.receivers.request import Request as Request  # what a receiver reads
+from ingest.receivers.signature import Holder, Proof
 from schemas.codec import explain
 from schemas.estate import Estate, Key
 from schemas.records import Record
 
-if TYPE_CHECKING:
-    from ingest.receivers.signature import Holder, Proof
-
 Model = TypeVar("Model", bound=BaseModel)
 
 MAX_FAULTS = 500  # beyond it they are counted, not named: naming them takes longer than reading the body
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What came in. Names of headers are lower case."""
-
-    headers: Mapping[str, str]
-    body: bytes
-
-    def text(self) -> str:
-        """The body; Refused when it is no UTF-8."""
-        try:
-            return self.body.decode()
-        except UnicodeDecodeError as error:
-            raise Refused(400, "Not readable", f"body: byte {error.start} is no UTF-8; send JSON in UTF-8") from None
-
-    def json(self, text: str | None = None, *, mends: bool = False) -> Any:
-        """The body as JSON, within bounds; Refused when it is none.
-
-        NaN and Infinity are none. Whole numbers beyond 64 bits are read as floats. Halves of characters (`\\ud800`), which no
-        database takes, are refused, or put right where `mends`. Of a key that stands twice the last counts.
-        """
-        return read_json(self.text() if text is None else text, self.headers.get("content-type", ""), mends=mends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +44,7 @@ class Received:
     places: list[str] = field(default_factory=list)
 
 
+UNSCOPED = Key(name="key", env="KEY")
 Read = Callable[[Request, Scope, int], Received]
 """Reads a proven request that came in at a time (Unix ms UTC), for the cells that its key may write. Raises Refused."""
 
@@ -92,9 +68,10 @@ class Receiver:
         """The records, all of which the sender may write; ids are its own, so nobody takes another's. Raises Refused."""
         scope = self._scopes[holder.key]
         received = self._read(request, scope, now_ms)
-        scope.admit(received.records, received.places or [""] * len(received.records), self.name, now_ms)
+        places = received.places or [""] * len(received.records)
+        scope.admit(received.records, places, self.name)
         ids = [one and delivery_id(self.name, holder.name, one) for one in received.deliveries]
-        return Received(received.records, ids, received.ignored)
+        return Received(received.records, ids, received.ignored, places)
 
     def receive(self, request: Request, now_ms: int) -> Received:
         """The records of a request that came in at `now_ms` (Unix ms UTC). Raises Refused."""
@@ -110,8 +87,9 @@ class ReceiverKind:
     proof: Callable[[Sequence[Holder]], Proof]
     read: Read
 
-    def make(self, estate: Estate, holders: Sequence[Holder]) -> Receiver:
-        """The receiver for an estate. Raises ValueError for keys that cannot keep a secret."""
+    def make(self, estate: Estate, keys: Sequence[Holder | str]) -> Receiver:
+        """The receiver for an estate; a bare secret is a key without a scope. Raises ValueError for keys that keep no secret."""
+        holders = [Holder(one, UNSCOPED) if isinstance(one, str) else one for one in keys]
         scopes = {one.key: Scope(estate, one.key) for one in holders}
         return Receiver(self.name, self.proof(holders), self.read, scopes)
 

@@ -17,8 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from ingest.receivers.receiver import Request
 from ingest.receivers.refusals import Refused, unauthorized
+from ingest.receivers.request import Request
 from schemas.estate import Key
 
 TOLERANCE_MS = 5 * 60_000

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from ingest.counts import Count, Counts
+from ingest.receivers.admission import check_times
 from ingest.receivers.connections import Limits
 from ingest.receivers.events import MODELS
 from ingest.receivers.http import Server
@@ -45,7 +46,7 @@ from tests.support.senders import (
 
 OPEN = Key(env="K1")
 SCOPED = Key(env="K2", cells=("eu1",), tenants=("acme",))
-LIMITS = Limits(header_timeout_s=0.5, body_timeout_s=0.5, lingering_s=0.1)
+LIMITS = Limits(header_timeout_s=0.5, body_timeout_s=0.5)
 EVENTS = RECEIVERS["events"]
 
 each_sender = pytest.mark.parametrize("sender", SENDERS, ids=str)
@@ -286,7 +287,9 @@ def test_no_key_writes_a_cell_tenant_or_topic_that_is_not_its_own() -> None:
 def is_taken(receiver: Receiver, *several: Any, key: int = 1) -> bool:
     body = json.dumps([{"type": one.type, "data": one.model_dump(mode="json")} for one in several]).encode()
     try:
-        return bool(receiver.receive(Request(bearer(secret(key), body, "a"), body), NOW_MS).records)
+        received = receiver.receive(Request(bearer(secret(key), body, "a"), body), NOW_MS)
+        check_times(received.records, received.places, NOW_MS)
+        return bool(received.records)
     except Refused as refused:
         if refused.status not in (403, 422):
             raise
@@ -607,6 +610,18 @@ async def test_a_slow_body_is_given_up(house: House, sender: Sender) -> None:
     assert (status, answer["title"]) == (408, "Too slow")
 
 
+@each_sender
+async def test_who_is_not_proven_does_not_keep_its_connection(house: House, sender: Sender) -> None:
+    """Guessing costs a connection a guess, and no stranger keeps the server busy over one."""
+    data = request(sender.kind.path, b"{}", {"connection": "keep-alive", "content-length": "2"})
+    reader, writer = await asyncio.open_connection("127.0.0.1", house.server.port)
+    writer.write(data * 3)
+    assert (await answer_of(reader))[0] == 401
+    with suppress(ConnectionError):
+        assert await reader.read() == b""
+    writer.close()
+
+
 async def test_headers_that_do_not_come_are_given_up_however_slowly_they_come(house: House) -> None:
     for before in (b"", request("/healthz", b"", {"connection": "keep-alive"}).replace(b"POST", b"GET")):
         reader, writer = await asyncio.open_connection("127.0.0.1", house.server.port)
@@ -850,6 +865,7 @@ def outcomes(inputs: int, seed: int) -> dict[int, int]:
             headers[rng.choice(list(headers))] = str(rng.choice(VALUES)).encode(errors="replace").decode()
         try:
             received: Received = receivers[sender.kind.name].receive(Request(headers, body), NOW_MS)
+            check_times(received.records, received.places, NOW_MS)
             for record in received.records:
                 record.model_dump_json().encode()
                 assert key == 1 or record.cell == "eu1"
