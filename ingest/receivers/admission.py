@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 from ingest.moments import AHEAD_MS, fault
-from ingest.receivers.refusals import Refused, forbidden, unprocessable
+from ingest.receivers.refusals import Refused, forbidden, shown, unprocessable
 from schemas.codec import rfc3339
 from schemas.estate import Cell, Estate, Key
 from schemas.records import Batch, Change, Observation, OperationsEvent, Record, Scrape
@@ -103,8 +103,8 @@ class Scope:
         known = ", ".join(sorted(self.tenants))
         if not self.key.tenants:
             raise unprocessable(claim.where, claim.tenant, f"tenants of the estate are {known}")
-        shown = "the whole cell" if claim.tenant is None else claim.tenant
-        raise forbidden(claim.where, shown, f"is not in the scope of this key; it may write {known}")
+        said = "the whole cell" if claim.tenant is None else claim.tenant
+        raise forbidden(claim.where, said, f"is not in the scope of this key; it may write {known}")
 
 
 def is_reserved(name: str, firsts: tuple[str, ...] = OURS) -> bool:
@@ -180,7 +180,7 @@ def _series(record: Record, place: str) -> list[Series]:
     try:
         return [parse.__wrapped__(one) for one in split(record.series)]
     except ValueError as error:
-        raise Refused(422, "Not understood", f"{place}series: {str(error)[:300]}", field=f"{place}series") from None
+        raise Refused(422, "Not understood", f"{place}series: {shown(error)}", field=f"{place}series") from None
 
 
 def check_times(records: Sequence[Record], places: Sequence[str], now_ms: int) -> None:

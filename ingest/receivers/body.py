@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ingest.receivers.refusals import SHOWN, Refused, unprocessable
+from ingest.receivers.refusals import Refused, shown, unprocessable
 from schemas.masking import masked
 from schemas.records import MAX_SERIES
 
@@ -131,7 +131,7 @@ def _whole_characters(data: Any, *, mends: bool, where: str = "") -> Any:
 
 def _but_sent(sent: str) -> str:
     """What the body was said to be, where that is not JSON."""
-    return f" with content-type application/json, not {sent[:SHOWN]}" if sent and "json" not in sent else ""
+    return f" with content-type application/json, not {shown(sent)}" if sent and "json" not in sent else ""
 
 
 def _no_constant(name: str) -> None:

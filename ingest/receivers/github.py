@@ -19,7 +19,7 @@ from urllib.parse import unquote_plus
 from ingest.receivers import foreign
 from ingest.receivers.admission import Scope
 from ingest.receivers.receiver import Received, ReceiverKind, Request, read_as
-from ingest.receivers.refusals import Refused, forbidden, unprocessable
+from ingest.receivers.refusals import Refused, forbidden, shown, unprocessable
 from ingest.receivers.signature import GitHubSignature
 from ingest.spool import DELIVERY_MS
 from schemas.codec import rfc3339
@@ -45,7 +45,7 @@ def read(request: Request, scope: Scope, now_ms: int) -> Received:
     """One change for every cell of the environment that the key may write."""
     event = request.headers.get("x-github-event", "")
     if event != EVENT:
-        return Received(ignored=f"event {event[:100] or 'without a name'} is not read; {EVENT} is")
+        return Received(ignored=f"event {shown(event) or 'without a name'} is not read; {EVENT} is")
     data = request.json(_json_text(request), mends=True)
     state = (foreign.text(_object(data, EVENT).get("state")) or "").casefold()
     if state in SILENT_STATES:

@@ -29,10 +29,9 @@ from ingest.receivers.connections import Connection, Connections, Limits, addres
 from ingest.receivers.inflate import inflated
 from ingest.receivers.quota import Quota
 from ingest.receivers.receiver import Received, Receiver, Request
-from ingest.receivers.refusals import Refused
+from ingest.receivers.refusals import Refused, shown
 from ingest.receivers.signature import Holder
 from ingest.spool import RECEIVED, Spool, SpoolError, SpoolFull
-from schemas.masking import masked
 from schemas.records import Batch, Record, Scrape
 
 log = logging.getLogger(__name__)
@@ -166,7 +165,7 @@ class Server:
         if refused.status in COUNTED and now_s - self._said_s.get(which, -SAID_AGAIN_S) >= SAID_AGAIN_S:
             self._said_s[which] = now_s
             more = {"receiver": receiver.name, "key": holder.name, "status": refused.status}
-            log.warning("a sender is refused: %s", masked(refused.detail), extra=more)
+            log.warning("a sender is refused: %s", refused.detail, extra=more)
 
     async def _keep(self, received: Received, source: str) -> web.Response:
         new = await self._spool.accept(received.records, deliveries=received.deliveries, source=source)
@@ -208,7 +207,7 @@ class Server:
         except ConnectionError:
             raise
         except Exception:
-            log.exception("a receiver failed", extra={"path": request.path[:100]})
+            log.exception("a receiver failed", extra={"path": shown(request.path)})
             answer = _problem(500, "Our mistake", "the request was not taken; the log of ingest says why")
         self._counts[Count.REQUEST_REFUSED] += 1
         if answer.status == 401 or not request.content.is_eof():
@@ -289,20 +288,12 @@ def _clean(text: str) -> str:
 
 
 def _problem(status: int, title: str, detail: str, **more: Any) -> web.Response:
-    body = {"type": "about:blank", "title": title, "status": status, "detail": masked(detail), **_masked(more)}
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
     return web.json_response(body, status=status, content_type="application/problem+json")
 
 
-def _masked(value: Any) -> Any:
-    if isinstance(value, str):
-        return masked(value)
-    if isinstance(value, list):
-        return [_masked(one) for one in value]
-    return {name: _masked(one) for name, one in value.items()} if isinstance(value, dict) else value
-
-
 def _http_problem(error: web.HTTPException, request: web.Request) -> web.Response:
-    path = request.path[:100]
+    path = shown(request.path)
     details = {
         404: f"nothing is received at {path}; see which receivers are configured",
         405: f"{request.method} is not taken at {path}; send POST",

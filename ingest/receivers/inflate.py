@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zlib
 
-from ingest.receivers.refusals import Refused
+from ingest.receivers.refusals import Refused, shown
 
 CODINGS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
 RAW = -15
@@ -22,7 +22,7 @@ def inflated(body: bytes, coding: str, most: int) -> bytes:
         return body
     if name not in CODINGS:
         raise Refused(
-            415, "Not readable", f"content-encoding: {coding[:100]!r} is not read; send gzip, deflate or identity"
+            415, "Not readable", f"content-encoding: {shown(coding)!r} is not read; send gzip, deflate or identity"
         )
     window = CODINGS[name]
     try:

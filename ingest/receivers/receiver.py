@@ -18,7 +18,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from ingest.receivers.admission import Scope
-from ingest.receivers.refusals import SHOWN, Refused
+from ingest.receivers.refusals import Refused, shown
 from ingest.receivers.request import Request as Request  # what a receiver reads
 from ingest.receivers.signature import Holder, Proof
 from schemas.codec import explain
@@ -120,7 +120,7 @@ def _faulty(error: ValidationError, place: str, prefix: str) -> Refused:
     faults = [
         {
             "field": place + (".".join(map(str, item["loc"])) or "body"),
-            "value": str(item["input"])[:SHOWN],
+            "value": shown(item["input"]),
             "expected": item["msg"],
         }
         for item in error.errors(include_url=False)[:20]

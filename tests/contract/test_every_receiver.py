@@ -542,6 +542,12 @@ async def test_secrets_in_what_is_sent_are_neither_kept_nor_answered(house: Hous
         status, answer = await house.send(sender, body, sender.prove(secret(1), body, f"d-{number}"))
         assert status in (202, 422), answer
         assert canary not in json.dumps(answer)
+    for place in (f"/v1/{secret(1)}", f"/v1/password={canary}"):
+        _, _, answer = await house.raw(
+            request(place, b"", {"content-type": f"Bearer {canary}", "content-encoding": secret(1)})
+        )
+        assert canary not in json.dumps(answer)
+        assert secret(1) not in json.dumps(answer)
     assert not [row for row in await house.kept() if canary.encode() in row.value]
 
 
