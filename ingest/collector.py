@@ -8,11 +8,15 @@ with the mend when the target does not answer; anything else it raises is our bu
         def __init__(self, target: Target) -> None: ...
         async def collect(self, now_ms: int, position: str | None) -> Collected: ...
         async def close(self) -> None: ...
+
+What it collects it puts into a `Poll` (`poll.py`), in which each group of the look and each of its rows fails alone. What
+lasts (a group that cannot be read, a certificate that is refused) it hands over as `Fault` at every look; the scheduler
+makes events of their edges (`edges.py`), so a collector remembers nothing of what was told.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -20,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from schemas.codec import explain
 from schemas.estate import Cell, Resource
-from schemas.records import Record, Scrape
+from schemas.records import Record, Scalar, Scrape
 
 INFO, WARN, ERROR = 9, 13, 17
 """Severity numbers of OpenTelemetry's log data model."""
@@ -67,17 +71,46 @@ class Options(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a part of a target, while it lasts.
+
+    `key` is compared from look to look: another key is another fault, another reason of the same key is not. It is the
+    reason where nothing else is given. `begins` and `ends` name the events of its edges.
+    """
+
+    reason: str
+    mend: str
+    attributes: Mapping[str, Scalar] = field(default_factory=dict)
+    key: str = ""
+    begins: str = "collector.degraded"
+    ends: str = "collector.restored"
+
+    @property
+    def compared(self) -> str:
+        """What tells this fault from another of the same part."""
+        return self.key or self.reason
+
+
+@dataclass(frozen=True, slots=True)
 class Collected:
     """What one look gave.
 
     `position` is where the next look goes on (an offset in a file, a cursor in a table). It is stored in the same
     transaction as the records, so a record is neither lost nor told twice when the process is killed. None keeps the
     position that was there. `refused` are bytes that could not be read, each with the reason; they become dead letters.
+    `rows` are the same of what will be read again at the next look: one that comes again becomes no second dead letter.
+
+    `faults` are by the name of the part that they are of. `tried` are the parts that were looked at, and a part that was
+    not stays as it was; None says that all were. `left_out` counts what the collector's own bounds kept back.
     """
 
     records: list[Record] = field(default_factory=list)
     position: str | None = None
     refused: list[tuple[str, bytes]] = field(default_factory=list)
+    rows: list[tuple[str, bytes]] = field(default_factory=list)
+    faults: Mapping[str, Fault] = field(default_factory=dict)
+    tried: Collection[str] | None = None
+    left_out: int = 0
 
 
 class Collector(Protocol):

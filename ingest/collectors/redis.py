@@ -2,7 +2,8 @@
 
 A PING is timed on the open connection, then one pipeline asks the rest. A server that takes the connection but does not
 answer in time is slow, not away: the time waited is its PING, and the rest is unmeasured. Entries of the slow log are told
-once, without arguments, also across restarts of the program: the position holds the last one told.
+once, without arguments, also across restarts of the program: the position holds the last one told. Answers are taken as
+they come and read here, each field, entry and queue for itself.
 """
 
 from __future__ import annotations
@@ -14,20 +15,24 @@ from time import perf_counter
 from typing import Any
 
 import redis.asyncio as client
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from redis import exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from ingest.collector import WARN, Collected, CollectorKind, Options, Target, Unavailable
-from ingest.collectors.edges import Edges, Fault
+from ingest.addresses import Address, address
+from ingest.collector import WARN, Collected, CollectorKind, Fault, Options, Target, Unavailable
+from ingest.collectors.redis_errors import remedy
 from ingest.collectors.redis_points import (
     LENGTH_OF_TYPE,
+    MAX_EVENTS,
     Calls,
     Info,
-    Points,
     Slow,
+    beyond_bounds,
     calls_of,
+    entry_without_arguments,
+    info_of,
     number,
     of_calls,
     of_info,
@@ -36,11 +41,14 @@ from ingest.collectors.redis_points import (
     slow_of,
     text,
 )
-from schemas.records import Name, OperationsEvent, Record
+from ingest.poll import Poll
+from ingest.readable import name_of
+from schemas.records import Name
 from schemas.series import identity
 
 CLIENT_NAME = "pilothouse"
 MAX_SLOW = 128
+FORM = "redis://HOST:PORT/DATABASE, rediss:// for TLS, or unix:///PATH"
 PING_SHARE = 0.8  # of the resource's time-out; the rest is left for the rest
 LOOK_SHARE = 0.95
 
@@ -57,7 +65,12 @@ class Queue(BaseModel):
     def series(self) -> str:
         """The identity of its length."""
         owner = {"tenant.id": self.tenant} if self.tenant else {}
-        return identity("redis.queue.length", {"redis.key": self.key, **owner})
+        return identity("redis.queue.length", {"redis.key": name_of(self.key), **owner})
+
+    @property
+    def part(self) -> str:
+        """What its faults are told under."""
+        return f"queue {self.key}"
 
 
 class RedisOptions(Options):
@@ -78,13 +91,13 @@ class Seen(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """What the server said after the PING. A part that it refused is None, and why stands in `faults`."""
+    """What the server said after the PING, each the reply or the error that stood in its place."""
 
-    info: Info | None
-    latency: Sequence[Any] | None
-    slow: list[Slow] | None
-    lengths: dict[Queue, float | None]
-    faults: dict[str, Fault]
+    info: Any
+    latency: Any
+    slow: Any
+    types: list[Any]
+    lengths: dict[Queue, Any]
 
 
 class Redis:
@@ -93,11 +106,12 @@ class Redis:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._queues = target.options(RedisOptions).queues
-        self._edges = Edges(target)
+        self._address = _address(target)
         self._client: client.Redis | None = None
         self._connection: client.Connection | None = None  # once the server has taken it, whatever it said then
         self._calls: Calls | None = None
         self._commands = 0.0
+        self._made()  # says what is wrong with the url before anybody looks
 
     async def collect(self, now_ms: int, position: str | None) -> Collected:
         """A look; the position is the run of the server and the last entry of its slow log that was told."""
@@ -106,17 +120,20 @@ class Redis:
         try:
             ping_s = await self._ping(timeout_s * PING_SHARE)
             answers = None if ping_s is None else await self._ask(until)
-        except (exceptions.RedisError, OSError, ValueError) as error:
-            await self._drop()
-            raise self._unavailable(error) from error
-        except BaseException:
+        except BaseException as error:
             # A look that was given up leaves an answer on the way; the next one must not take it for its own.
             await self._drop()
+            if isinstance(error, Exception):
+                raise self._unavailable(error) from error
             raise
-        found: Points = {"redis.ping.duration": timeout_s * PING_SHARE if ping_s is None else ping_s}
+        poll = Poll(self._target, now_ms, explain=_explain)
+        poll.gauge("redis.ping.duration", timeout_s * PING_SHARE if ping_s is None else ping_s)
         if answers is None:
-            return self._silent(found, now_ms)
-        return self._told(found, answers, _seen(position), now_ms)
+            mend = "See what holds it up: SLOWLOG GET, LATENCY DOCTOR"
+            poll.fault("PING", Fault("it took the connection but did not answer in time", mend))
+            return poll.collected()
+        poll.tried.add("PING")
+        return self._told(poll, answers, position)
 
     async def close(self) -> None:
         """Let go of the connection."""
@@ -150,78 +167,86 @@ class Redis:
             return None
 
     async def _answers(self, connected: client.Redis, replies: list[Any]) -> Answers:
-        faults: dict[str, Fault] = {}
-        info, latency, slow, *types = (_granted(*named, faults) for named in zip(self._parts(), replies, strict=True))
-        lengths = await self._lengths(connected, types, faults)
-        return Answers(info, latency, None if slow is None else slow_of(slow), lengths, faults)
+        info, latency, slow, *types = replies
+        kinds = {queue: text(kind) for queue, kind in zip(self._queues, types, strict=True) if not _is_error(kind)}
+        asked = [queue for queue, kind in kinds.items() if kind in LENGTH_OF_TYPE]
+        lengths = await _pipeline(connected, [(LENGTH_OF_TYPE[kinds[queue]], queue.key) for queue in asked])
+        return Answers(info, latency, slow, types, dict(zip(asked, lengths, strict=True)))
 
-    def _parts(self) -> list[str]:
-        return ["INFO", "LATENCY LATEST", "SLOWLOG GET", *(f"queue {queue.key}" for queue in self._queues)]
+    def _told(self, poll: Poll, answers: Answers, position: str | None) -> Collected:
+        self._lengths(poll, answers)
+        info: Info = {}
+        run: Seen | None = None
+        seen = poll.restored(Seen, position)
+        with poll.group("INFO"):
+            info = info_of(_granted(answers.info))
+            run = self._run(info, seen, poll.now_ms)
+            poll.left_out += beyond_bounds(info)
+            poll.points |= of_info(info, poll.now_ms) | self._commands_of(info)
+        self._latency(poll, answers.latency, server_now_s(info, poll.now_ms))
+        if run is None:
+            return poll.collected()
+        run = self._slow(poll, answers.slow, seen, run)
+        return poll.collected(run.model_dump_json(), start_time_ms=run.start_ms)
 
-    async def _lengths(
-        self, connected: client.Redis, types: Iterable[bytes | None], faults: dict[str, Fault]
-    ) -> dict[Queue, float | None]:
+    def _lengths(self, poll: Poll, answers: Answers) -> None:
         """Lengths of the declared queues; a key that is not there is an empty queue."""
-        kinds = {queue: text(kind) for queue, kind in zip(self._queues, types, strict=True) if kind is not None}
-        asked = [(LENGTH_OF_TYPE[kind], queue) for queue, kind in kinds.items() if kind in LENGTH_OF_TYPE]
-        for queue, kind in kinds.items():
-            if kind not in LENGTH_OF_TYPE and kind != "none":
-                faults[f"queue {queue.key}"] = Fault(f"it is a {kind}, which has no length", "Declare a list or stream")
-        replies = await _pipeline(connected, [(command, queue.key) for command, queue in asked])
-        known = {
-            queue: _granted(f"queue {queue.key}", reply, faults)
-            for (_, queue), reply in zip(asked, replies, strict=True)
-        }
-        return {queue: 0.0 if kinds.get(queue) == "none" else known.get(queue) for queue in self._queues}
+        for queue, kind in zip(self._queues, answers.types, strict=True):
+            with poll.group(queue.part, instead=lambda queue=queue: {queue.series: None}):  # type: ignore[misc]
+                name = text(_granted(kind))
+                if name == "none":
+                    poll.points[queue.series] = 0.0
+                elif name not in LENGTH_OF_TYPE:
+                    raise _NoLengthError(name)
+                else:
+                    poll.points[queue.series] = float(_granted(answers.lengths[queue]))
 
-    def _told(self, found: Points, answers: Answers, seen: Seen | None, now_ms: int) -> Collected:
-        found |= {queue.series: length for queue, length in answers.lengths.items()}
-        faults = self._edges.told(answers.faults, now_ms)
-        if answers.info is None:
-            return Collected([self._target.scrape(found, now_ms), *faults])
-        run = self._run(answers.info, seen, now_ms)
-        found |= of_info(answers.info, now_ms) | self._commands_of(answers.info)
-        found |= of_latency(answers.latency or (), server_now_s(answers.info, now_ms))
-        news, slow = _news(answers.slow or [], seen, run)
-        found["redis.slowlog.count"] = None if answers.slow is None else slow + 1.0
-        events = [self._slow_event(one, now_ms) for one in news]
-        scrape = self._target.scrape(found, now_ms, start_time_ms=run.start_ms)
-        return Collected([scrape, *events, *faults], run.model_copy(update={"slow": slow}).model_dump_json())
+    def _latency(self, poll: Poll, reply: Any, now_s: float) -> None:
+        with poll.group("LATENCY LATEST"):
+            entries = _listed(_granted(reply))
+            poll.left_out += max(0, len(entries) - MAX_EVENTS)
+            for entry in entries[:MAX_EVENTS]:
+                with poll.row(entry):
+                    poll.points |= of_latency(entry, now_s)
 
-    def _silent(self, found: Points, now_ms: int) -> Collected:
-        fault = Fault(
-            "it took the connection but did not answer in time", "See what holds it up: SLOWLOG GET, LATENCY DOCTOR"
-        )
-        return Collected([self._target.scrape(found, now_ms), *self._edges.told({"PING": fault}, now_ms, ["PING"])])
+    def _slow(self, poll: Poll, reply: Any, seen: Seen | None, run: Seen) -> Seen:
+        """Entries not told yet, and the run with the last one told; of a server never seen before, none is news."""
+        last = run.slow
+        with poll.group("SLOWLOG GET", instead=lambda: {"redis.slowlog.count": None}):
+            found: list[Slow] = []
+            for entry in _listed(_granted(reply))[:MAX_SLOW]:
+                with poll.row(entry, entry_without_arguments):
+                    found.append(slow_of(entry))
+            for slow in sorted(found, key=lambda one: one.number):
+                if seen is not None and slow.number > run.slow:
+                    with poll.row(slow):
+                        self._slow_event(poll, slow)
+            last = max([run.slow, *(slow.number for slow in found)])
+            poll.gauge("redis.slowlog.count", last + 1.0)
+        return run.model_copy(update={"slow": last})
 
     def _run(self, info: Info, seen: Seen | None, now_ms: int) -> Seen:
         """The run of the server. Its counters count since its start, or since we saw them fall (CONFIG RESETSTAT)."""
         before, self._commands = self._commands, number(info, "total_commands_processed") or 0.0
-        run_id = str(info.get("run_id", ""))
+        run_id = name_of(info.get("run_id", ""))
         if seen is None or seen.run_id != run_id:
             # Uptime comes in whole seconds: worked out anew at each look, the start would jump about.
-            uptime_ms = int(1000 * (number(info, "uptime_in_seconds") or 0))
+            uptime_ms = int(1000 * max(0.0, number(info, "uptime_in_seconds") or 0.0))
             return Seen(run_id=run_id, start_ms=max(0, now_ms - uptime_ms), slow=-1)
         return seen.model_copy(update={"start_ms": now_ms}) if self._commands < before else seen
 
-    def _commands_of(self, info: Info) -> Points:
+    def _commands_of(self, info: Info) -> dict[str, float | None]:
         before, self._calls = self._calls, calls_of(info)
         return of_calls(before, self._calls)
 
-    def _slow_event(self, slow: Slow, now_ms: int) -> Record:
-        return OperationsEvent(
-            **self._target.identity(),
-            time_ms=min(slow.time_ms, now_ms),
-            tenant=self._target.resource.tenant,
-            name="redis.slowlog",
-            severity_number=WARN,
-            body=f"{slow.command} took {slow.duration_s:.3f} s",
-            attributes=slow.attributes(),
-        )
+    def _slow_event(self, poll: Poll, slow: Slow) -> None:
+        body = f"{slow.command} took {slow.duration_s:.3f} s"
+        time_ms = min(slow.time_ms, poll.now_ms)
+        poll.event("redis.slowlog", WARN, body, slow.attributes(), time_ms=time_ms)
 
-    async def _connected(self) -> client.Redis:
-        if self._client is None:
-            self._client = client.Redis.from_url(
+    def _made(self) -> client.Redis:
+        try:
+            made = client.Redis.from_url(
                 self._target.url,
                 single_connection_client=True,
                 client_name=CLIENT_NAME,
@@ -233,6 +258,19 @@ class Redis:
                 driver_info=None,
                 redis_connect_func=self._on_connect,
             )
+        except Exception:  # noqa: BLE001 (whatever it is about, it is the url's fault, and it may hold a piece of it)
+            raise ValueError(
+                f"resource {self._target.resource.name}: an option behind the url's ? cannot be read; it must read {FORM}"
+            ) from None
+        if self._address.host:
+            made.connection_pool.connection_kwargs["host"] = self._address.host
+        # What comes is read here, field by field: the library's own reading fails as a whole.
+        made.response_callbacks.clear()
+        return made
+
+    async def _connected(self) -> client.Redis:
+        if self._client is None:
+            self._client = self._made()
         return await self._client.initialize()
 
     async def _on_connect(self, connection: client.Connection) -> None:
@@ -240,9 +278,11 @@ class Redis:
         await connection.on_connect()
 
     def _unavailable(self, error: Exception) -> Unavailable:
-        place = self._target.url.rpartition("//")[2].rpartition("@")[2].partition("?")[0]
-        reason = str(error).rstrip(".") or f"no answer within {self._target.resource.timeout_s:g} s"
-        return Unavailable(self._target.resource.name, f"{place}: {reason}", _mend(error))
+        reason = " ".join(str(error).split()).rstrip(".") or f"no answer within {self._target.resource.timeout_s:g} s"
+        if not isinstance(error, exceptions.RedisError | OSError):
+            reason = f"its answer cannot be read: {type(error).__name__}: {reason}"
+        place = self._address.place or self._address.path
+        return Unavailable(self._target.resource.name, f"{place}: {reason[:500]}", remedy(error))
 
     async def _drop(self) -> None:
         """Close without waiting: a server that hangs would not answer a good-bye either."""
@@ -262,43 +302,45 @@ async def _pipeline(connected: client.Redis, commands: Iterable[Sequence[Any]]) 
     return replies
 
 
-def _granted(part: str, reply: Any, faults: dict[str, Fault]) -> Any:
-    """The reply, or None when it is an error, which is then among the faults."""
-    if not isinstance(reply, Exception):
-        return reply
-    faults[part] = Fault(
-        str(reply), "Grant it: ACL SETUSER ... +ping +info +latency|latest +slowlog|get, +@read on the queues"
-    )
-    return None
+class _NoLengthError(Exception):
+    """A key of a type that has no length."""
 
 
-def _seen(position: str | None) -> Seen | None:
-    try:
-        return Seen.model_validate_json(position) if position else None
-    except ValidationError:
-        return None  # written by another release; at worst entries of the slow log are told twice
-
-
-def _news(entries: list[Slow], seen: Seen | None, run: Seen) -> tuple[list[Slow], int]:
-    """Entries not told yet, and the number of the last; of a server never seen before, none is news."""
-    last = max([run.slow, *(entry.number for entry in entries)])
-    return [entry for entry in entries if seen and entry.number > run.slow], last
-
-
-def _mend(error: Exception) -> str:
+def _explain(error: Exception) -> Fault | None:
     match error:
-        case exceptions.AuthenticationError() | exceptions.AuthenticationWrongNumberOfArgsError():
-            return "Check user and password behind the resource's url"
-        case exceptions.BusyLoadingError():
-            return "It answers once its data set is loaded; INFO persistence says when"
-        case exceptions.NoPermissionError():
-            return "Grant it: ACL SETUSER ... +ping +info"
-        case exceptions.ResponseError() if "NOAUTH" in str(error) or "Authentication" in str(error):
-            return "Put user and password behind the resource's url"
-        case ValueError():
-            return "Its url should read redis://HOST:PORT/DATABASE, rediss:// for TLS, or unix:///PATH"
+        case _NoLengthError():
+            return Fault(f"it is a {error}, which has no length", "Declare a list or stream")
+        case exceptions.RedisError():
+            return Fault(" ".join(str(error).split())[:500] or type(error).__name__, remedy(error))
         case _:
-            return "Check that the server runs and that its address can be reached from here"
+            kind = type(error).__name__
+            return Fault(
+                f"its answer is none that Redis gives: {kind}: {str(error)[:300]}",
+                "See what listens there, and report its version if it is a Redis or Valkey",
+                key=kind,
+            )
+
+
+def _is_error(reply: Any) -> bool:
+    return isinstance(reply, Exception)
+
+
+def _granted(reply: Any) -> Any:
+    """The reply; raises it when it is an error."""
+    if isinstance(reply, Exception):
+        raise reply
+    return reply
+
+
+def _listed(reply: Any) -> Sequence[Any]:
+    if not isinstance(reply, list):
+        raise TypeError(f"a {type(reply).__name__} where a list is due")
+    return reply
+
+
+def _address(target: Target) -> Address:
+    whose, is_socket = f"resource {target.resource.name}", target.url.startswith("unix://")
+    return address(target.url, whose, FORM, ("redis", "rediss", "unix"), needs_host=not is_socket)
 
 
 KIND = CollectorKind("redis", Redis, RedisOptions)

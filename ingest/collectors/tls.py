@@ -11,15 +11,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 from dataclasses import dataclass
-from ipaddress import ip_address
 from time import perf_counter
-from urllib.parse import urlsplit
 
-import idna
 from pydantic import Field
 
-from ingest.collector import Collected, CollectorKind, Options, Target, Unavailable
-from ingest.collectors.edges import Edges, Fault
+from ingest.addresses import address, ascii_name
+from ingest.collector import Collected, CollectorKind, Fault, Options, Target, Unavailable
 from ingest.collectors.tls_verify import (
     HOST_CODES,
     NO_CHECK_TIME,
@@ -62,13 +59,12 @@ class Handshake:
 
 
 class Tls:
-    """Which problem was told last."""
+    """Every look is for itself."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
         self._options = target.options(TlsOptions)
         self._place = _place(target.url, self._options.server_name, target.resource.name)
-        self._edges = Edges(target, "tls.certificate.problem", "tls.certificate.restored")
         self._strict = self._context()
         self._lenient = _unverified()
 
@@ -77,13 +73,13 @@ class Tls:
         first = await self._handshake(self._strict)
         if first.error is None:
             points = self._points(first, first.chain, True, now_ms)
-            return Collected([self._target.scrape(points, now_ms), *self._edges.told({}, now_ms)])
+            return Collected([self._target.scrape(points, now_ms)])
         served = (await self._handshake(self._lenient)).chain
         names_host = await self._names_host(first.error, served)
         problem = problem_of(first.error, served, now_ms)
         faults = {self._place.name: _fault(problem, first.error, served[0] if served else None)}
         points = self._points(first, served, names_host, now_ms)
-        return Collected([self._target.scrape(points, now_ms), *self._edges.told(faults, now_ms)])
+        return Collected([self._target.scrape(points, now_ms)], faults=faults)
 
     async def close(self) -> None:
         """Every look has its own connections."""
@@ -178,7 +174,7 @@ def _trusting(certificate: Certificate) -> ssl.SSLContext:
 def _fault(problem: Problem, error: ssl.SSLError, leaf: Certificate | None) -> Fault:
     attributes: dict[str, Scalar] = {"tls.problem": problem.value}
     if leaf is None:
-        return Fault(f"{problem}: {_reason(error)}", REMEDIES[problem], attributes)
+        return _told(f"{problem}: {_reason(error)}", problem, attributes)
     known = {
         "tls.server.subject": leaf.subject,
         "tls.server.issuer": leaf.issuer,
@@ -187,7 +183,17 @@ def _fault(problem: Problem, error: ssl.SSLError, leaf: Certificate | None) -> F
     }
     attributes |= {name: value for name, value in known.items() if value is not None}
     valid = f"valid from {shown(leaf.begins)} to {shown(leaf.ends)}"
-    return Fault(f"{problem}: {_reason(error)}; {valid}", REMEDIES[problem], attributes)
+    return _told(f"{problem}: {_reason(error)}; {valid}", problem, attributes)
+
+
+def _told(reason: str, problem: Problem, attributes: dict[str, Scalar]) -> Fault:
+    return Fault(
+        reason,
+        REMEDIES[problem],
+        attributes,
+        begins="tls.certificate.problem",
+        ends="tls.certificate.restored",
+    )
 
 
 def _reason(error: ssl.SSLError) -> str:
@@ -196,37 +202,10 @@ def _reason(error: ssl.SSLError) -> str:
 
 
 def _place(url: str, server_name: str | None, resource: str) -> Place:
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname, parts.port or HTTPS_PORT
-    except ValueError as error:
-        raise ValueError(
-            f"resource {resource}: the url cannot be read: {error}; it must read tls://HOST:PORT"
-        ) from None
-    if parts.scheme not in ("tls", "https") or not host:
-        raise ValueError(f"resource {resource}: the url must read tls://HOST:PORT; its scheme is {parts.scheme!r}")
-    return Place(
-        ascii_name(host, f"resource {resource}: the url's host"),
-        port,
-        ascii_name(server_name or host, f"resource {resource}: server_name"),
-    )
-
-
-def ascii_name(host: str, whose: str) -> str:
-    """The host as DNS and TLS carry it: A-labels, lower case, without a trailing dot; an address as it is.
-
-    Raises ValueError naming the host and the rule that it breaks.
-    """
-    try:
-        return str(ip_address(host))
-    except ValueError:
-        pass
-    try:
-        return idna.encode(host.rstrip("."), uts46=True).decode().lower()
-    except idna.IDNAError as error:
-        if host.isascii() and all(0 < len(label) <= 63 for label in host.rstrip(".").split(".")):
-            return host.rstrip(".").lower()  # DNS takes more than IDNA does: an underscore, for one
-        raise ValueError(f"{whose} {host[:100]!r} is no host name: {error}; labels have 1 to 63 letters") from None
+    whose = f"resource {resource}"
+    one = address(url, whose, "tls://HOST:PORT", ("tls", "https"))
+    name = ascii_name(server_name, f"{whose}: server_name") if server_name else one.host
+    return Place(one.host, one.port or HTTPS_PORT, name)
 
 
 KIND = CollectorKind("tls", Tls, TlsOptions)

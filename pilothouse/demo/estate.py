@@ -265,7 +265,8 @@ class Odoo:
             _variable(self.cell.postgres): self.url(WATCHER, "postgres"),
             _variable(self.cell.valkey): self.valkey.url,
         }
-        return own | {_variable(f"odoo-{one.name}"): self.url(WATCHER, one.name) for one in self.cell.tenants}
+        # A tenant owns its database: who reads it may read nothing else.
+        return own | {_variable(f"odoo-{one.name}"): self.url(_reader(one.name), one.name) for one in self.cell.tenants}
 
     def watched(self) -> WatchedCell:
         """The cell as Pilothouse is told of it."""
@@ -375,7 +376,7 @@ async def _make_databases(odoo: Odoo) -> None:
         await connection.execute("CREATE EXTENSION IF NOT EXISTS pg_stat_statements")
         for tenant in tenants:
             await connection.execute(f"DROP DATABASE IF EXISTS {tenant} WITH (FORCE)")
-        for role in (WATCHER, FINANCE, *tenants):
+        for role in (WATCHER, FINANCE, *tenants, *map(_reader, tenants)):
             odoo.passwords[role] = secrets.token_urlsafe(16)
             await _make_role(connection, role, odoo.passwords[role])
         await connection.execute(f"GRANT pg_monitor TO {WATCHER}; GRANT {', '.join(tenants)} TO {FINANCE}")
@@ -387,13 +388,17 @@ async def _make_databases(odoo: Odoo) -> None:
     await asyncio.gather(*(_fill(odoo, tenant) for tenant in odoo.cell.tenants))
 
 
+def _reader(tenant: str) -> str:
+    return f"{tenant}_reader"
+
+
 async def _make_role(connection: Any, role: str, password: str) -> None:
     exists = await connection.fetchval("SELECT true FROM pg_roles WHERE rolname = $1", role)
     await connection.execute(f"{'ALTER' if exists else 'CREATE'} ROLE {role} LOGIN PASSWORD '{password}'")
 
 
 async def _fill(odoo: Odoo, tenant: Tenant) -> None:
-    """Tables and a company that has been in business for a while, owned by the tenant, readable by the watcher."""
+    """Tables and a company that has been in business for a while, owned by the tenant, readable by its reader."""
     connection = await asyncpg.connect(odoo.postgres.database_url(tenant.name))
     crons = seed.Crons(CRONS, CRON_INTERVAL_S)
     try:
@@ -401,7 +406,7 @@ async def _fill(odoo: Odoo, tenant: Tenant) -> None:
             f"SET ROLE {tenant.name};"
             + schema.ddl(tenant.version)
             + seed.seed(tenant.version, datetime.now(UTC).year, tenant.name, crons, CARRIERS)
-            + f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {WATCHER};"
+            + f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {_reader(tenant.name)};"
         )
     finally:
         await connection.close()

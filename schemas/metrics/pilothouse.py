@@ -18,6 +18,24 @@ METRICS = (
     Metric("pilothouse.collector.duration", Kind.GAUGE, "s", "Time the look took."),
     Metric("pilothouse.collector.statements", Kind.GAUGE, "{statement}", "Statements that the look asked the target."),
     Metric("pilothouse.collector.records", Kind.GAUGE, "{record}", "Records that the look gave."),
+    Metric(
+        "pilothouse.collector.group.failed",
+        Kind.SUM,
+        "{look}",
+        "Looks at which one group of what is read failed, by pilothouse.collector.group; collector.degraded has the reason.",
+    ),
+    Metric(
+        "pilothouse.collector.row.failed",
+        Kind.SUM,
+        "{row}",
+        "Rows and entries that could not be read; each becomes a dead letter once, with its bytes.",
+    ),
+    Metric(
+        "pilothouse.collector.left_out",
+        Kind.SUM,
+        "{item}",
+        "Rows, series, events and faults beyond a bound of the collector.",
+    ),
     Metric("pilothouse.spool.records", Kind.GAUGE, "{record}", "Records on disk that Kafka has not taken yet."),
     Metric("pilothouse.spool.bytes", Kind.GAUGE, "By", "Their size."),
     Metric(

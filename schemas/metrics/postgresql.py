@@ -249,7 +249,7 @@ METRICS = (
         "postgresql.replay.lag",
         Kind.GAUGE,
         "s",
-        "Of a standby alone: age of the newest transaction it has replayed, 0 when it has replayed all it received.",
+        "Of a standby alone: age of the newest transaction it has replayed, 0 while it receives and has replayed all of it.",
         title="lag of the standby",
         bad=Departure.UP,
         cause="postgresql.replication",
@@ -259,7 +259,9 @@ METRICS = (
         "postgresql.replication.lag",
         Kind.GAUGE,
         "s",
-        "Replay lag as the primary measures it, by postgresql.standby.name and client.address.",
+        "Replay lag as the primary measures it, by postgresql.standby.name and client.address, and by "
+        "postgresql.replication.slot where two share both; of those that nothing tells apart, the worst. The silence of a standby "
+        "that is behind and has said nothing for a minute.",
         title="replication lag",
         bad=Departure.UP,
         cause="postgresql.replication",
@@ -275,6 +277,7 @@ METRICS = (
         cause="postgresql.replication",
         floor=100000000,
     ),
+    Metric("postgresql.replication.standbys", Kind.GAUGE, "{standby}", "Standbys that stream or catch up."),
     Metric(
         "postgresql.replication.slot.retained",
         Kind.GAUGE,

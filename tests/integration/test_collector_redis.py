@@ -20,7 +20,7 @@ from schemas.estate import Cell, Resource, Tenant
 from schemas.metrics import BY_NAME
 from schemas.records import OperationsEvent, Scrape
 from schemas.series import parse, split
-from tests.support.collected import points, scrape
+from tests.support.collected import Observer, points, scrape
 from tests.support.golden import GOLDEN, agrees
 
 SECRET = "customer-4711"
@@ -37,9 +37,10 @@ async def admin(redis_url: str) -> AsyncIterator[client.Redis]:
 
 
 @asynccontextmanager
-async def collector(url: str, timeout_s: float = 5.0, **options: Any) -> AsyncIterator[Redis]:
+async def collector(url: str, timeout_s: float = 5.0, **options: Any) -> AsyncIterator[Observer]:
     resource = Resource(name="redis-eu1", system="redis", timeout_s=timeout_s, options=options)
-    one = Redis(Target(Cell(name="eu1", tenants=(Tenant(name="acme"),), resources=(resource,)), resource, url))
+    target = Target(Cell(name="eu1", tenants=(Tenant(name="acme"),), resources=(resource,)), resource, url)
+    one = Observer(target, Redis(target))
     try:
         yield one
     finally:
@@ -224,9 +225,9 @@ async def test_a_wrong_password_is_named_with_the_mend(redis_url: str) -> None:
 
 
 async def test_a_url_of_something_else_is_refused_with_the_right_form() -> None:
-    async with collector("http://127.0.0.1") as one:
-        with pytest.raises(Unavailable, match="should read redis://"):
-            await one.collect(NOW_MS, None)
+    with pytest.raises(ValueError, match="must read redis://"):
+        async with collector("http://127.0.0.1"):
+            pass
 
 
 async def test_an_unknown_option_names_the_resource(redis_url: str) -> None:

@@ -29,6 +29,7 @@ from schemas.estate import Cell, Resource, Tenant
 from schemas.metrics import BY_NAME
 from schemas.records import OperationsEvent, Scrape
 from schemas.series import parse, split
+from tests.support.collected import Observer
 from tests.support.collected import points as collected_points
 from tests.support.golden import GOLDEN, agrees
 
@@ -145,12 +146,13 @@ async def hold(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     writer.close()
 
 
-def collector(port: int, authority: Authority | None = None, **options: Any) -> Tls:
+def collector(port: int, authority: Authority | None = None, **options: Any) -> Observer:
     trusted = {"ca_file": str(authority.file)} if authority else {}
     resource = Resource(
         name="ingress", system="tls", tenant="acme", options={"server_name": HOST, **trusted, **options}
     )
-    return Tls(Target(Cell(name="eu1", tenants=(Tenant(name="acme"),)), resource, f"tls://127.0.0.1:{port}"))
+    target = Target(Cell(name="eu1", tenants=(Tenant(name="acme"),)), resource, f"tls://127.0.0.1:{port}")
+    return Observer(target, Tls(target))
 
 
 async def look(port: int, authority: Authority | None = None, **options: Any) -> Collected:

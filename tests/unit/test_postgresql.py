@@ -67,14 +67,39 @@ def test_statements_of_an_extension_never_updated_are_read_by_their_old_name() -
 # Rows to points
 
 
-def test_a_standbys_lag_is_unknown_while_it_is_behind_and_says_none() -> None:
-    rows = [
-        {"kind": "standby", "name": "dr1", "address": "10.0.0.2", "lag_s": lag_s, "behind_bytes": behind_bytes}
-        for lag_s, behind_bytes in ((None, 0.0), (None, 5.0), (3.0, 5.0))
-    ]
-    lags = [points.of_replication([row]) for row in rows]
-    series = 'postgresql.replication.lag{client.address="10.0.0.2",postgresql.standby.name="dr1"}'
+def standby(name: str = "dr1", lag_s: float | None = 0.0, behind_bytes: float = 0.0, slot: str | None = None) -> Any:
+    known = {"kind": "standby", "name": name, "address": "10.0.0.2", "lag_s": lag_s}
+    return {**known, "behind_bytes": behind_bytes, "safe_bytes": None, "slot": slot}
+
+
+LAG = "postgresql.replication.lag"
+
+
+def test_a_standbys_lag_is_told_as_it_was_measured() -> None:
+    lags = [points.of_standbys([standby(lag_s=lag_s)]) for lag_s in (0.0, None, 3.0)]
+    series = f'{LAG}{{client.address="10.0.0.2",postgresql.standby.name="dr1"}}'
     assert [lag[series] for lag in lags] == [0.0, None, 3.0]
+
+
+def test_standbys_of_one_name_are_told_apart_by_their_slots() -> None:
+    found = points.of_standbys([standby(lag_s=1.0, slot="a"), standby(lag_s=2.0, slot="b"), standby("dr2", slot="c")])
+    of_lag = {series: value for series, value in found.items() if series.startswith(f"{LAG}{{")}
+    twin = f'{LAG}{{client.address="10.0.0.2",postgresql.replication.slot="%s",postgresql.standby.name="dr1"}}'
+    assert of_lag == {
+        twin % "a": 1.0,
+        twin % "b": 2.0,
+        f'{LAG}{{client.address="10.0.0.2",postgresql.standby.name="dr2"}}': 0.0,
+    }
+    assert found["postgresql.replication.standbys"] == 3
+
+
+@pytest.mark.parametrize(
+    ("lags", "told"), [((1.0, 7.0), 7.0), ((7.0, 1.0), 7.0), ((None, 1.0), None), ((1.0, None), None)]
+)
+def test_of_standbys_that_nothing_tells_apart_the_worst_is_told(lags: Any, told: float | None) -> None:
+    found = points.of_standbys([standby(lag_s=lag_s) for lag_s in lags])
+    assert found[f'{LAG}{{client.address="10.0.0.2",postgresql.standby.name="dr1"}}'] == told
+    assert found["postgresql.replication.standbys"] == 2
 
 
 def test_states_of_a_database_are_taken_together() -> None:
@@ -104,7 +129,7 @@ def activity(state: str, **more: float) -> dict[str, Any]:
 
 def test_times_that_the_server_does_not_take_are_unmeasured() -> None:
     (row,) = [dict.fromkeys([*points.OF_DATABASE.values(), *points.OF_DATABASE_TIMED.values()], 1.0)]
-    found = points.of_databases(Databases({}, ["a"]), [{**row, "database": "a"}], times_io=False)
+    found = points.of_database(Databases({}, ["a"]), {**row, "database": "a"}, times_io=False)
     assert found['postgresql.blocks.read.time{db.namespace="a"}'] is None
     assert found['postgresql.blocks.read{db.namespace="a"}'] == 1.0
 
@@ -133,24 +158,24 @@ def backend(pid: int) -> dict[str, Any]:
 
 
 def test_a_chain_has_one_root_and_everybody_behind_it() -> None:
-    (tree,) = locks.trees([backend(1), waiter(2, 1), waiter(3, 2, waited_s=9.0), waiter(4, 2, 3)], 0.5)
+    (tree,), _ = locks.trees([backend(1), waiter(2, 1), waiter(3, 2, waited_s=9.0), waiter(4, 2, 3)], 0.5)
     assert tree.pid == 1
     assert [row["pid"] for row in tree.waiters] == [3, 2, 4]
     assert locks.attributes(tree)["postgresql.waiting.max_s"] == 9.0
 
 
 def test_two_holders_of_a_shared_lock_are_two_roots() -> None:
-    found = locks.trees([backend(1), backend(2), waiter(3, 1, 2)], 0.5)
+    found, _ = locks.trees([backend(1), backend(2), waiter(3, 1, 2)], 0.5)
     assert [tree.pid for tree in found] == [1, 2]
 
 
 def test_a_circle_is_told_once_until_the_server_breaks_it() -> None:
-    (tree,) = locks.trees([waiter(7, 8), waiter(8, 7)], 0.5)
+    (tree,), _ = locks.trees([waiter(7, 8), waiter(8, 7)], 0.5)
     assert (tree.pid, len(tree.waiters)) == (7, 2)
 
 
 def test_a_prepared_transaction_is_a_blocker_without_a_backend() -> None:
-    (tree,) = locks.trees([waiter(3, 0)], 0.5)
+    (tree,), _ = locks.trees([waiter(3, 0)], 0.5)
     told = locks.attributes(tree)
     assert told["postgresql.blocker.pid"] == 0
     assert told["postgresql.blocker.state"] == "prepared transaction"
@@ -159,14 +184,14 @@ def test_a_prepared_transaction_is_a_blocker_without_a_backend() -> None:
 
 
 def test_a_tree_in_which_nobody_waited_long_is_not_told() -> None:
-    assert not locks.trees([backend(1), waiter(2, 1, waited_s=0.4)], 0.5)
-    assert not locks.trees([backend(1), waiter(2)], 0.5)  # its blocker left between two glances
+    assert not locks.trees([backend(1), waiter(2, 1, waited_s=0.4)], 0.5)[0]
+    assert not locks.trees([backend(1), waiter(2)], 0.5)[0]  # its blocker left between two glances
 
 
 def test_at_most_so_many_trees_are_told_worst_first() -> None:
     rows = [row for pid in range(0, 200, 2) for row in (backend(pid + 1), waiter(pid + 2, pid + 1, waited_s=pid + 1.0))]
-    found = locks.trees(rows, 0.5)
-    assert len(found) == locks.MAX_TREES
+    found, beyond = locks.trees(rows, 0.5)
+    assert (len(found), beyond) == (locks.MAX_TREES, 100 - locks.MAX_TREES)
     assert found[0].longest_s == 199.0
 
 
@@ -180,7 +205,7 @@ def test_at_most_so_many_trees_are_told_worst_first() -> None:
     ],
 )
 def test_a_waiters_statement_may_name_the_table(query: str, table: str | None) -> None:
-    (tree,) = locks.trees([backend(1), waiter(2, 1, query=query)], 0.5)
+    (tree,), _ = locks.trees([backend(1), waiter(2, 1, query=query)], 0.5)
     assert locks.attributes(tree).get("postgresql.lock.relation") == table
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from redis._parsers.helpers import parse_info
 
 from ingest.collectors import redis_points
 from tests.support.golden import GOLDEN, agrees
@@ -15,8 +14,7 @@ RECORDED_MS = 1_795_240_200_000
 
 
 def recorded(server: str) -> redis_points.Info:
-    info: redis_points.Info = parse_info((GOLDEN / "redis" / f"info_{server}.txt").read_text())  # type: ignore[no-untyped-call]
-    return info
+    return redis_points.info_of((GOLDEN / "redis" / f"info_{server}.txt").read_bytes())
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -35,7 +33,7 @@ def test_nothing_that_the_catalogue_wants_is_missing(server: str) -> None:
 
 def test_a_field_that_is_no_number_is_unmeasured() -> None:
     for text in ("nan", "-nan", "inf", "", "many"):
-        info = parse_info(f"mem_fragmentation_ratio:{text}")  # type: ignore[no-untyped-call]
+        info = redis_points.info_of(f"mem_fragmentation_ratio:{text}")
         assert redis_points.of_info(info, 0)["redis.memory.fragmentation"] is None
 
 
@@ -74,26 +72,58 @@ def calls(count: float, time_s: float) -> redis_points.Calls:
 
 
 def test_a_spike_counts_for_a_minute() -> None:
-    spikes = [redis_points.of_latency([[b"command", 1_000, 250, 900]], now_s) for now_s in (1_059.0, 1_061.0)]
+    spikes = [redis_points.of_latency([b"command", 1_000, 250, 900], now_s) for now_s in (1_059.0, 1_061.0)]
     assert [spike['redis.latency.spike.max{redis.latency.event="command"}'] for spike in spikes] == [0.25, 0.0]
 
 
 def test_a_slow_entry_has_the_commands_name_and_none_of_its_arguments() -> None:
-    entries = [entry(2, b"set iban:4711 DE00"), entry(1, b"\xffDE00 x"), entry(3, b"ft.search idx DE00")]
-    slow = redis_points.slow_of(entries)
-    assert [(one.number, one.command) for one in slow] == [(1, "?"), (2, "SET"), (3, "FT.SEARCH")]
-    assert slow[1].attributes() == {
+    entries = [
+        entry(2, b"set iban:4711", b"DE00"),
+        entry(1, b"\xffDE00", b"x"),
+        entry(3, b"ft.search", b"idx", b"DE00"),
+    ]
+    slow = [redis_points.slow_of(one) for one in entries]
+    assert [(one.number, one.command) for one in slow] == [(2, "SET"), (1, "?"), (3, "FT.SEARCH")]
+    assert slow[0].attributes() == {
         "db.operation.name": "SET",
         "redis.slowlog.duration_s": 0.0125,
         "client.address": "10.0.0.9",
     }
 
 
-def entry(number: int, command: bytes) -> dict[str, object]:
-    return {
-        "id": number,
-        "start_time": 1_000,
-        "duration": 12_500,
-        "command": command,
-        "client_address": b"10.0.0.9:5000",
-    }
+def entry(number: int, *command: bytes) -> list[object]:
+    return [number, 1_000, 12_500, list(command), b"10.0.0.9:5000", b"name"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "cmdstat_get:calls=1,usec_per_call=3.0",
+        "cmdstat_get:calls=,usec=1",
+        "cmdstat_get:calls=one,usec=two",
+        "cmdstat_get:",
+        "cmdstat_get:calls",
+        "cmdstat_:calls=inf,usec=nan",
+        "cmdstat_get:calls=" + "9" * 5_000 + ",usec=1",
+    ],
+)
+def test_a_command_without_its_sums_costs_itself_alone(line: str) -> None:
+    info = redis_points.info_of(f"{line}\r\ncmdstat_set:calls=2,usec=4000000,usec_per_call=2.0\r\n")
+    assert redis_points.calls_of(info) == {"SET": (2.0, 4.0)}
+
+
+def test_any_field_may_be_missing_garbled_or_of_another_shape() -> None:
+    text = (GOLDEN / "redis" / "info_redis_8.2.txt").read_text()
+    names = [line.partition(":")[0] for line in text.splitlines() if ":" in line]
+    for garbage in ("", "?", "a=b", "nan", "-", "=,=", "9" * 400, "\udcff\x00", "1=2=3"):
+        for name in names:
+            lines = [f"{name}:{garbage}" if line.startswith(f"{name}:") else line for line in text.splitlines()]
+            info = redis_points.info_of("\n".join(lines))
+            points = redis_points.of_info(info, RECORDED_MS) | redis_points.of_calls({}, redis_points.calls_of(info))
+            assert len(points) > 30
+            assert all(value is None or isinstance(value, float) for value in points.values())
+
+
+def test_more_commands_than_anybody_looks_at_are_counted() -> None:
+    info = redis_points.info_of("".join(f"cmdstat_c{number}:calls=1,usec=1\n" for number in range(1_500)))
+    assert (len(redis_points.calls_of(info)), redis_points.beyond_bounds(info)) == (1_000, 500)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 MAX_SETTLED = 10_000  # documents of a type whose last state is remembered for good
 MAX_WINDOW = 20_000  # documents of a type written within the overlap
+MAX_LOOKS = 400  # of those at which some transaction had been given an id since the one before
 
 
 class Known(NamedTuple):
@@ -67,6 +68,24 @@ class Memory(BaseModel):
     mails_failed: int | None = None
     modules_changing: list[str] | None = None
     documents: dict[str, Packed] = {}
+    looks: list[tuple[int, int]] = []
+    """When we looked, Unix ms of the server, and the id that the next transaction would have got."""
+
+    def began_ms(self, oldest: int, following: int, server_ms: int) -> int | None:
+        """A time before which the oldest transaction in progress had written nothing; None when none is in progress.
+
+        Its id was given after each look at which a lower one, or its own, was still to come. Remembers this look.
+        """
+        earlier = [
+            (at_ms, next_) for at_ms, next_ in self.looks if next_ <= following
+        ]  # ids fall in a restored database
+        before = [at_ms for at_ms, next_ in earlier if next_ <= oldest]
+        began_ms = max(before) if before else min((at_ms for at_ms, _ in earlier), default=server_ms)
+        if not earlier or earlier[-1][1] < following:
+            earlier = [*earlier, (server_ms, following)]
+        # Of many looks every second one is enough: an earlier one is as true.
+        self.looks = earlier if len(earlier) <= MAX_LOOKS else earlier[::2]
+        return None if oldest >= following else began_ms
 
 
 @dataclass(slots=True)

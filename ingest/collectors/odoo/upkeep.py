@@ -9,21 +9,22 @@ from __future__ import annotations
 from ingest.collector import INFO, WARN
 from ingest.collectors.odoo.look import Group, Look
 from ingest.collectors.odoo.schema import epoch_ms
-from schemas.records import Scalar
 
 MAX_NAMES = 50
+MAX_MODULES = 2_000
 
 
 async def mails(look: Look) -> None:
     """The oldest mail that waits, and how many were refused."""
+    schema = look.schema
     # Up to 16 scheduled_date is text; a mail for later does not wait.
-    timed = look.schema.open["mail_mail"].get("scheduled_date") == "timestamp"
-    due = "(scheduled_date IS NULL OR scheduled_date <= $1)" if timed else "$1::timestamp IS NOT NULL"
+    timed = schema.has("mail_mail", "scheduled_date")
+    due = "(d.scheduled_date IS NULL OR d.scheduled_date <= $1)" if timed else "$1::timestamp IS NOT NULL"
+    since = f"min({schema.time('mail_mail', 'create_date')}) FILTER (WHERE d.state = 'outgoing' AND {due})"
     row = await look.connection.fetchrow(
         f"""
-        SELECT {epoch_ms(f"min(create_date) FILTER (WHERE state = 'outgoing' AND {due})")} AS since_ms,
-               count(*) FILTER (WHERE state = 'exception') AS failed
-        FROM mail_mail WHERE state IN ('outgoing', 'exception')
+        SELECT {epoch_ms(since)} AS since_ms, count(*) FILTER (WHERE d.state = 'exception') AS failed
+        FROM {schema.table("mail_mail")} d WHERE d.state IN ('outgoing', 'exception')
         """,
         look.server_time,
     )
@@ -39,16 +40,17 @@ async def mails(look: Look) -> None:
 
 async def modules(look: Look) -> None:
     """Modules in a state `to install`, `to upgrade` or `to remove`."""
+    name, table = look.schema.text("ir_module_module", "name"), look.schema.table("ir_module_module")
     rows = await look.connection.fetch(
-        "SELECT name FROM ir_module_module WHERE state LIKE 'to %' ORDER BY name LIMIT 2000"
+        f"SELECT {name} AS name FROM {table} d WHERE d.state LIKE 'to %' ORDER BY 1 LIMIT {MAX_MODULES}"
     )
-    changing = [row["name"] for row in rows]
+    changing = [row["name"] or "?" for row in rows]
     look.gauge("odoo.module.changing", len(changing))
     before = look.memory.modules_changing or []
     if bool(changing) != bool(before):
         names = ",".join(changing[:MAX_NAMES] or before[:MAX_NAMES])
         body = f"Modules change, crons are skipped: {names}" if changing else f"Modules have changed: {names}"
-        attributes: dict[str, Scalar] = {"odoo.module.count": len(changing), "odoo.module.names": names}
+        attributes: dict[str, object] = {"odoo.module.count": len(changing), "odoo.module.names": names}
         look.event("odoo.module.changing", WARN if changing else INFO, body, attributes)
     look.memory.modules_changing = changing[:MAX_NAMES]
 

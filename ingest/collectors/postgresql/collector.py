@@ -7,26 +7,48 @@ an extension or time is left unmeasured and told at the edge; the other parts go
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import asyncpg
 import psutil
 from pydantic import Field
 
+from ingest.addresses import address
 from ingest.collector import INFO, WARN, Collected, CollectorKind, Options, Target, Unavailable
-from ingest.collectors.edges import Edges
 from ingest.collectors.postgresql import locks, points, queries
-from ingest.collectors.postgresql.look import Look, mend, no_extension, no_grant
+from ingest.collectors.postgresql.look import Columns, Look, Rows, mend, no_extension, no_grant
 from ingest.collectors.postgresql.points import Databases
 from ingest.collectors.postgresql.queries import EXTENSION, Server
 from ingest.collectors.postgresql.statements import Cost, Evictions, Interval, Texts
 from ingest.collectors.sql_text import normalise
-from schemas.records import MAX_SERIES, OperationsEvent, Record, Scalar
 
 APPLICATION_NAME = "pilothouse"
 REPROBE_MS = 60_000
 LONG_AGO_MS = -(10**15)
+FORM = "postgresql://USER@HOST:PORT/DATABASE"
+_NAMED = frozenset({"database"})
+SERVER = Columns(
+    texts=frozenset({"role", "database"}), flags=frozenset({"sees_all", "times_io", "times_wal_io", "is_standby"})
+)
+OF_A_DATABASE = Columns(texts=_NAMED, needs=_NAMED)
+ACTIVITY = Columns(
+    texts=frozenset({"database", "state"}),
+    lists=frozenset({"odoo_pids"}),
+    needs=frozenset({"database", "state", "backends", "waiting"}),
+)
+WAITS = Columns(
+    texts=frozenset(
+        {"database", "user_name", "application_name", "backend_type", "state", "query", "locktype", "relation"}
+    ),
+    lists=frozenset({"blockers"}),
+    needs=frozenset({"pid"}),
+)
+SUMS = Columns(texts=_NAMED, needs=frozenset({"database", *points.OF_STATEMENTS.values()}))
+TOP = Columns(texts=_NAMED, needs=frozenset({"database", "id", "calls", "time_s", "rows", "blocks_read"}))
+TEXTS = Columns(texts=frozenset({"query"}), needs=frozenset({"id"}))
+IO = Columns(texts=frozenset({"backend_type", "object"}), needs=frozenset({"backend_type", "object"}))
+REPLICATION = Columns(texts=frozenset({"kind", "name", "address", "slot"}), needs=frozenset({"kind", "name"}))
 STATEMENTS = "pilothouse.collector.statements"
 # InternalClientError is what a connection says that the server ended while nobody listened.
 LOST = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
@@ -54,11 +76,14 @@ class Postgresql:
     def __init__(self, target: Target) -> None:
         self._target = target
         self._options = target.options(PostgresqlOptions)
-        self._edges = Edges(target)
+        whose = f"resource {target.resource.name}"
+        by_socket = "host=" in target.url.partition("?")[2]
+        self._address = address(target.url, whose, FORM, ("postgresql", "postgres"), needs_host=not by_socket)
         self._interval, self._texts, self._evictions = Interval(), Texts(), Evictions()
         self._connection: asyncpg.Connection[Any] | None = None
         self._have = Server({})
         self._probed_ms = self._sized_ms = LONG_AGO_MS
+        self._has_faults = False
 
     async def collect(self, now_ms: int, position: str | None) -> Collected:
         """All that can be measured now; there is no position, because the views hold the present only."""
@@ -66,10 +91,10 @@ class Postgresql:
             if self._connection is None or self._connection.is_closed():
                 self._connection = await self._connect()
                 self._probed_ms = LONG_AGO_MS
-            return await self._look(Look(self._connection, now_ms))
+            return await self._look(Look(self._target, self._connection, now_ms))
         except LOST as error:
             self._drop()
-            reason = str(error) or f"no answer within {self._target.resource.timeout_s:g} s"
+            reason = str(error).partition("\n")[0] or f"no answer within {self._target.resource.timeout_s:g} s"
             raise self._unavailable(reason, mend(error)) from error
         except BaseException:
             # A look that was given up leaves an answer on the way; the next one must not take it for its own.
@@ -81,86 +106,119 @@ class Postgresql:
         self._drop()
 
     async def _look(self, look: Look) -> Collected:
-        await self._probe(look)
-        await self._server_and_databases(look)
-        events = [*await self._activity(look), *await self._statements(look)]
+        with look.group("schema"):
+            await self._probe(look)
+        await self._server(look)
+        await self._databases(look)
+        await self._activity(look)
+        await self._statements(look)
         await self._whole_server(look)
         await self._sizes(look)
-        look.found[STATEMENTS] = look.asked
-        return Collected([*self._scrapes(look), *events, *self._edges.told(look.faults, look.now_ms, look.tried)])
+        look.points[STATEMENTS] = float(look.asked)
+        self._has_faults = bool(look.faults)
+        return look.collected(start_time_ms=points.start_ms(look.counted, look.now_ms))
 
     async def _probe(self, look: Look) -> None:
         """Which views and columns there are: of a new connection, and again while something is missing."""
         age_ms = look.now_ms - self._probed_ms
-        if age_ms < REPROBE_MS or (self._probed_ms != LONG_AGO_MS and not self._edges.open):
+        if 0 <= age_ms < REPROBE_MS or (self._probed_ms != LONG_AGO_MS and not self._has_faults):
             return
-        rows = await look.ask(queries.PROBE, list(queries.VIEWS))
+        look.asked += 1
+        rows = await look.connection.fetch(queries.PROBE, list(queries.VIEWS))
         columns = {row["view"]: frozenset(row["columns"]) for row in rows}
         schema = next((row["schema"] for row in rows if row["view"] == EXTENSION), None)
         self._have, self._probed_ms = Server(columns, schema), look.now_ms
 
-    async def _server_and_databases(self, look: Look) -> None:
-        (look.server,) = await look.ask(queries.server(self._have))
-        rows = await look.ask(queries.databases(self._have))
-        look.databases = Databases(self._target.cell.tenant_of_database, [row["database"] for row in rows])
-        look.counted += [look.server, *rows]
-        look.found |= points.of_server(look.server)
+    async def _server(self, look: Look) -> None:
+        """The server as a whole in one statement; part by part when that fails, so that one view costs itself alone."""
+        try:
+            (look.server,) = await look.ask(SERVER, queries.server(self._have))
+            look.tried |= set(queries.PARTS)
+        except (asyncpg.PostgresError, ValueError) as error:
+            if look.is_lost(error):
+                raise
+            found: dict[str, Any] = {}
+            for part in queries.PARTS:
+                with look.group(part):
+                    (row,) = await look.ask(SERVER, queries.server(self._have, [part]))
+                    found |= row
+            look.server = found
+        look.counted.append(look.server)
+        look.points |= points.of_server(look.server)
         if self._options.cpus is not None:
-            look.found["postgresql.cpu.count"] = self._options.cpus
-        look.found |= points.of_databases(look.databases, rows, look.server["times_io"])
+            look.points["postgresql.cpu.count"] = self._options.cpus
 
-    async def _activity(self, look: Look) -> list[Record]:
-        if not look.server["sees_all"]:
-            look.fault("activity", no_grant(look.server["role"]))
-        rows = await look.part("activity", queries.ACTIVITY) if look.server["sees_all"] else None
-        if rows is None:
-            look.found |= points.without_activity(look.databases)
-            return []
-        look.found |= points.of_activity(look.databases, rows)
-        if self._options.odoo_is_here:
-            look.found |= points.of_orphans(look.databases, rows, psutil.pids())
-        return await self._waits(look) if any(row["waiting"] for row in rows) else []
+    async def _databases(self, look: Look) -> None:
+        with look.group("databases"):
+            rows = await look.ask(OF_A_DATABASE, queries.databases(self._have))
+            look.databases = Databases(self._target.cell.tenant_of_database, [row["database"] for row in rows])
+            look.counted += rows
+            times_io = bool(look.server.get("times_io"))
+            look.each(rows, lambda row: points.of_database(look.databases, row, times_io))
 
-    async def _waits(self, look: Look) -> list[Record]:
-        rows = await look.part("locks", queries.waits(self._have))
-        if rows is None:
-            look.found |= look.databases.every(["postgresql.lock.wait.max"], None)
-            return []
-        look.found |= points.of_waits(look.databases, rows)
-        return [
-            self._event(
-                "postgresql.lock.blocked", WARN, locks.sentence(tree), locks.attributes(tree), tree.database, look
-            )
-            for tree in locks.trees(rows, self._options.blocked_after_s)
-        ]
+    async def _activity(self, look: Look) -> None:
+        rows: Rows = []
+        with look.group("activity", instead=lambda: points.without_activity(look.databases)):
+            if look.server.get("sees_all") is False:
+                look.fault("activity", no_grant(look.server["role"]))
+                look.points |= points.without_activity(look.databases)
+            else:
+                rows = await look.ask(ACTIVITY, queries.ACTIVITY)
+                look.points |= points.of_activity(look.databases, rows)
+                if self._options.odoo_is_here:
+                    look.points |= points.of_orphans(look.databases, rows, psutil.pids())
+        if any(row["waiting"] for row in rows):
+            await self._waits(look)
 
-    async def _statements(self, look: Look) -> list[Record]:
+    async def _waits(self, look: Look) -> None:
+        with look.group("locks", instead=lambda: look.databases.every(["postgresql.lock.wait.max"], None)):
+            rows = await look.ask(WAITS, queries.waits(self._have))
+            look.points |= points.of_waits(look.databases, rows)
+            trees, beyond = locks.trees(rows, self._options.blocked_after_s)
+            look.left_out += beyond
+            for tree in trees:
+                with look.row(tree, lambda tree: f"the tree of pid {tree.pid}".encode()):
+                    self._event(
+                        "postgresql.lock.blocked",
+                        WARN,
+                        locks.sentence(tree),
+                        locks.attributes(tree),
+                        tree.database,
+                        look,
+                    )
+
+    async def _statements(self, look: Look) -> None:
         if self._have.statements_schema is None:
-            look.fault("statements", no_extension(look.server["database"]))
-            return []
-        rows = await look.part("statements", queries.statements(self._have))
-        if rows is None:
-            look.found |= look.databases.every(points.OF_STATEMENTS, None)
-            return []
-        look.counted += rows
-        mended = self._evictions.mended(rows, points.OF_STATEMENTS.values())
-        look.found |= points.of_statements(look.databases, mended)
-        due = self._options.top_queries and self._interval.due(look.now_ms, int(self._options.top_interval_s * 1000))
-        return await self._top_statements(look) if due and look.server["sees_all"] else []
+            look.fault("statements", no_extension(look.server.get("database") or "the url's"))
+            return
+        with look.group("statements", instead=lambda: look.databases.every(points.OF_STATEMENTS, None)):
+            rows = await look.ask(SUMS, queries.statements(self._have))
+            look.counted += rows
+            look.points |= look.databases.every(points.OF_STATEMENTS, 0.0)
+            mended = self._evictions.mended(rows, points.OF_STATEMENTS.values())
+            look.each(mended, lambda row: look.databases.columns(points.OF_STATEMENTS, row, row["database"]))
+        if "statements" in look.faults or not self._options.top_queries or not look.server.get("sees_all"):
+            return
+        if self._interval.due(look.now_ms, int(self._options.top_interval_s * 1000)):
+            await self._top_statements(look)
 
-    async def _top_statements(self, look: Look) -> list[Record]:
-        rows = await look.part("top statements", queries.top_statements(self._have))
-        if rows is None:
-            return []
-        length_s, costs = self._interval.costliest(rows, self._options.top_queries, look.now_ms)
-        if missing := self._texts.missing(cost.id for cost in costs):
-            texts = await look.part("top statements", queries.statement_texts(self._have), missing)
-            self._texts.learn({row["id"]: normalise(row["query"] or "") for row in texts or ()})
-        return [self._top_statement(cost, length_s, look) for cost in costs]
+    async def _top_statements(self, look: Look) -> None:
+        length_s, costs = 0.0, list[Cost]()
+        with look.group("top statements"):
+            rows = await look.ask(TOP, queries.top_statements(self._have))
+            length_s, costs = self._interval.costliest(rows, self._options.top_queries, look.now_ms)
+        with look.group("statement texts"):
+            if missing := self._texts.missing(cost.id for cost in costs):
+                for row in await look.ask(TEXTS, queries.statement_texts(self._have), missing):
+                    with look.row(row, lambda row: f"the statement {row['id']}".encode()):
+                        self._texts.learn({row["id"]: normalise(row["query"] or "")})
+        with look.group("top statements told"):
+            for cost in costs:
+                self._top_statement(cost, length_s, look)
 
-    def _top_statement(self, cost: Cost, length_s: float, look: Look) -> Record:
+    def _top_statement(self, cost: Cost, length_s: float, look: Look) -> None:
         body = f"{cost.sums.calls:.0f} executions took {cost.sums.time_s:.2f} s of the last {length_s:.0f} s in {cost.database}"
-        attributes: dict[str, Scalar] = {
+        attributes: dict[str, object] = {
             "db.namespace": cost.database,
             "db.query.text": self._texts.get(cost.id) or "",
             "postgresql.query.id": str(cost.id),
@@ -171,45 +229,34 @@ class Postgresql:
             "postgresql.query.blocks_read": cost.sums.blocks_read,
             "postgresql.query.interval_s": length_s,
         }
-        return self._event("postgresql.query.top", INFO, body, attributes, cost.database, look)
+        self._event("postgresql.query.top", INFO, body, attributes, cost.database, look)
 
     async def _whole_server(self, look: Look) -> None:
         if self._have.has("pg_stat_io"):
-            rows = await look.part("io", queries.IO) or ()
-            look.counted += rows
-            look.found |= points.of_io(rows, look.server["times_io"], look.server["times_wal_io"])
-        if look.server["sees_all"]:
-            look.found |= points.of_replication(await look.part("replication", queries.REPLICATION) or ())
+            with look.group("io"):
+                rows = await look.ask(IO, queries.IO)
+                look.counted += rows
+                times = bool(look.server.get("times_io")), bool(look.server.get("times_wal_io"))
+                look.each(rows, lambda row: points.of_io(row, *times))
+        if look.server.get("sees_all"):
+            with look.group("replication"):
+                rows = await look.ask(REPLICATION, queries.REPLICATION)
+                look.each((row for row in rows if row["kind"] == "slot"), points.of_slot)
+                look.points |= points.of_standbys(row for row in rows if row["kind"] == "standby")
 
     async def _sizes(self, look: Look) -> None:
         """PostgreSQL asks the file system for every file of a database, so this is done seldom."""
-        look.found |= look.databases.every(["postgresql.database.size"], None)
-        if look.now_ms - self._sized_ms >= self._options.size_interval_s * 1000:
+        look.points |= look.databases.every(["postgresql.database.size"], None)
+        if not 0 <= look.now_ms - self._sized_ms < self._options.size_interval_s * 1000:
             self._sized_ms = look.now_ms
-            look.found |= points.of_sizes(look.databases, await look.part("sizes", queries.SIZES) or ())
-
-    def _scrapes(self, look: Look) -> list[Record]:
-        """The points as one scrape; as several of the size that a record may have, where there are very many databases."""
-        start_ms = points.start_ms(look.counted, look.now_ms)
-        series = sorted(look.found)
-        parts = [series[first : first + MAX_SERIES] for first in range(0, len(series), MAX_SERIES)]
-        return [
-            self._target.scrape({one: look.found[one] for one in part}, look.now_ms, start_time_ms=start_ms)
-            for part in parts
-        ]
+            with look.group("sizes"):
+                rows = await look.ask(OF_A_DATABASE, queries.SIZES)
+                look.each(rows, lambda row: points.of_size(look.databases, row))
 
     def _event(
-        self, name: str, severity: int, body: str, attributes: dict[str, Scalar], database: str | None, look: Look
-    ) -> Record:
-        return OperationsEvent(
-            **self._target.identity(),
-            time_ms=look.now_ms,
-            tenant=look.databases.tenant(database) or self._target.resource.tenant,
-            name=name,
-            severity_number=severity,
-            body=body,
-            attributes=attributes,
-        )
+        self, name: str, severity: int, body: str, attributes: Mapping[str, object], database: str | None, look: Look
+    ) -> None:
+        look.event(name, severity, body, attributes, tenant=look.databases.tenant(database))
 
     async def _connect(self) -> asyncpg.Connection[Any]:
         timeout_s, statement_timeout_s = self._target.resource.timeout_s, self._options.statement_timeout_s
@@ -219,18 +266,26 @@ class Postgresql:
             "lock_timeout": f"{statement_timeout_s * 500:.0f}",
             "default_transaction_read_only": "on",
             # Nothing that the owner of a database put on the path may run with our rights.
-            "search_path": "pg_catalog",
+            "search_path": "pg_catalog, pg_temp",
+            "row_security": "off",
         }
         try:
-            return await asyncpg.connect(
+            connection = await asyncpg.connect(
                 self._target.url, timeout=timeout_s, command_timeout=statement_timeout_s + 1, server_settings=settings
             )
+        except UnicodeError as error:
+            raise self._unavailable("its refusal is no UTF-8", mend(error)) from error
         except ValueError as error:
-            raise self._unavailable(str(error), "Its url should read postgresql://USER@HOST:PORT/DATABASE") from error
+            raise self._unavailable("an option of its url cannot be read", f"It must read {FORM}") from error
+        try:
+            await connection.execute(queries.GUARD)
+        except BaseException:
+            connection.terminate()
+            raise
+        return connection
 
     def _unavailable(self, reason: str, outlook: str) -> Unavailable:
-        place = urlsplit(self._target.url).netloc.rpartition("@")[2]
-        return Unavailable(self._target.resource.name, f"{place}: {reason}", outlook)
+        return Unavailable(self._target.resource.name, f"{self._address.place}: {reason}", outlook)
 
     def _drop(self) -> None:
         if self._connection is not None:

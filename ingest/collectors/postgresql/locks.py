@@ -34,7 +34,7 @@ class Tree:
     @property
     def longest_s(self) -> float:
         """Longest wait in the tree, s."""
-        return float(self.waiters[0]["waited_s"])
+        return float(self.waiters[0]["waited_s"] or 0.0)
 
     @property
     def database(self) -> str | None:
@@ -43,8 +43,8 @@ class Tree:
         return database
 
 
-def trees(rows: Iterable[Row], blocked_after_s: float) -> list[Tree]:
-    """The trees in which somebody has waited so long, worst first, at most MAX_TREES."""
+def trees(rows: Iterable[Row], blocked_after_s: float) -> tuple[list[Tree], int]:
+    """The trees in which somebody has waited so long, worst first, at most MAX_TREES; and how many more there are."""
     by_pid = {row["pid"]: row for row in rows}
     waiting: dict[int, list[Row]] = {}
     for row in by_pid.values():
@@ -52,7 +52,8 @@ def trees(rows: Iterable[Row], blocked_after_s: float) -> list[Tree]:
             waiting.setdefault(root, []).append(row)
     found = [Tree(pid, by_pid.get(pid), _longest_first(waiters)) for pid, waiters in waiting.items()]
     late = [tree for tree in found if tree.longest_s >= blocked_after_s]
-    return sorted(late, key=lambda tree: (-tree.longest_s, tree.pid))[:MAX_TREES]
+    worst = sorted(late, key=lambda tree: (-tree.longest_s, tree.pid))
+    return worst[:MAX_TREES], max(0, len(worst) - MAX_TREES)
 
 
 def attributes(tree: Tree) -> dict[str, Scalar]:
@@ -113,7 +114,7 @@ def _blockers(pid: int, by_pid: Mapping[int, Row]) -> list[int]:
 
 
 def _longest_first(waiters: list[Row]) -> tuple[Row, ...]:
-    return tuple(sorted(waiters, key=lambda row: (-row["waited_s"], row["pid"])))
+    return tuple(sorted(waiters, key=lambda row: (-(row["waited_s"] or 0.0), row["pid"])))
 
 
 def _target(query: str) -> str | None:

@@ -6,10 +6,12 @@ What was not measured is None, so that the layout of a server's scrapes stays th
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
+from ingest.readable import name_of
 from schemas.series import identity
 
 Row = Mapping[str, Any]
@@ -65,7 +67,7 @@ OF_IO_TIMED = {
 @lru_cache(maxsize=65_536)
 def _series(metric: str, database: str, tenant: str | None, more: tuple[tuple[str, str], ...] = ()) -> str:
     owner = {"tenant.id": tenant} if tenant else {}
-    return identity(metric, {"db.namespace": database, **owner, **dict(more)})
+    return identity(metric, {"db.namespace": name_of(database), **owner, **dict(more)})
 
 
 class Databases:
@@ -94,18 +96,17 @@ class Databases:
 
 
 def of_server(row: Row) -> Points:
-    """Points of the server as a whole; its replay lag only if it is a standby."""
-    points: Points = {metric: row[key] for metric, key in OF_SERVER.items()}
-    return points if row["replay_lag_s"] is None else {**points, "postgresql.replay.lag": row["replay_lag_s"]}
+    """Points of the server as a whole, of the parts of it that were read; its replay lag only if it is a standby."""
+    points: Points = {metric: row.get(key) for metric, key in OF_SERVER.items()}
+    return {**points, "postgresql.replay.lag": row.get("replay_lag_s")} if row.get("is_standby") else points
 
 
-def of_databases(databases: Databases, rows: Iterable[Row], times_io: bool) -> Points:
-    """Points of pg_stat_database. Without track_io_timing its times stand at 0 and mean nothing."""
-    points: Points = {}
-    for row in rows:
-        points |= databases.columns(OF_DATABASE, row, row["database"])
-        points |= databases.columns(OF_DATABASE_TIMED, row, row["database"], measured=times_io)
-    return points
+def of_database(databases: Databases, row: Row, times_io: bool) -> Points:
+    """Points of a row of pg_stat_database. Without track_io_timing its times stand at 0 and mean nothing."""
+    return {
+        **databases.columns(OF_DATABASE, row, row["database"]),
+        **databases.columns(OF_DATABASE_TIMED, row, row["database"], measured=times_io),
+    }
 
 
 def of_activity(databases: Databases, rows: Iterable[Row]) -> Points:
@@ -115,7 +116,8 @@ def of_activity(databases: Databases, rows: Iterable[Row]) -> Points:
     for state in STATES:
         points |= {_connections(databases, database, state): 0.0 for database in databases.names}
     for row in rows:
-        points[_connections(databases, row["database"], row["state"])] = row["backends"]
+        state = _connections(databases, row["database"], row["state"])
+        points[state] = (points.get(state) or 0.0) + row["backends"]
     for metric, key in OF_ACTIVITY.items():
         for row in rows:
             series = databases.series(metric, row["database"])
@@ -161,47 +163,53 @@ def of_orphans(databases: Databases, rows: Iterable[Row], alive: Iterable[int]) 
     return points
 
 
-def of_statements(databases: Databases, rows: Iterable[Row]) -> Points:
-    """Sums of pg_stat_statements by database."""
-    points = databases.every(OF_STATEMENTS, 0.0)
+def of_io(row: Row, times_io: bool, times_wal_io: bool) -> Points:
+    """Points of a row of pg_stat_io by backend type and object; what cannot happen (NULL) has no series."""
+    timed = times_wal_io if row["object"] == "wal" else times_io
+    place = {"postgresql.backend.type": name_of(row["backend_type"]), "postgresql.io.object": name_of(row["object"])}
+    return {
+        **{identity(name, place): row[key] for name, key in OF_IO.items() if row[key] is not None},
+        **{identity(name, place): row[key] if timed else None for name, key in OF_IO_TIMED.items()},
+    }
+
+
+def of_slot(row: Row) -> Points:
+    """Points of a replication slot."""
+    slot = {"postgresql.replication.slot": name_of(row["name"])}
+    is_limited = row["behind_bytes"] is not None and row["safe_bytes"] is not None
+    return {
+        identity("postgresql.replication.slot.retained", slot): row["behind_bytes"],
+        identity("postgresql.replication.slot.limit", slot): row["behind_bytes"] + row["safe_bytes"]
+        if is_limited
+        else None,
+    }
+
+
+def of_standbys(rows: Iterable[Row]) -> Points:
+    """Points of the standbys, and how many there are.
+
+    Two with one name at one address are told apart by their slots; where that is not enough, the worst of them is told, and
+    an unmeasured lag is the worst: a value must never hide that another standby is lost.
+    """
+    rows = list(rows)
+    twins = Counter((row["name"], row["address"]) for row in rows)
+    points: Points = {"postgresql.replication.standbys": float(len(rows))}
     for row in rows:
-        points |= databases.columns(OF_STATEMENTS, row, row["database"])
+        standby = {"postgresql.standby.name": name_of(row["name"]), "client.address": name_of(row["address"])}
+        if twins[row["name"], row["address"]] > 1 and row["slot"]:
+            standby["postgresql.replication.slot"] = name_of(row["slot"])
+        for metric, value in (
+            ("postgresql.replication.lag", row["lag_s"]),
+            ("postgresql.replication.lag.bytes", row["behind_bytes"]),
+        ):
+            series = identity(metric, standby)
+            points[series] = _worst(points[series], value) if series in points else value
     return points
 
 
-def of_io(rows: Iterable[Row], times_io: bool, times_wal_io: bool) -> Points:
-    """Points of pg_stat_io by backend type and object; what cannot happen (NULL) has no series."""
-    points: Points = {}
-    for row in rows:
-        timed = times_wal_io if row["object"] == "wal" else times_io
-        place = {"postgresql.backend.type": row["backend_type"], "postgresql.io.object": row["object"]}
-        points |= {identity(name, place): row[key] for name, key in OF_IO.items() if row[key] is not None}
-        points |= {identity(name, place): row[key] if timed else None for name, key in OF_IO_TIMED.items()}
-    return points
-
-
-def of_replication(rows: Iterable[Row]) -> Points:
-    """Points of standbys and slots. An idle standby has no lag of its own to show: none when it has replayed all."""
-    points: Points = {}
-    for row in rows:
-        if row["kind"] == "slot":
-            slot = {"postgresql.replication.slot": row["name"]}
-            points[identity("postgresql.replication.slot.retained", slot)] = row["behind_bytes"]
-            is_limited = row["behind_bytes"] is not None and row["safe_bytes"] is not None
-            limit = row["behind_bytes"] + row["safe_bytes"] if is_limited else None
-            points[identity("postgresql.replication.slot.limit", slot)] = limit
-            continue
-        standby = {"postgresql.standby.name": row["name"], "client.address": row["address"]}
-        lag_s = 0.0 if row["lag_s"] is None and row["behind_bytes"] == 0 else row["lag_s"]
-        points[identity("postgresql.replication.lag", standby)] = lag_s
-        points[identity("postgresql.replication.lag.bytes", standby)] = row["behind_bytes"]
-    return points
-
-
-def of_sizes(databases: Databases, rows: Iterable[Row]) -> Points:
-    """Sizes of the databases that we may measure."""
-    points = databases.every(["postgresql.database.size"], None)
-    return points | {databases.series("postgresql.database.size", row["database"]): row["bytes"] for row in rows}
+def of_size(databases: Databases, row: Row) -> Points:
+    """The size of a database that we may measure."""
+    return {databases.series("postgresql.database.size", row["database"]): row["bytes"]}
 
 
 def start_ms(rows: Iterable[Row], now_ms: int) -> int:
@@ -211,11 +219,15 @@ def start_ms(rows: Iterable[Row], now_ms: int) -> int:
     Differences between two values of one start are right; a value divided by the time since is not.
     """
     moments = [row[key] for row in rows for key in row.keys() if key.endswith(("reset_ms", "started_ms"))]  # noqa: SIM118 (asyncpg's Record iterates values)
-    return int(min(now_ms, max((moment for moment in moments if moment is not None), default=0)))
+    return int(max(0, min(now_ms, max((moment for moment in moments if moment is not None), default=0))))
 
 
 def _connections(databases: Databases, database: str, state: str) -> str:
     return databases.series("postgresql.connection.count", database, db__client__connection__state=state)
+
+
+def _worst(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else max(one, other)
 
 
 def _together(metric: str, one: float, other: float) -> float:

@@ -1,12 +1,15 @@
 """The statements, written for the views and columns that a server has rather than for its version number.
 
-Times come back in seconds, sizes in bytes, instants in Unix ms. A column that the server lacks comes back as NULL.
+Times come back in seconds, sizes in bytes, instants in Unix ms. A column that the server lacks comes back as NULL. Texts that
+others wrote (names of databases and users, statements) come back as bytes: each database may have an encoding of its own,
+or none at all (SQL_ASCII), and neither the server's conversion nor the driver's may fail on one of them. Nothing is read but
+what is in pg_catalog or belongs to the extension: whoever owns the database may put things of the same name beside it.
 Sources: PostgreSQL manuals 13-18, chapter The Cumulative Statistics System; pg_stat_statements 1.7-1.12.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 EXTENSION = "pg_stat_statements"
@@ -30,10 +33,15 @@ SELECT c.relname::text AS view, quote_ident(n.nspname) AS schema, array_agg(a.at
 FROM pg_class c
 JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-WHERE c.relname = ANY($1)
-  AND (n.nspname = 'pg_catalog' OR n.oid IN (SELECT extnamespace FROM pg_extension WHERE extname = '{EXTENSION}'))
+WHERE c.relname = ANY($1) AND (n.nspname = 'pg_catalog' OR EXISTS (
+  SELECT FROM pg_depend d JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND d.refobjid = e.oid
+  JOIN pg_roles r ON r.oid = e.extowner AND r.rolsuper
+  WHERE e.extname = '{EXTENSION}' AND d.deptype = 'e' AND d.classid = 'pg_class'::regclass AND d.objid = c.oid))
 GROUP BY 1, 2
 """
+# Views and foreign tables of others are not even expanded where the server can be told so (since August 2024).
+RESTRICT = "restrict_nonsystem_relation_kind"
+GUARD = f"SELECT set_config('{RESTRICT}', 'view, foreign-table', false) WHERE current_setting('{RESTRICT}', true) IS NOT NULL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,33 +65,61 @@ class Server:
         return f"extract(epoch FROM {self.column(view, column, cast='timestamptz')})::float8 * 1000"
 
 
-def server(have: Server) -> str:
-    """One row about the server as a whole."""
+def raw(expression: str, longest: int | None = None) -> str:
+    """A text as the bytes that it is: to SQL_ASCII nothing is converted, so nothing can fail; cut by bytes."""
+    octets = f"convert_to(({expression})::text, 'SQL_ASCII')"
+    return octets if longest is None else f"substr({octets}, 1, {longest})"
+
+
+PARTS = ("server", "replay", "checkpoints", "wal", "archiver")
+"""What is read of the server as a whole in one statement, and part by part when that fails."""
+
+
+def server(have: Server, parts: Sequence[str] = PARTS) -> str:
+    """One row about the server as a whole, of these parts of it."""
     checkpoints = "pg_stat_checkpointer" if have.has("pg_stat_checkpointer") else "pg_stat_bgwriter"
-    views = [checkpoints, "pg_stat_archiver", *(["pg_stat_wal"] if have.has("pg_stat_wal") else [])]
-    return f"""
-SELECT current_user::text AS role, current_database()::text AS database,
+    views = {"checkpoints": checkpoints, "archiver": "pg_stat_archiver"}
+    views |= {"wal": "pg_stat_wal"} if have.has("pg_stat_wal") else {}
+    columns = {
+        "server": f"""
+  {raw("current_user")} AS role, {raw("current_database()")} AS database,
   pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all,
   current_setting('track_io_timing')::bool AS times_io,
   coalesce(current_setting('track_wal_io_timing', true)::bool, false) AS times_wal_io,
   current_setting('max_connections')::float8 - current_setting('superuser_reserved_connections')::float8
     - coalesce(current_setting('reserved_connections', true)::float8, 0) AS connection_max,
-  extract(epoch FROM pg_postmaster_start_time())::float8 * 1000 AS started_ms,
-  CASE WHEN NOT pg_is_in_recovery() THEN NULL
-    WHEN pg_last_wal_receive_lsn() = pg_last_wal_replay_lsn() THEN 0
-    ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8 END AS replay_lag_s,
+  extract(epoch FROM pg_postmaster_start_time())::float8 * 1000 AS started_ms""",
+        "replay": f"pg_is_in_recovery() AS is_standby, {REPLAY_LAG} AS replay_lag_s",
+        "checkpoints": f"""
   {have.column(checkpoints, "num_requested", "checkpoints_req")} AS checkpoints_requested,
   {have.column(checkpoints, "num_timed", "checkpoints_timed")} AS checkpoints_timed,
   {have.column(checkpoints, "write_time", "checkpoint_write_time")} / 1000 AS checkpoint_write_s,
   {have.column(checkpoints, "sync_time", "checkpoint_sync_time")} / 1000 AS checkpoint_sync_s,
+  {have.unix_ms(checkpoints, "stats_reset")} AS checkpoints_reset_ms""",
+        "wal": f"""
   {have.column("pg_stat_wal", "wal_bytes")} AS wal_bytes,
+  {have.unix_ms("pg_stat_wal", "stats_reset")} AS wal_reset_ms""",
+        "archiver": f"""
   {have.column("pg_stat_archiver", "failed_count")} AS archive_failures,
   extract(epoch FROM clock_timestamp() - pg_stat_archiver.last_archived_time)::float8 AS archive_age_s,
-  {have.unix_ms(checkpoints, "stats_reset")} AS checkpoints_reset_ms,
-  {have.unix_ms("pg_stat_wal", "stats_reset")} AS wal_reset_ms,
-  {have.unix_ms("pg_stat_archiver", "stats_reset")} AS archiver_reset_ms
-FROM {", ".join(views)}
-"""
+  {have.unix_ms("pg_stat_archiver", "stats_reset")} AS archiver_reset_ms""",
+    }
+    from_views = ", ".join(views[part] for part in parts if part in views)
+    return f"SELECT {', '.join(columns[part] for part in parts)}" + (f"\nFROM {from_views}" if from_views else "")
+
+
+# A standby that has replayed all it received is level only while it receives: while a walreceiver streams, has heard of its
+# sender lately, and knows of no WAL beyond what is replayed. Else nobody knows what there is by now, and the age of the newest
+# transaction grows. Whoever may not see the walreceiver cannot tell the two apart: unmeasured.
+STALE_S = 60
+REPLAY_LAG = f"""
+  CASE WHEN NOT pg_is_in_recovery() THEN NULL
+    WHEN (SELECT bool_or(status = 'streaming' AND latest_end_lsn <= pg_last_wal_replay_lsn()
+        AND last_msg_receipt_time > clock_timestamp() - make_interval(secs => greatest({STALE_S}, (
+          SELECT setting::float8 FROM pg_settings WHERE name = 'wal_receiver_timeout') / 1000)))
+      FROM pg_stat_wal_receiver) THEN 0
+    WHEN NOT pg_has_role('pg_read_all_stats', 'USAGE') THEN NULL
+    ELSE extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8 END"""
 
 
 def databases(have: Server) -> str:
@@ -93,7 +129,7 @@ def databases(have: Server) -> str:
         return have.column("pg_stat_database", name)
 
     return f"""
-SELECT d.datname::text AS database, age(d.datfrozenxid)::float8 AS wraparound_age,
+SELECT {raw("d.datname")} AS database, age(d.datfrozenxid)::float8 AS wraparound_age,
   {column("xact_commit")} AS commits, {column("xact_rollback")} AS rollbacks, {column("deadlocks")} AS deadlocks,
   {column("blks_read")} AS blocks_read, {column("blks_hit")} AS blocks_hit,
   {column("blk_read_time")} / 1000 AS blocks_read_s, {column("blk_write_time")} / 1000 AS blocks_write_s,
@@ -110,18 +146,18 @@ WHERE d.datallowconn AND NOT d.datistemplate
 # for a moment each: nobody stands in their way, and it is work.
 WAITS = "wait_event_type = 'Lock' AND wait_event <> 'extend'"
 ACTIVITY = f"""
-SELECT datname::text AS database, coalesce(state, 'unknown') AS state, count(*)::float8 AS backends,
+SELECT {raw("datname")} AS database, coalesce(state, 'unknown') AS state, count(*)::float8 AS backends,
   count(*) FILTER (WHERE {WAITS})::float8 AS waiting,
   max(extract(epoch FROM clock_timestamp() - xact_start))::float8 AS transaction_age_s,
   max(extract(epoch FROM clock_timestamp() - state_change)) FILTER (WHERE state LIKE 'idle in transaction%')::float8
     AS idle_in_transaction_age_s,
-  array_agg(substr(application_name, 6)) FILTER (WHERE state = 'active' AND application_name ~ '^odoo-[0-9]{{1,9}}$')
+  array_agg(substr(application_name, 6)::float8) FILTER (WHERE state = 'active' AND application_name ~ '^odoo-[0-9]{{1,9}}$')
     AS odoo_pids,
   (SELECT max(held) FROM (SELECT count(*)::float8 AS held FROM pg_stat_activity
     WHERE application_name ~ '^odoo-[0-9]{{1,9}}$' GROUP BY application_name) AS pools) AS pool_max
 FROM pg_stat_activity
 WHERE backend_type = 'client backend' AND datname IS NOT NULL AND pid <> pg_backend_pid()
-GROUP BY 1, 2
+GROUP BY datname, 2
 """
 
 
@@ -148,10 +184,10 @@ WITH locks AS MATERIALIZED (
   WHERE {WAITS}
   ORDER BY waited_s DESC LIMIT {MAX_WAITING}
 )
-SELECT a.pid, a.datname::text AS database, a.usename::text AS user_name, a.application_name, a.backend_type,
-  a.state, left(a.query, {MAX_TEXT}) AS query, w.waited_s, w.blockers, w.locktype,
+SELECT a.pid, {raw("a.datname")} AS database, {raw("a.usename")} AS user_name, {raw("a.application_name")} AS application_name,
+  a.backend_type, a.state, {raw("a.query", MAX_TEXT)} AS query, w.waited_s, w.blockers, w.locktype,
   extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS transaction_age_s,
-  (SELECT c.relname::text FROM pg_class c, pg_database d WHERE c.oid = w.relation
+  (SELECT {raw("c.relname")} FROM pg_class c, pg_database d WHERE c.oid = w.relation
     AND d.datname = current_database() AND w.database IN (0, d.oid)) AS relation
 FROM pg_stat_activity a LEFT JOIN waiting w USING (pid)
 WHERE a.pid IN (SELECT pid FROM waiting UNION SELECT unnest(blockers) FROM waiting)
@@ -161,37 +197,37 @@ WHERE a.pid IN (SELECT pid FROM waiting UNION SELECT unnest(blockers) FROM waiti
 def statements(have: Server) -> str:
     """One row a database: the sums over its statements. The texts stay on disk."""
     reset, evicted = "NULL", "NULL"
-    info = f"{have.statements_schema}.{EXTENSION}_info"
+    info = f"{have.statements_schema}.{EXTENSION}_info()"
     if have.has(f"{EXTENSION}_info"):
         reset = f"(SELECT extract(epoch FROM stats_reset) * 1000 FROM {info})"
         evicted = f"(SELECT dealloc FROM {info})"
     return f"""
-SELECT d.datname::text AS database, sum(s.calls)::float8 AS calls, sum(s.{_time(have)})::float8 / 1000 AS time_s,
+SELECT {raw("d.datname")} AS database, sum(s.calls)::float8 AS calls, sum(s.{_time(have)})::float8 / 1000 AS time_s,
   sum(s.rows)::float8 AS rows, sum(s.shared_blks_hit + s.shared_blks_read)::float8 AS blocks,
   {reset}::float8 AS reset_ms, {evicted}::float8 AS evicted
 FROM {have.statements_schema}.{EXTENSION}(false) s JOIN pg_database d ON d.oid = s.dbid
 {_outer_only(have)}
-GROUP BY 1
+GROUP BY d.datname
 """
 
 
 def top_statements(have: Server) -> str:
     """One row a statement and database, without its text."""
     return f"""
-SELECT d.datname::text AS database, s.queryid AS id, sum(s.calls)::float8 AS calls,
+SELECT {raw("d.datname")} AS database, s.queryid AS id, sum(s.calls)::float8 AS calls,
   sum(s.{_time(have)})::float8 / 1000 AS time_s, sum(s.rows)::float8 AS rows,
   sum(s.shared_blks_read)::float8 AS blocks_read
 FROM {have.statements_schema}.{EXTENSION}(false) s JOIN pg_database d ON d.oid = s.dbid
 {_outer_only(have)}
-GROUP BY 1, 2 HAVING s.queryid IS NOT NULL ORDER BY 4 DESC LIMIT {MAX_STATEMENTS}
+GROUP BY d.datname, 2 HAVING s.queryid IS NOT NULL ORDER BY 4 DESC LIMIT {MAX_STATEMENTS}
 """
 
 
 def statement_texts(have: Server) -> str:
     """Texts of the statements with the ids $1. This reads the file of all texts."""
     return f"""
-SELECT queryid AS id, left(min(query), {MAX_TEXT}) AS query
-FROM {have.statements_schema}.{EXTENSION}(true) WHERE queryid = ANY($1) GROUP BY 1
+SELECT DISTINCT ON (queryid) queryid AS id, {raw("query", MAX_TEXT)} AS query
+FROM {have.statements_schema}.{EXTENSION}(true) WHERE queryid = ANY($1) ORDER BY queryid
 """
 
 
@@ -203,24 +239,31 @@ FROM pg_stat_io GROUP BY 1, 2
 HAVING coalesce(sum(reads), 0) + coalesce(sum(writes), 0) + coalesce(sum(fsyncs), 0) > 0
 """
 
-# A standby may send on to others; it has no current position to write, but one to which it has replayed.
+# A standby may send on to others; it has no current position to write, but one to which it has replayed. A standby that has
+# said nothing for a minute is as far behind as it is silent; one that was level then may be level still, and nobody knows.
 # A slot is lost after so much more WAL: NULL where nothing limits it.
-REPLICATION = """
+REPLICATION = f"""
 WITH here AS (
   SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn
+), standby AS (
+  SELECT r.*, pg_wal_lsn_diff(here.lsn, r.replay_lsn)::float8 AS behind_bytes,
+    extract(epoch FROM clock_timestamp() - r.reply_time)::float8 AS silent_s
+  FROM pg_stat_replication r, here WHERE r.state IN ('streaming', 'catchup')
 )
-SELECT 'standby' AS kind, application_name AS name, coalesce(host(client_addr), 'local') AS address,
-  extract(epoch FROM replay_lag)::float8 AS lag_s, pg_wal_lsn_diff(here.lsn, replay_lsn)::float8 AS behind_bytes,
-  NULL::float8 AS safe_bytes
-FROM pg_stat_replication, here WHERE state IN ('streaming', 'catchup')
+SELECT 'standby' AS kind, {raw("r.application_name")} AS name, coalesce(host(r.client_addr), 'local') AS address,
+  CASE WHEN r.behind_bytes > 0 AND r.silent_s > {STALE_S} THEN greatest(r.silent_s, extract(epoch FROM r.replay_lag)::float8)
+    WHEN r.replay_lag IS NOT NULL THEN extract(epoch FROM r.replay_lag)::float8
+    WHEN r.behind_bytes <= 0 AND coalesce(r.silent_s, 0) <= {STALE_S} THEN 0 END AS lag_s,
+  r.behind_bytes, NULL::float8 AS safe_bytes, {raw("s.slot_name")} AS slot
+FROM standby r LEFT JOIN pg_replication_slots s ON s.active_pid = r.pid
 UNION ALL
-SELECT 'slot', slot_name::text, NULL, NULL, pg_wal_lsn_diff(here.lsn, restart_lsn)::float8,
-  greatest(safe_wal_size, 0)::float8
+SELECT 'slot', {raw("slot_name")}, NULL, NULL, pg_wal_lsn_diff(here.lsn, restart_lsn)::float8,
+  greatest(safe_wal_size, 0)::float8, NULL
 FROM pg_replication_slots, here
 """
 
-SIZES = """
-SELECT datname::text AS database, pg_database_size(oid)::float8 AS bytes FROM pg_database
+SIZES = f"""
+SELECT {raw("datname")} AS database, pg_database_size(oid)::float8 AS bytes FROM pg_database
 WHERE datallowconn AND NOT datistemplate
   AND (has_database_privilege(oid, 'CONNECT') OR pg_has_role('pg_read_all_stats', 'USAGE'))
 """
