@@ -1,6 +1,7 @@
 """Looks at the host that this program runs on: what psutil tells, and the kernel's pressure stall information.
 
-Reading may hang in the kernel (a disk that does not answer), so it is done in a thread of its own, one at a time.
+Reading may hang in the kernel (a disk or a mount that does not answer), so each kind of it is a group with a thread of its
+own, and so is each file system: one that hangs is left out, and told, until it comes back.
 Source: OpenTelemetry semantic conventions, system metrics; Linux, Documentation/accounting/psi.rst.
 """
 
@@ -9,13 +10,15 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from ingest.collector import Collected, CollectorKind, Options, Target, Unavailable
+from ingest.collector import Collected, CollectorKind, Fault, Options, Target
+from ingest.poll import Poll
+from ingest.readable import name_of
+from ingest.threads import HangsError, Threads
 from schemas.series import identity
 
 Points = dict[str, float | None]
@@ -27,63 +30,105 @@ NETWORK = Path("/sys/class/net")
 IMAGES = frozenset({"squashfs", "iso9660", "erofs"})  # always full, by nature
 NOT_DISKS = ("loop", "ram", "zram", "sr", "fd")
 CLOCK_STEP_S = 2
+MAX_FILESYSTEMS = 500
+MAX_DISKS = 1_000
+READ_SHARE = 0.8  # of the resource's time-out
 
 
 class Host:
-    """The CPU times of the last look, since shares are of the time between two."""
+    """The CPU times of the last look, since shares are of the time between two. `reads` are the groups by name."""
 
-    def __init__(self, target: Target, read: Callable[[], Points] | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        reads: Mapping[str, Callable[[], Points]] | None = None,
+        mounts: Callable[[], Mapping[str, list[str]]] | None = None,
+    ) -> None:
         target.options(Options)
         self._target = target
-        self._read = read or read_all
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="host")
-        self._reading: Future[tuple[Points, float, Any]] | None = None
+        self._reads = READS if reads is None else reads
+        self._mounts = mounts
+        self._threads = Threads("host", target.resource.timeout_s * READ_SHARE)
         self._times: Any = None
-        self._boot_s = 0.0
+        self._boot_s: float | None = None
 
     async def collect(self, now_ms: int, position: str | None) -> Collected:
         """What can be measured now; shares of CPU time from the second look on."""
-        if self._reading is not None and not self._reading.done():
-            raise Unavailable(
-                self._target.resource.name,
-                "the reading of an earlier look still hangs in the kernel",
-                "See which disk or mount does not answer: processes in state D, the kernel's log",
-            )
-        self._reading = self._thread.submit(self._everything)
-        points, boot_s, times = await asyncio.wrap_future(self._reading)
-        points |= cpu_shares(self._times, times)
-        self._times = times
-        start_s = self._start(boot_s)
-        points["system.uptime"] = max(0.0, now_ms / 1000 - start_s)
-        return Collected([self._target.scrape(points, now_ms, start_time_ms=int(start_s * 1000))])
+        poll = Poll(self._target, now_ms, explain=_explain)
+        await asyncio.gather(
+            self._cpu(poll), self._filesystems(poll), *(self._read(poll, name) for name in self._reads)
+        )
+        start_ms = None
+        if self._boot_s is not None:
+            poll.points["system.uptime"] = max(0.0, now_ms / 1000 - self._boot_s)
+            start_ms = max(0, int(self._boot_s * 1000))
+        return poll.collected(start_time_ms=start_ms)
 
     async def close(self) -> None:
-        """Let go of the thread; one that hangs ends with the process."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Nothing is waited for; a thread that hangs ends with the process."""
 
-    def _everything(self) -> tuple[Points, float, Any]:
-        return self._read(), psutil.boot_time(), psutil.cpu_times()
+    async def _cpu(self, poll: Poll) -> None:
+        answer = await self._answer("cpu", lambda: (psutil.boot_time(), psutil.cpu_times()))
+        with poll.group("cpu", instead=lambda: cpu_shares(None, None)):
+            boot_s, times = answer()
+            poll.points |= cpu_shares(self._times, times)
+            self._times = times
+            # The kernel derives the start from the clock, so it wavers by a second; a start does not.
+            if self._boot_s is None or abs(boot_s - self._boot_s) > CLOCK_STEP_S:
+                self._boot_s = boot_s
 
-    def _start(self, boot_s: float) -> float:
-        """When the host started. The kernel derives it from the clock, so it wavers by a second; a start does not."""
-        if abs(boot_s - self._boot_s) > CLOCK_STEP_S:
-            self._boot_s = boot_s
-        return self._boot_s
+    async def _filesystems(self, poll: Poll) -> None:
+        answer = await self._answer("mounts", self._mounts or filesystems)
+        found: list[tuple[str, list[str]]] = []
+        with poll.group("mounts"):
+            found = list(answer().items())
+            poll.left_out += max(0, len(found) - MAX_FILESYSTEMS)
+            found = found[:MAX_FILESYSTEMS]
+        await asyncio.gather(*(self._filesystem(poll, device, places) for device, places in found))
+
+    async def _filesystem(self, poll: Poll, device: str, places: list[str]) -> None:
+        part = f"file system {name_of(places[0] if places else device)}"
+        answer = await self._answer(part, lambda: filesystem(places))
+        with poll.group(part):
+            poll.points |= answer()
+
+    async def _read(self, poll: Poll, name: str) -> None:
+        answer = await self._answer(name, self._reads[name])
+        with poll.group(name):
+            poll.points |= answer()
+
+    async def _answer(self, kind: str, read: Callable[[], Any]) -> Callable[[], Any]:
+        """What gives the answer or raises why there is none: groups are put together one after the other."""
+        try:
+            given = await self._threads.run(kind, read)
+        except Exception as error:  # noqa: BLE001 (it is raised again within its group)
+            failed = error
+
+            def raises() -> Any:
+                raise failed
+
+            return raises
+        return lambda: given
 
 
-def read_all() -> Points:
-    """Everything but the shares of CPU time."""
-    load: Points = {"system.cpu.load_average.1m": os.getloadavg()[0]}
-    network = psutil.net_io_counters(pernic=True)
-    return (
-        load
-        | memory()
-        | disks(psutil.disk_io_counters(perdisk=True) or {}, whole_disks())
-        | filesystems(psutil.disk_partitions(all=False))
-        | of_network([network[name] for name in uplinks(network)])
-        | file_handles()
-        | pressure()
-    )
+def _explain(error: Exception) -> Fault | None:
+    if isinstance(error, HangsError):
+        mend = "See which disk or mount does not answer: processes in state D, the kernel's log"
+        return Fault(str(error), mend, key="hangs")
+    if isinstance(error, PermissionError):
+        return Fault(str(error), "Let the user that runs ingest read it", key="closed")
+    return None
+
+
+def load() -> Points:
+    """How many tasks want to run."""
+    return {"system.cpu.load_average.1m": os.getloadavg()[0]}
+
+
+def network() -> Points:
+    """Traffic of the interfaces that lead out."""
+    counters = psutil.net_io_counters(pernic=True)
+    return of_network([counters[name] for name in uplinks(counters)])
 
 
 def cpu_shares(before: Any, now: Any) -> Points:
@@ -111,7 +156,7 @@ def memory() -> Points:
             for state, field in states.items()
             if hasattr(main, field)
         },
-        "system.memory.utilization": 1 - main.available / main.total,
+        "system.memory.utilization": 1 - main.available / main.total if main.total else None,
         "system.paging.utilization": swap.used / swap.total if swap.total else None,
     }
 
@@ -119,19 +164,20 @@ def memory() -> Points:
 def disks(counters: Mapping[str, Any], wanted: Iterable[str]) -> Points:
     """Counters of whole disks; those of partitions are in them already."""
     points: Points = {}
-    for name in wanted:
+    for name in list(wanted)[:MAX_DISKS]:
         if name in counters:
             points |= _disk(name, counters[name])
     return points
 
 
-def filesystems(partitions: Iterable[Any]) -> Points:
-    """Usage of each file system once, at its first mount point."""
-    places = {one.device: one.mountpoint for one in reversed(list(partitions)) if _holds_data(one)}
-    points: Points = {}
-    for mountpoint in {*places.values(), "/"}:
-        points |= _filesystem(mountpoint)
-    return points
+def filesystems(partitions: Iterable[Any] | None = None) -> dict[str, list[str]]:
+    """Mount points by device, in order. Only the list is read: to ask a mount point anything may hang."""
+    found: dict[str, list[str]] = {}
+    for one in psutil.disk_partitions(all=False) if partitions is None else partitions:
+        if one.fstype not in IMAGES:
+            found.setdefault(one.device, []).append(one.mountpoint)
+    # Of a container the root may be on no device.
+    return found if any("/" in places for places in found.values()) else {**found, "the root": ["/"]}
 
 
 def of_network(uplinks: Iterable[Any]) -> Points:
@@ -187,8 +233,17 @@ def uplinks(names: Iterable[str], directory: Path = NETWORK) -> list[str]:
     return [name for name in every if (directory / name / "device").exists()] or every
 
 
+def filesystem(mountpoints: Iterable[str]) -> Points:
+    """Usage of a file system at the first of its mount points that holds data; the root first."""
+    for mountpoint in sorted(mountpoints, key=lambda place: place != "/"):
+        # Containers mount single files (/etc/hosts) from the host's disks.
+        if Path(mountpoint).is_dir():
+            return _filesystem(mountpoint)
+    return {}
+
+
 def _disk(name: str, counters: Any) -> Points:
-    device = {"system.device": name}
+    device = {"system.device": name_of(name)}
     points: Points = {identity("system.disk.io_time", device): getattr(counters, "busy_time", 0) / 1000}
     for direction in ("read", "write"):
         way = {**device, "disk.io.direction": direction}
@@ -198,7 +253,7 @@ def _disk(name: str, counters: Any) -> Points:
 
 
 def _filesystem(mountpoint: str) -> Points:
-    place = {"system.filesystem.mountpoint": mountpoint}
+    place = {"system.filesystem.mountpoint": name_of(mountpoint)}
     try:
         usage, nodes = psutil.disk_usage(mountpoint), os.statvfs(mountpoint)
     except OSError:  # unmounted meanwhile, or closed to us
@@ -217,9 +272,13 @@ def _filesystem(mountpoint: str) -> Points:
     }
 
 
-def _holds_data(partition: Any) -> bool:
-    # Containers mount single files (/etc/hosts) from the host's disks.
-    return partition.fstype not in IMAGES and Path(partition.mountpoint).is_dir()
-
+READS: dict[str, Callable[[], Points]] = {
+    "load": load,
+    "memory": memory,
+    "disks": lambda: disks(psutil.disk_io_counters(perdisk=True) or {}, whole_disks()),
+    "network": network,
+    "file handles": file_handles,
+    "pressure": pressure,
+}
 
 KIND = CollectorKind("host", Host)

@@ -7,16 +7,20 @@ answer is a measurement, too: up is 0, not unmeasured. `database` asks 17-19 to 
 from __future__ import annotations
 
 import time
+from base64 import b64encode
 from dataclasses import dataclass
+from urllib.parse import quote
 
 import aiohttp
 from pydantic import Field
+from yarl import URL
 
+from ingest.addresses import address
 from ingest.collector import ERROR, INFO, Collected, CollectorKind, Options, Target
-from schemas.records import OperationsEvent, Record
-from schemas.series import identity
+from ingest.poll import Poll
 
 UP, DOWN = "up", "down"
+FORM = "https://HOST or http://HOST"
 
 
 class OdooHealthOptions(Options):
@@ -40,27 +44,30 @@ class OdooHealth:
 
     def __init__(self, target: Target) -> None:
         options = target.options(OdooHealthOptions)
-        if not target.url.startswith(("http://", "https://")):
-            raise ValueError(f"resource {target.resource.name}: url {target.url!r} must be https://HOST or http://HOST")
+        one = address(target.url, f"resource {target.resource.name}", FORM, ("http", "https"))
         query = "?db_server_status=1" if options.database else ""
-        self._target, self._url = target, target.url.rstrip("/") + options.path + query
+        path = quote(one.path.rstrip("/")) + quote(options.path, safe="/?&=%:@+,;~") + query
+        self._target = target
+        # What is asked and what is told are two: user and password are in neither text.
+        self._shown = f"{one.scheme}://{one.place}{path}"
+        self._url = URL(f"{one.scheme}://{one.place}{path}", encoded=True)
+        login = b64encode(f"{one.user}:{one.password}".encode()).decode()
+        self._headers = {"Authorization": f"Basic {login}"} if one.user or one.password else {}
         self._session: aiohttp.ClientSession | None = None
 
     async def collect(self, now_ms: int, position: str | None) -> Collected:
         """One question. Never raises Unavailable: that nobody answers is the finding."""
         answer = await self._ask()
-        tenant = self._target.resource.tenant
-        attributes = {"tenant.id": tenant} if tenant else {}
-        points = {
-            identity("odoo.health.up", attributes): float(answer.is_up),
-            identity("odoo.health.duration", attributes): answer.duration_s,
-        }
-        records: list[Record] = [self._target.scrape(points, now_ms)]
+        poll = Poll(self._target, now_ms)
+        attributes = {"tenant.id": self._target.resource.tenant}
+        poll.gauge("odoo.health.up", answer.is_up, attributes)
+        poll.gauge("odoo.health.duration", answer.duration_s, attributes)
         state = UP if answer.is_up else DOWN
-        # The first look tells only bad news.
-        if state != (position or UP):
-            records.append(self._edge(answer, now_ms))
-        return Collected(records, state)
+        # The first look tells only bad news; a position that is neither is as good as none.
+        if state != (position if position in (UP, DOWN) else UP):
+            severity = INFO if answer.is_up else ERROR
+            poll.event(f"odoo.health.{state}", severity, f"{self._shown}: {answer.why}", {})
+        return poll.collected(state)
 
     async def close(self) -> None:
         """Close the connection that is kept between looks."""
@@ -74,25 +81,16 @@ class OdooHealth:
             self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=timeout_s))
         begun_s = time.perf_counter()
         try:
-            async with self._session.get(self._url, allow_redirects=False) as response:
+            async with self._session.get(self._url, allow_redirects=False, headers=self._headers) as response:
                 await response.content.read(4_096)
                 status = response.status
         except TimeoutError:
             return _Answer(False, None, f"no answer within {timeout_s:g} s")
-        except aiohttp.ClientError as error:
-            return _Answer(False, None, f"no answer: {error}")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            # A ValueError is an answer, a host name or a redirection that the library cannot read.
+            told = " ".join(str(error).split())[:500]
+            return _Answer(False, None, f"no answer: {told or type(error).__name__}")
         return _Answer(status == 200, time.perf_counter() - begun_s, f"HTTP {status}")
-
-    def _edge(self, answer: _Answer, now_ms: int) -> OperationsEvent:
-        state = UP if answer.is_up else DOWN
-        return OperationsEvent(
-            **self._target.identity(),
-            time_ms=now_ms,
-            tenant=self._target.resource.tenant,
-            name=f"odoo.health.{state}",
-            severity_number=INFO if answer.is_up else ERROR,
-            body=f"{self._url}: {answer.why}",
-        )
 
 
 KIND = CollectorKind("odoo_health", OdooHealth, OdooHealthOptions)

@@ -110,7 +110,7 @@ ODOO = (
     _m("odoo.queue_job.dead", of=_job()),
     _m("odoo.queue_job.done", 0.0, 0.0, 1.0, COUNT, of=_job()),
     _m("odoo.queue_job.failed", of=_job()),
-    _m("erp.order.value", 0.0, 0.0, 985.0, SPREAD, 0.03),
+    _m("erp.order.value", 0.0, 0.0, 985.0, SPREAD, 0.03, of={"erp.currency": "EUR"}),
     _m("erp.document.transitions", 0.0, 0.0, 1.0, COUNT, of=_document("sale.order", "sale")),
     _m("erp.document.transitions", 0.0, 0.0, 0.19, COUNT, of=_document("stock.picking", "confirmed")),
     _m("erp.document.transitions", 0.0, 0.0, 0.23, COUNT, of=_document("stock.picking", "assigned")),

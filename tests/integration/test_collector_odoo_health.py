@@ -24,10 +24,11 @@ class Odoo:
     def __init__(self) -> None:
         self.status: int | None = 200
         self.asked: list[str] = []
-        self.url = ""
+        self.url = self.authorization = ""
 
     async def health(self, request: web.Request) -> web.Response:
         self.asked.append(request.path_qs)
+        self.authorization = request.headers.get("Authorization", "")
         if self.status is None:
             await asyncio.Event().wait()
         return web.json_response({"status": "pass"}, status=self.status or 500)
@@ -102,5 +103,30 @@ async def test_the_database_is_asked_for_when_the_estate_says_so(odoo: Odoo) -> 
 
 
 async def test_an_url_that_is_none_is_refused_with_the_mend() -> None:
-    with pytest.raises(ValueError, match="'odoo:8069' must be https://HOST"):
+    with pytest.raises(ValueError, match="must read https://HOST"):
         OdooHealth(target("odoo:8069"))
+
+
+async def test_user_and_password_are_sent_and_never_told(odoo: Odoo) -> None:
+    odoo.status = 500
+    url = odoo.url.replace("http://", "http://watcher:hunter2%2Fcanary%23@")
+    collected = await look(target(url))
+    assert events(collected) == [("odoo.health.down", f"{odoo.url}web/health: HTTP 500")]
+    assert odoo.authorization == "Basic d2F0Y2hlcjpodW50ZXIyL2NhbmFyeSM="
+    assert "hunter2" not in repr(collected)
+
+
+async def test_an_answer_that_is_no_http_is_down() -> None:
+    async def garbage(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"\xff\x00SSH-2.0 \r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(garbage, "127.0.0.1", 0) as server:
+        collected = await look(target(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"))
+    assert [name for name, _ in events(collected)] == ["odoo.health.down"]
+
+
+async def test_a_position_of_something_else_is_as_good_as_none(odoo: Odoo) -> None:
+    collected = await look(target(odoo.url), '{"x": 1}')
+    assert (events(collected), collected.position) == ([], "up")
