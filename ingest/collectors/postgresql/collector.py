@@ -126,8 +126,9 @@ class Postgresql:
         look.asked += 1
         rows = await look.connection.fetch(queries.PROBE, list(queries.VIEWS))
         columns = {row["view"]: frozenset(row["columns"]) for row in rows}
+        is_ascii = look.connection.get_settings().server_encoding == "SQL_ASCII"
         schema = next((row["schema"] for row in rows if row["view"] == EXTENSION), None)
-        self._have, self._probed_ms = Server(columns, schema), look.now_ms
+        self._have, self._probed_ms = Server(columns, schema, is_ascii), look.now_ms
 
     async def _server(self, look: Look) -> None:
         """The server as a whole in one statement; part by part when that fails, so that one view costs itself alone."""
@@ -163,7 +164,7 @@ class Postgresql:
                 look.fault("activity", no_grant(look.server["role"]))
                 look.points |= points.without_activity(look.databases)
             else:
-                rows = await look.ask(ACTIVITY, queries.ACTIVITY)
+                rows = await look.ask(ACTIVITY, queries.activity(self._have))
                 look.points |= points.of_activity(look.databases, rows)
                 if self._options.odoo_is_here:
                     look.points |= points.of_orphans(look.databases, rows, psutil.pids())
@@ -240,7 +241,7 @@ class Postgresql:
                 look.each(rows, lambda row: points.of_io(row, *times))
         if look.server.get("sees_all"):
             with look.group("replication"):
-                rows = await look.ask(REPLICATION, queries.REPLICATION)
+                rows = await look.ask(REPLICATION, queries.replication(self._have))
                 look.each((row for row in rows if row["kind"] == "slot"), points.of_slot)
                 look.points |= points.of_standbys(row for row in rows if row["kind"] == "standby")
 
@@ -250,7 +251,7 @@ class Postgresql:
         if not 0 <= look.now_ms - self._sized_ms < self._options.size_interval_s * 1000:
             self._sized_ms = look.now_ms
             with look.group("sizes"):
-                rows = await look.ask(OF_A_DATABASE, queries.SIZES)
+                rows = await look.ask(OF_A_DATABASE, queries.sizes(self._have))
                 look.each(rows, lambda row: points.of_size(look.databases, row))
 
     def _event(

@@ -148,7 +148,9 @@ def _mend_of_part(error: Exception) -> str:
         case asyncpg.ObjectNotInPrerequisiteStateError():
             return f"Set shared_preload_libraries = '{EXTENSION}' and restart the server"
         case asyncpg.CharacterNotInRepertoireError() | asyncpg.UntranslatableCharacterError():
-            return "A database of another encoding holds it: name a database in SQL_ASCII in the resource's url to read it all"
+            return (
+                "Another database's encoding is in the way: name one in SQL_ASCII in the resource's url to read it all"
+            )
         case asyncpg.PostgresError():
             return "The rest of the look goes on without it"
         case _:

@@ -46,10 +46,12 @@ GUARD = f"SELECT set_config('{RESTRICT}', 'view, foreign-table', false) WHERE cu
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Which views a server has, and their columns. `statements_schema` is where the extension is, quoted."""
+    """Which views a server has, and their columns. `statements_schema` is where the extension is, quoted.
+    `is_sql_ascii` says that the database that we are in has no encoding."""
 
     columns: Mapping[str, frozenset[str]]
     statements_schema: str | None = None
+    is_sql_ascii: bool = False
 
     def has(self, view: str, column: str | None = None) -> bool:
         """Whether the view, or its column, is there."""
@@ -60,15 +62,19 @@ class Server:
         found = next((f"{view}.{name}" for name in names if self.has(view, name)), "NULL")
         return f"{found}::{cast}"
 
+    def raw(self, expression: str, longest: int | None = None) -> str:
+        """A text as the bytes that it is, cut by bytes.
+
+        What is sent to a client is not verified where nothing is converted, which is so from UTF-8 to UTF-8; from SQL_ASCII it is
+        verified, but there a conversion to SQL_ASCII is none.
+        """
+        text = f"({expression})::text"
+        octets = f"convert_to({text}, 'SQL_ASCII')" if self.is_sql_ascii else f"textsend({text})"
+        return octets if longest is None else f"substr({octets}, 1, {longest})"
+
     def unix_ms(self, view: str, column: str) -> str:
         """An instant of the view, Unix ms, or NULL."""
         return f"extract(epoch FROM {self.column(view, column, cast='timestamptz')})::float8 * 1000"
-
-
-def raw(expression: str, longest: int | None = None) -> str:
-    """A text as the bytes that it is: to SQL_ASCII nothing is converted, so nothing can fail; cut by bytes."""
-    octets = f"convert_to(({expression})::text, 'SQL_ASCII')"
-    return octets if longest is None else f"substr({octets}, 1, {longest})"
 
 
 PARTS = ("server", "replay", "checkpoints", "wal", "archiver")
@@ -82,7 +88,7 @@ def server(have: Server, parts: Sequence[str] = PARTS) -> str:
     views |= {"wal": "pg_stat_wal"} if have.has("pg_stat_wal") else {}
     columns = {
         "server": f"""
-  {raw("current_user")} AS role, {raw("current_database()")} AS database,
+  {have.raw("current_user")} AS role, {have.raw("current_database()")} AS database,
   pg_has_role('pg_read_all_stats', 'USAGE') AS sees_all,
   current_setting('track_io_timing')::bool AS times_io,
   coalesce(current_setting('track_wal_io_timing', true)::bool, false) AS times_wal_io,
@@ -129,7 +135,7 @@ def databases(have: Server) -> str:
         return have.column("pg_stat_database", name)
 
     return f"""
-SELECT {raw("d.datname")} AS database, age(d.datfrozenxid)::float8 AS wraparound_age,
+SELECT {have.raw("d.datname")} AS database, age(d.datfrozenxid)::float8 AS wraparound_age,
   {column("xact_commit")} AS commits, {column("xact_rollback")} AS rollbacks, {column("deadlocks")} AS deadlocks,
   {column("blks_read")} AS blocks_read, {column("blks_hit")} AS blocks_hit,
   {column("blk_read_time")} / 1000 AS blocks_read_s, {column("blk_write_time")} / 1000 AS blocks_write_s,
@@ -145,8 +151,12 @@ WHERE d.datallowconn AND NOT d.datistemplate
 # Our own backend is left out: what we do by looking is not the tenant's doing. Sessions that enlarge a relation take turns
 # for a moment each: nobody stands in their way, and it is work.
 WAITS = "wait_event_type = 'Lock' AND wait_event <> 'extend'"
-ACTIVITY = f"""
-SELECT {raw("datname")} AS database, coalesce(state, 'unknown') AS state, count(*)::float8 AS backends,
+
+
+def activity(have: Server) -> str:
+    """One row a database and state of the client backends."""
+    return f"""
+SELECT {have.raw("datname")} AS database, coalesce(state, 'unknown') AS state, count(*)::float8 AS backends,
   count(*) FILTER (WHERE {WAITS})::float8 AS waiting,
   max(extract(epoch FROM clock_timestamp() - xact_start))::float8 AS transaction_age_s,
   max(extract(epoch FROM clock_timestamp() - state_change)) FILTER (WHERE state LIKE 'idle in transaction%')::float8
@@ -184,10 +194,10 @@ WITH locks AS MATERIALIZED (
   WHERE {WAITS}
   ORDER BY waited_s DESC LIMIT {MAX_WAITING}
 )
-SELECT a.pid, {raw("a.datname")} AS database, {raw("a.usename")} AS user_name, {raw("a.application_name")} AS application_name,
-  a.backend_type, a.state, {raw("a.query", MAX_TEXT)} AS query, w.waited_s, w.blockers, w.locktype,
+SELECT a.pid, {have.raw("a.datname")} AS database, {have.raw("a.usename")} AS user_name, {have.raw("a.application_name")} AS application_name,
+  a.backend_type, a.state, {have.raw("a.query", MAX_TEXT)} AS query, w.waited_s, w.blockers, w.locktype,
   extract(epoch FROM clock_timestamp() - a.xact_start)::float8 AS transaction_age_s,
-  (SELECT {raw("c.relname")} FROM pg_class c, pg_database d WHERE c.oid = w.relation
+  (SELECT {have.raw("c.relname")} FROM pg_class c, pg_database d WHERE c.oid = w.relation
     AND d.datname = current_database() AND w.database IN (0, d.oid)) AS relation
 FROM pg_stat_activity a LEFT JOIN waiting w USING (pid)
 WHERE a.pid IN (SELECT pid FROM waiting UNION SELECT unnest(blockers) FROM waiting)
@@ -202,7 +212,7 @@ def statements(have: Server) -> str:
         reset = f"(SELECT extract(epoch FROM stats_reset) * 1000 FROM {info})"
         evicted = f"(SELECT dealloc FROM {info})"
     return f"""
-SELECT {raw("d.datname")} AS database, sum(s.calls)::float8 AS calls, sum(s.{_time(have)})::float8 / 1000 AS time_s,
+SELECT {have.raw("d.datname")} AS database, sum(s.calls)::float8 AS calls, sum(s.{_time(have)})::float8 / 1000 AS time_s,
   sum(s.rows)::float8 AS rows, sum(s.shared_blks_hit + s.shared_blks_read)::float8 AS blocks,
   {reset}::float8 AS reset_ms, {evicted}::float8 AS evicted
 FROM {have.statements_schema}.{EXTENSION}(false) s JOIN pg_database d ON d.oid = s.dbid
@@ -214,7 +224,7 @@ GROUP BY d.datname
 def top_statements(have: Server) -> str:
     """One row a statement and database, without its text."""
     return f"""
-SELECT {raw("d.datname")} AS database, s.queryid AS id, sum(s.calls)::float8 AS calls,
+SELECT {have.raw("d.datname")} AS database, s.queryid AS id, sum(s.calls)::float8 AS calls,
   sum(s.{_time(have)})::float8 / 1000 AS time_s, sum(s.rows)::float8 AS rows,
   sum(s.shared_blks_read)::float8 AS blocks_read
 FROM {have.statements_schema}.{EXTENSION}(false) s JOIN pg_database d ON d.oid = s.dbid
@@ -226,7 +236,7 @@ GROUP BY d.datname, 2 HAVING s.queryid IS NOT NULL ORDER BY 4 DESC LIMIT {MAX_ST
 def statement_texts(have: Server) -> str:
     """Texts of the statements with the ids $1. This reads the file of all texts."""
     return f"""
-SELECT DISTINCT ON (queryid) queryid AS id, {raw("query", MAX_TEXT)} AS query
+SELECT DISTINCT ON (queryid) queryid AS id, {have.raw("query", MAX_TEXT)} AS query
 FROM {have.statements_schema}.{EXTENSION}(true) WHERE queryid = ANY($1) ORDER BY queryid
 """
 
@@ -239,10 +249,13 @@ FROM pg_stat_io GROUP BY 1, 2
 HAVING coalesce(sum(reads), 0) + coalesce(sum(writes), 0) + coalesce(sum(fsyncs), 0) > 0
 """
 
+
 # A standby may send on to others; it has no current position to write, but one to which it has replayed. A standby that has
 # said nothing for a minute is as far behind as it is silent; one that was level then may be level still, and nobody knows.
 # A slot is lost after so much more WAL: NULL where nothing limits it.
-REPLICATION = f"""
+def replication(have: Server) -> str:
+    """One row a standby, and one a slot."""
+    return f"""
 WITH here AS (
   SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn
 ), standby AS (
@@ -250,20 +263,23 @@ WITH here AS (
     extract(epoch FROM clock_timestamp() - r.reply_time)::float8 AS silent_s
   FROM pg_stat_replication r, here WHERE r.state IN ('streaming', 'catchup')
 )
-SELECT 'standby' AS kind, {raw("r.application_name")} AS name, coalesce(host(r.client_addr), 'local') AS address,
+SELECT 'standby' AS kind, {have.raw("r.application_name")} AS name, coalesce(host(r.client_addr), 'local') AS address,
   CASE WHEN r.behind_bytes > 0 AND r.silent_s > {STALE_S} THEN greatest(r.silent_s, extract(epoch FROM r.replay_lag)::float8)
     WHEN r.replay_lag IS NOT NULL THEN extract(epoch FROM r.replay_lag)::float8
     WHEN r.behind_bytes <= 0 AND coalesce(r.silent_s, 0) <= {STALE_S} THEN 0 END AS lag_s,
-  r.behind_bytes, NULL::float8 AS safe_bytes, {raw("s.slot_name")} AS slot
+  r.behind_bytes, NULL::float8 AS safe_bytes, {have.raw("s.slot_name")} AS slot
 FROM standby r LEFT JOIN pg_replication_slots s ON s.active_pid = r.pid
 UNION ALL
-SELECT 'slot', {raw("slot_name")}, NULL, NULL, pg_wal_lsn_diff(here.lsn, restart_lsn)::float8,
+SELECT 'slot', {have.raw("slot_name")}, NULL, NULL, pg_wal_lsn_diff(here.lsn, restart_lsn)::float8,
   greatest(safe_wal_size, 0)::float8, NULL
 FROM pg_replication_slots, here
 """
 
-SIZES = f"""
-SELECT {raw("datname")} AS database, pg_database_size(oid)::float8 AS bytes FROM pg_database
+
+def sizes(have: Server) -> str:
+    """One row a database that we may measure."""
+    return f"""
+SELECT {have.raw("datname")} AS database, pg_database_size(oid)::float8 AS bytes FROM pg_database
 WHERE datallowconn AND NOT datistemplate
   AND (has_database_privilege(oid, 'CONNECT') OR pg_has_role('pg_read_all_stats', 'USAGE'))
 """
