@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -25,7 +26,7 @@ import orjson
 from pydantic import BaseModel, ValidationError
 
 from ingest.collector import Collected, Fault, Target, Unavailable
-from ingest.readable import name_of, readable
+from ingest.readable import name_of, on_one_line, readable
 from schemas.masking import masked
 from schemas.records import MAX_SERIES, OperationsEvent, Record, Scalar, Scrape
 from schemas.series import identity
@@ -38,7 +39,12 @@ MAX_ROWS_REFUSED = 20
 """Rows of one look that become dead letters; further ones are counted."""
 MAX_PAYLOAD = 10_000
 MAX_POINTS = 200_000
+MAX_LOGGED = 1_000
+"""Errors that nobody has foreseen, whose first trace was logged."""
 OUR_FAULT = "The collector is at fault: report it with the log"
+
+
+_logged: OrderedDict[tuple[str, str, str], None] = OrderedDict()
 
 
 def at_fault(error: Exception) -> Fault:
@@ -91,7 +97,7 @@ class Poll:
             self.points, self.records = dict(instead()), []
             self._failed(name, error)
         finally:
-            points, records = self.points, self.records
+            points, records = self._sound(self.points), self.records
             self._group, self.points, self.records = outer
             self.points.update(points)
             self.records.extend(records)
@@ -178,20 +184,31 @@ class Poll:
         )
 
     def _scrapes(self, start_time_ms: int | None) -> list[Scrape]:
-        series = sorted(self.points)
+        points = self._sound(self.points)
+        series = sorted(points)
         self.left_out += max(0, len(series) - MAX_POINTS)
         starts = range(0, max(1, min(len(series), MAX_POINTS)), MAX_SERIES)
         parts = [series[start : start + MAX_SERIES] for start in starts]
         return [
-            self.target.scrape(
-                {one: number(self.points[one]) for one in part}, self.now_ms, start_time_ms=start_time_ms
-            )
+            self.target.scrape({one: points[one] for one in part}, self.now_ms, start_time_ms=start_time_ms)
             for part in parts
         ]
 
+    def _sound(self, points: Mapping[str, object]) -> dict[str, float | None]:
+        """The points whose values are numbers; each of the others is refused like a row."""
+        sound: dict[str, float | None] = {}
+        for series, value in points.items():
+            if type(value) is float and math.isfinite(value):
+                sound[on_one_line(series)] = value
+                continue
+            with self.row([series, value]):
+                sound[on_one_line(series)] = number(value)
+        return sound
+
     def _failed(self, name: str, error: Exception) -> None:
         known = self._explain(error)
-        if known is None:
+        # One that comes again at every look is in the counter; its first place in the code is enough.
+        if known is None and _is_first((self.target.resource.name, name, type(error).__name__)):
             log.error(
                 "a part of a look failed",
                 exc_info=error,
@@ -205,6 +222,15 @@ class Poll:
         if ill:
             reason = f"{ill} rows could not be read, such as {self._rows[-1][0] if self._rows else 'one'}"
             self.faults[part] = Fault(reason, "See the dead letters; the other rows are told", key="rows")
+
+
+def _is_first(error: tuple[str, str, str]) -> bool:
+    if error in _logged:
+        return False
+    _logged[error] = None
+    while len(_logged) > MAX_LOGGED:
+        _logged.popitem(last=False)
+    return True
 
 
 def number(value: object) -> float | None:

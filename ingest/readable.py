@@ -25,6 +25,11 @@ def name_of(value: object) -> str:
     return _cut(_ILL_IN_NAMES.sub(_escaped, _text(value)), MAX_VALUE)
 
 
+def on_one_line(text: str) -> str:
+    """An identity without what would break a layout or an encoder; the same text where nothing would."""
+    return _ILL_IN_NAMES.sub(_escaped, text) if _ILL_IN_NAMES.search(text) else text
+
+
 def _text(value: object) -> str:
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value).decode("utf-8", "surrogateescape")

@@ -81,9 +81,12 @@ class Host:
         answer = await self._answer("mounts", self._mounts or filesystems)
         found: list[tuple[str, list[str]]] = []
         with poll.group("mounts"):
-            found = list(answer().items())
-            poll.left_out += max(0, len(found) - MAX_FILESYSTEMS)
-            found = found[:MAX_FILESYSTEMS]
+            mounts = list(answer().items())
+            poll.left_out += max(0, len(mounts) - MAX_FILESYSTEMS)
+            for mount in mounts[:MAX_FILESYSTEMS]:
+                with poll.row(mount):
+                    device, places = mount
+                    found.append((name_of(device), [str(place) for place in places]))
         await asyncio.gather(*(self._filesystem(poll, device, places) for device, places in found))
 
     async def _filesystem(self, poll: Poll, device: str, places: list[str]) -> None:

@@ -28,6 +28,7 @@ from ingest.collectors.odoo.schema import Schema, epoch_ms, probe
 GROUPS = (crons.GROUP, jobs.GROUP, jobs.DEAD, upkeep.MAILS, upkeep.MODULES, *documents.GROUPS)
 CLOSE_TIMEOUT_S = 2.0
 SKEW_S = 60.0
+LAST_MS = 10_000_000_000_000
 FORM = "postgresql://USER@HOST:PORT/DATABASE"
 # A role without pg_monitor sees when its own transactions began, and of others null; but everybody sees which are in progress.
 _OPEN = f"""
@@ -37,7 +38,8 @@ _OPEN = f"""
     FROM pg_current_snapshot() AS now
 """
 # Said anew in every transaction, so that nothing that stayed in the session counts. Names are looked up in pg_catalog alone.
-# With row_security off a policy is an error instead of code that runs; constraints are not folded, which would run theirs.
+# With row_security off a policy is an error instead of code that runs; constraints are not folded, which would run theirs;
+# views and foreign tables are not even expanded, whatever stands in a table's place by now (servers since August 2024).
 _BEGIN = """
     BEGIN READ ONLY;
     SET LOCAL search_path = pg_catalog, pg_temp;
@@ -46,10 +48,9 @@ _BEGIN = """
     SET LOCAL TimeZone = 'UTC';
     SET LOCAL statement_timeout = {timeout_ms};
     SET LOCAL lock_timeout = {timeout_ms};
+    SELECT set_config('restrict_nonsystem_relation_kind', 'view, foreign-table', true)
+        WHERE current_setting('restrict_nonsystem_relation_kind', true) IS NOT NULL;
 """
-# Views and foreign tables are then not even expanded, whatever stands in a table's place by the time it is read.
-_RESTRICT = "SET LOCAL restrict_nonsystem_relation_kind = 'view, foreign-table';"
-_CAN_RESTRICT = "SELECT current_setting('restrict_nonsystem_relation_kind', true) IS NOT NULL"
 _AWAY = (
     OSError,
     asyncpg.PostgresConnectionError,
@@ -86,7 +87,7 @@ class Odoo:
         by_socket = "host=" in target.url.partition("?")[2]
         self._address = address(target.url, whose, FORM, ("postgresql", "postgres"), needs_host=not by_socket)
         self._connection: asyncpg.Connection | None = None
-        self._begin_sql = ""
+        self._begin_sql = _BEGIN.format(timeout_ms=self._options.statement_timeout_ms)
 
     async def collect(self, now_ms: int, position: str | None) -> Collected:
         """One look. Raises Unavailable when the database is away or refuses the role."""
@@ -118,17 +119,24 @@ class Odoo:
         return memory
 
     async def _look(self, look: Look) -> None:
-        async with self._transaction(look):
-            look.schema = await probe(look.connection, self._options.db_schema)
-            look.server_ms = await self._clock(look.connection)
+        with look.group("schema"):
+            async with self._transaction(look):
+                look.schema = await probe(look.connection, self._options.db_schema)
+        with look.group("server clock"):
+            async with self._transaction(look):
+                server_ms = int(await self._clock(look.connection))
+            if not 0 <= server_ms < LAST_MS:
+                raise ValueError(f"{str(server_ms)[:40]} ms is no time")
+            look.server_ms = server_ms
         with look.group("open transactions"):
             async with self._transaction(look):
                 (row,) = await look.connection.fetch(_OPEN)
-            began_ms = look.memory.began_ms(row["oldest"], row["next"], look.server_ms)
+            began_ms = look.memory.began_ms(int(row["oldest"]), int(row["next"]), look.server_ms)
             if began_ms is not None:  # of what has written; it may have begun earlier
                 began_ms -= int(self._options.overlap_s * 1_000)
             look.oldest_ms = min((one for one in (row["oldest_ms"], began_ms) if one is not None), default=None)
-        self._note(look)
+        with look.group("database"):
+            self._note(look)
         for group in GROUPS:
             with look.group(group.name), look.unchanged_unless_read():
                 await self._read(look, group)
@@ -212,7 +220,7 @@ class Odoo:
         }
         timeout_s = self._target.resource.timeout_s
         try:
-            connection = await asyncpg.connect(self._target.url, timeout=timeout_s, server_settings=settings)
+            return await asyncpg.connect(self._target.url, timeout=timeout_s, server_settings=settings)
         except tuple(kind for kind, _ in _REFUSED) as error:
             mend = next(mend for kind, mend in _REFUSED if isinstance(error, kind))
             raise Unavailable(self._target.resource.name, _one_line(error), mend) from error
@@ -222,14 +230,6 @@ class Odoo:
         except ValueError as error:
             reason = "an option of its url cannot be read"
             raise Unavailable(self._target.resource.name, reason, f"It must read {FORM}") from error
-        try:
-            can_restrict = await connection.fetchval(_CAN_RESTRICT)
-        except BaseException:
-            connection.terminate()
-            raise
-        begin = _BEGIN.format(timeout_ms=self._options.statement_timeout_ms)
-        self._begin_sql = begin + (_RESTRICT if can_restrict else "")
-        return connection
 
     async def _drop(self) -> None:
         """Let go at once: after an error or a time-out nobody knows what still runs on it."""

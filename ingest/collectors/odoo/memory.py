@@ -56,10 +56,10 @@ class Packed(BaseModel):
 class Memory(BaseModel):
     """Everything that is stored. A part is None until its group was looked at for the first time.
 
-    `counters` by group and series identity count since `since_ms`.
+    `counters` by group and series identity count since `since_ms`. What is put in is checked, so that it can be stored.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", validate_assignment=True)
 
     since_ms: int
     counters: dict[str, dict[str, float]] = {}

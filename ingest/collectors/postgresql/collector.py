@@ -135,7 +135,7 @@ class Postgresql:
         try:
             (look.server,) = await look.ask(SERVER, queries.server(self._have))
             look.tried |= set(queries.PARTS)
-        except (asyncpg.PostgresError, ValueError) as error:
+        except Exception as error:
             if look.is_lost(error):
                 raise
             found: dict[str, Any] = {}
