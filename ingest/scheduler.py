@@ -26,6 +26,7 @@ from ingest.moments import fault
 from ingest.oversize import letters
 from ingest.readable import name_of, readable
 from ingest.spool import SpoolFull
+from ingest.threads import HangsError
 from schemas.codec import Reason
 from schemas.masking import masked
 from schemas.records import DeadLetter, OperationsEvent, Record, Scrape
@@ -152,6 +153,9 @@ class _Watch:
                 return await self._collector.collect(now_ms, self._position)
         except Unavailable as away:
             return Down("collector.unavailable", WARN, str(away), away.retry_after_s)
+        except HangsError as hangs:
+            mend = "See which disk or mount does not answer: processes in state D, the kernel's log"
+            return Down("collector.unavailable", WARN, f"{self._target.resource.name}: {hangs}. {mend}", FAILED_RETRY_S)
         except TimeoutError:
             mend = "See whether it is overloaded, or raise the resource's timeout_s"
             body = f"{self._target.resource.name}: no answer within {timeout_s:g} s. {mend}"
