@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ingest.collector import Collected, Target, Unavailable
+from ingest.collector import Collected, Fault, Target, Unavailable
 from ingest.counts import Count, Counts
 from ingest.scheduler import Scheduler, Watched, backoff_s, first_look_s, following
 from ingest.spool import SpoolFull
@@ -242,3 +242,88 @@ def test_unreadable_bytes_and_impossible_times_become_dead_letters() -> None:
 
 def test_what_is_counted_stands_in_the_catalogue() -> None:
     assert {count.value for count in Count} <= set(metrics.BY_NAME)
+
+
+def faulty(*parts: str) -> Look:
+    async def look(now_ms: int, position: str | None) -> Collected:
+        return Collected([scrape(now_ms)], position or "p", faults={part: Fault("broken", "mend it") for part in parts})
+
+    return look
+
+
+def test_a_fault_is_told_when_it_begins_and_when_it_ends_also_over_a_restart() -> None:
+    kept = Kept()
+    run(kept, {"db": Thing(faulty("a", "b"))}, for_s=30)
+    run(kept, {"db": Thing(faulty("b"))}, for_s=30)
+    run(kept, {"db": Thing(faulty())}, for_s=30)
+    told = [(name, body.split(": ")[1]) for name, body in kept.events()]
+    assert told == [
+        ("collector.degraded", "a"),
+        ("collector.degraded", "b"),
+        ("collector.restored", "a"),
+        ("collector.restored", "b"),
+    ]
+    assert kept.positions["eu1/db"] == "p"  # nothing is to be remembered any more
+
+
+def test_a_fault_that_a_full_spool_refused_is_told_by_the_next_look() -> None:
+    kept, looks = Kept(), 0
+
+    async def look(now_ms: int, position: str | None) -> Collected:
+        nonlocal looks
+        looks += 1
+        kept.full = looks <= 2
+        return await faulty("a")(now_ms, position)
+
+    run(kept, {"db": Thing(look)}, for_s=50)
+    assert [name for name, _ in kept.events()] == ["collector.degraded"]
+
+
+def test_that_a_target_is_down_is_remembered_over_a_restart() -> None:
+    async def down(now_ms: int, position: str | None) -> Collected:
+        raise Unavailable("db", "refused", "Start it")
+
+    kept = Kept()
+    kept.positions["eu1/db"] = "mine"
+    positions: list[str | None] = []
+
+    async def back(now_ms: int, position: str | None) -> Collected:
+        positions.append(position)
+        return Collected([scrape(now_ms)])
+
+    run(kept, {"db": Thing(down)}, for_s=30)
+    run(kept, {"db": Thing(down)}, for_s=30)
+    run(kept, {"db": Thing(back)}, for_s=30)
+    assert [name for name, _ in kept.events()] == ["collector.unavailable", "collector.recovered"]
+    assert set(positions) == {"mine"}
+
+
+def test_a_library_that_cancels_by_itself_does_not_end_the_looks() -> None:
+    async def cancelled(now_ms: int, position: str | None) -> Collected:
+        raise asyncio.CancelledError
+
+    kept, thing = Kept(), Thing(cancelled)
+    run(kept, {"db": thing}, for_s=60)
+    assert len(thing.at_s) > 2
+    assert [name for name, _ in kept.events()] == ["collector.failed"]
+
+
+def test_failed_groups_are_counted_by_name_and_rows_once_a_letter() -> None:
+    async def look(now_ms: int, position: str | None) -> Collected:
+        faults = {"a": Fault("broken", "mend it")}
+        return Collected([scrape(now_ms)], rows=[("ill", b"{}")], faults=faults, tried={"a", "b"}, left_out=3)
+
+    kept = Kept()
+    run(kept, {"db": Thing(look)}, for_s=39)
+    own = [
+        one for records, _, _ in kept.looks for one in records if isinstance(one, Scrape) and one.system == "pilothouse"
+    ]
+    last = dict(zip(own[-1].series.split("\n"), own[-1].values, strict=True))
+    looks = len(own)
+    mine = 'pilothouse.collector="thing"'
+    assert last[f'pilothouse.collector.group.failed{{{mine},pilothouse.collector.group="a"}}'] == looks
+    assert last[f'pilothouse.collector.group.failed{{{mine},pilothouse.collector.group="b"}}'] == 0
+    assert last[f"pilothouse.collector.row.failed{{{mine}}}"] == looks
+    assert last[f"pilothouse.collector.left_out{{{mine}}}"] == 3 * looks
+    assert [len(dead) for _, dead, _ in kept.looks] == [1] + [0] * (looks - 1)
+    assert {metric.rpartition("{")[0] for metric in last if "{" in metric} <= set(metrics.BY_NAME)
