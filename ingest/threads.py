@@ -27,20 +27,18 @@ class Threads:
 
     def __init__(self, name: str, timeout_s: float) -> None:
         self._name, self._timeout_s = name, timeout_s
-        self._hanging: set[str] = set()
+        self._running: dict[str, tuple[float, asyncio.Event]] = {}
         self._slots = asyncio.Semaphore(AT_ONCE)
 
     @property
     def hanging(self) -> frozenset[str]:
         """The kinds that have not come back."""
-        return frozenset(self._hanging)
+        return frozenset(self._running)
 
     async def run(self, kind: str, read: Callable[[], Answer]) -> Answer:
         """What `read` gives or raises. Raises HangsError when it does not come back in time, or still has not."""
-        if kind in self._hanging:
-            raise HangsError("a read of an earlier look still hangs in the kernel")
+        await self._come_back(kind)
         async with self._slots:
-            self._hanging.add(kind)
             answer = self._started(kind, read)
             try:
                 async with asyncio.timeout(self._timeout_s):
@@ -50,10 +48,23 @@ class Threads:
                     raise
                 raise HangsError(f"it does not come back from the kernel within {self._timeout_s:g} s") from None
 
+    async def _come_back(self, kind: str) -> None:
+        """Wait for a read whose look was given up a moment ago; raises HangsError of one that has had its time."""
+        if kind not in self._running:
+            return
+        began_s, ended = self._running[kind]
+        left_s = began_s + self._timeout_s - asyncio.get_running_loop().time()
+        try:
+            async with asyncio.timeout(max(0.0, left_s)):
+                await ended.wait()
+        except TimeoutError:
+            raise HangsError("a read of an earlier look still hangs in the kernel") from None
+
     def _started(self, kind: str, read: Callable[[], Answer]) -> asyncio.Future[Answer]:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
         answer.add_done_callback(_looked_at)
+        self._running[kind] = loop.time(), asyncio.Event()
 
         def work() -> None:
             try:
@@ -68,7 +79,8 @@ class Threads:
         return answer
 
     def _settled(self, kind: str, answer: asyncio.Future[Any], settle: Callable[[Any], None], given: Any) -> None:
-        self._hanging.discard(kind)
+        _, ended = self._running.pop(kind)
+        ended.set()
         if not answer.done():
             settle(given)
 

@@ -18,6 +18,7 @@ from ingest.counts import Count, Counts
 from ingest.edges import Edges
 from ingest.scheduler import Scheduler, Watched
 from ingest.spool import SpoolFull
+from ingest.threads import HangsError
 from schemas.records import DeadLetter, OperationsEvent, Record, Scrape
 from tests.support.hostile import CANARY, LIARS, Liar, Mood
 
@@ -48,6 +49,8 @@ async def looked(one: Any, now_ms: int, position: str | None) -> Collected | Una
         return await one.collect(now_ms, position)  # type: ignore[no-any-return]
     except Unavailable as away:
         return away
+    except HangsError as hangs:  # the scheduler tells it as that
+        return Unavailable("", str(hangs), "")
 
 
 @every_collector
