@@ -8,6 +8,7 @@ Source: CloudEvents 1.0.2, Kafka protocol binding.
 from __future__ import annotations
 
 import base64
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -50,6 +51,10 @@ BY_TYPE: dict[str, type[Record] | type[Heartbeat]] = {
 }
 _FAMILIES = {name.rpartition(".v")[0] for name in BY_TYPE}
 MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
+END_MS = 10_000_000_000_000  # the first instant that no record has, in the year 2286
+SOURCE_MAX = 255  # characters
+HEADERS_MAX, HEADER_MAX, KEY_MAX = 100, 4_096, 4_096  # of a dead letter: how many, and characters of each
+_SEQUENCE = re.compile(rb"[0-9]{1,18}")  # fits 64 bits, as every JSON reader has them
 
 
 class Reason(StrEnum):
@@ -130,35 +135,56 @@ def encode_heartbeat(beat: Heartbeat) -> Wire:
 def decode(
     headers: Iterable[tuple[str, bytes]] | None, value: bytes | None, timestamp_ms: int
 ) -> Received | Heartbeat | Rejected:
-    """The record in a Kafka message, whatever its type."""
+    """The record in a Kafka message, whatever its type. Never raises, whatever the bytes, headers and timestamp are."""
     payload = value or b""
-    if len(payload) > MAX_PAYLOAD_BYTES:
-        return Rejected(Reason.OVERSIZED, f"{len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are read", payload)
-    fields = dict(headers or ())
-    event_type = fields.get("ce_type", b"").decode(errors="replace")
-    model = BY_TYPE.get(event_type)
-    if model is None:
-        return Rejected(*_unknown(event_type), payload)
     try:
-        # orjson and pydantic one after the other take two thirds of the time of pydantic's own JSON.
-        record = model.model_validate(orjson.loads(payload))
-        if isinstance(record, Heartbeat):
-            return record
-        return Received(Envelope(fields["ce_source"].decode(), int(fields["ce_sequence"]), timestamp_ms), record)
-    except orjson.JSONDecodeError as error:
-        return Rejected(Reason.INVALID, f"the body must be JSON; {error}", payload)
+        return _decoded(dict(headers or ()), payload, timestamp_ms)
     except ValidationError as error:
         return Rejected(Reason.INVALID, explain(error), payload)
-    except (KeyError, ValueError) as error:
-        return Rejected(Reason.INVALID, f"headers ce_source and ce_sequence name a record; got {error}", payload)
+    except orjson.JSONDecodeError as error:
+        return Rejected(Reason.INVALID, f"the body must be JSON; {error}", payload)
+    except Exception as error:  # noqa: BLE001 (others write to the topics as well: whatever they write is a value)
+        return Rejected(Reason.INVALID, f"it cannot be read: {type(error).__name__}: {_readable(error)}", payload)
+
+
+def _decoded(fields: dict[str, bytes], payload: bytes, timestamp_ms: int) -> Received | Heartbeat | Rejected:
+    if len(payload) > MAX_PAYLOAD_BYTES:
+        return Rejected(Reason.OVERSIZED, f"{len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are read", payload)
+    event_type = (fields.get("ce_type") or b"").decode(errors="replace")
+    model = BY_TYPE.get(event_type)
+    if model is None:
+        return Rejected(*_unknown(event_type[:HEADER_MAX]), payload)
+    # orjson and pydantic one after the other take two thirds of the time of pydantic's own JSON.
+    record = model.model_validate(orjson.loads(payload))
+    if isinstance(record, Heartbeat):
+        return record
+    source, sequence = fields.get("ce_source") or b"", fields.get("ce_sequence") or b""
+    if not 0 < len(source) <= SOURCE_MAX or not _SEQUENCE.fullmatch(sequence):
+        said = f"{source[:100]!r} and {sequence[:100]!r}"
+        wanted = f"at most {SOURCE_MAX} bytes, and a whole number of at most 18 digits"
+        return Rejected(
+            Reason.INVALID, f"headers ce_source and ce_sequence name a record: {wanted}; got {said}", payload
+        )
+    if not 0 <= timestamp_ms < END_MS:
+        detail = f"the Kafka timestamp is when it was recorded, Unix ms from 0 to {END_MS - 1}; got {timestamp_ms}"
+        return Rejected(Reason.INVALID, detail, payload)
+    return Received(Envelope(source.decode(), int(sequence), timestamp_ms), record)
 
 
 def explain(error: ValidationError) -> str:
     """One line a fault: the field, what is wrong, the value."""
     return "; ".join(
-        f"{'.'.join(map(str, item['loc'])) or 'record'}: {item['msg']}, got {str(item['input'])[:100]!r}"
+        f"{'.'.join(map(str, item['loc'])) or 'record'}: {item['msg']}, got {_readable(item['input'])[:100]!r}"
         for item in error.errors(include_url=False)[:5]
     )
+
+
+def _readable(value: object) -> str:
+    """Its text, encodable; of what cannot be told (a number of 5,000 digits) its type."""
+    try:
+        return str(value).encode(errors="replace").decode()
+    except Exception:  # noqa: BLE001 (it is told all the same)
+        return type(value).__name__
 
 
 def dead_letter(
@@ -172,17 +198,23 @@ def dead_letter(
     key: bytes | None = None,
     headers: Iterable[tuple[str, bytes]] | None = None,
 ) -> DeadLetter:
-    """The dead letter of refused bytes, with the place they were read from."""
+    """The dead letter of refused bytes, with the place they were read from.
+
+    Never raises: what a letter cannot hold is cut, and a time that is none is the nearest that is one.
+    """
     return DeadLetter(
         topic=topic,
         partition=partition,
         offset=offset,
         reason=rejected.reason,
-        detail=rejected.detail[:16_000],
-        key=key.decode(errors="replace") if key else None,
-        headers={name: text.decode(errors="replace") for name, text in headers or ()},
+        detail=_readable(rejected.detail)[:16_000],
+        key=key[:KEY_MAX].decode(errors="replace") if key else None,
+        headers={
+            _readable(name)[:HEADER_MAX]: (text or b"")[:HEADER_MAX].decode(errors="replace")
+            for name, text in list(headers or ())[:HEADERS_MAX]
+        },
         payload=base64.b64encode(rejected.payload).decode(),
-        time_ms=max(0, time_ms),
+        time_ms=min(max(0, time_ms), END_MS - 1),
         rejected_by=rejected_by,
     )
 
@@ -195,7 +227,8 @@ def encode_dead_letter(letter: DeadLetter) -> Wire:
 
 
 def rfc3339(time_ms: int) -> str:
-    """Unix ms as RFC 3339 with milliseconds, UTC."""
+    """Unix ms as RFC 3339 with milliseconds, UTC; what no calendar has is the nearest instant that records have."""
+    time_ms = min(max(0, time_ms), END_MS - 1)
     moment = datetime.fromtimestamp(time_ms / 1000, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
