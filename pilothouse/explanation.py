@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import Any, TypeGuard
 
-from processors.steps.registry import FLEET, ON_REQUEST, STEPS
+from processors.steps.registry import FLEET, ITSELF, ON_REQUEST, STEPS
 from schemas.calendar import Calendar
 from schemas.codec import rfc3339
 from schemas.metrics import Kind, describe, spoken
@@ -228,7 +228,7 @@ def _of_signal(last: Signal, one: Signal) -> dict[str, Any]:
 
 def _method(detector: str) -> dict[str, str] | None:
     """What the step says of itself; None of one that is no longer there."""
-    step = ({**STEPS, **ON_REQUEST, **FLEET}).get(detector)
+    step = ({**STEPS, **ON_REQUEST, **FLEET, **ITSELF}).get(detector)
     return step.about._asdict() if step and step.about else None
 
 

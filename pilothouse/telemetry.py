@@ -29,6 +29,14 @@ EVERY_MS = 15_000
 TIMEOUT_S = 5
 
 
+BY_WHICH = {
+    "rejected": ("pilothouse.worker.rejected", "pilothouse.reason"),
+    "failed": ("pilothouse.worker.step_failures", "pilothouse.step"),
+    "afresh": ("pilothouse.worker.units_afresh", "pilothouse.step"),
+}
+"""Counts of a worker that are told by something, to the metric and the attribute that says by what."""
+
+
 class Reading(NamedTuple):
     """One counter at this moment."""
 
@@ -41,10 +49,14 @@ Read = Callable[[], Iterable[Reading]]
 
 
 def of_worker(counts: Mapping[str, int]) -> Iterator[Reading]:
-    """A worker's counts; what was rejected by its reason."""
+    """A worker's counts; what was rejected by its reason, what failed and what began afresh by its step."""
     for name, value in counts.items():
-        what, _, reason = name.partition("rejected_")
-        yield Reading(f"pilothouse.worker.{what or 'rejected'}", value, {"pilothouse.reason": reason} if reason else {})
+        what, _, which = name.partition("_")
+        metric, attribute = BY_WHICH.get(what, ("", "")) if which else ("", "")
+        if metric:
+            yield Reading(metric, value, {attribute: which})
+        else:
+            yield Reading(f"pilothouse.worker.{name}", value, {})
 
 
 def of_sinks(tasks: Sequence[Task | Part]) -> Iterator[Reading]:

@@ -7,8 +7,8 @@ in the same order, whatever the interleaving of its topics, however often it is 
 from __future__ import annotations
 
 import heapq
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 import orjson
 from pydantic import BaseModel
 
-from processors.evidence import dated
+from processors import faults
+from processors.faults import Fault
 from processors.order import WAITING_MAX, Clock, Order, Place
 from processors.step import Findings, Item, Parts, Step, StepConfig
+from processors.units import FAILURES_MAX, NO_RUNS, TICK_AGAIN_MS, Runs, Unit
 from schemas.codec import Envelope, Received
 from schemas.estate import Estate
-from schemas.records import Heartbeat, Record, Signal
+from schemas.records import Heartbeat, Incident, Phase, Record, Signal
 from schemas.topics import INPUTS, STATE, Topic
 
 Settings = Mapping[str, Mapping[str, Any]]
@@ -29,6 +31,11 @@ UnitKey = tuple[str, str]
 
 SOURCES_MAX = 10_000
 PIECE_ITEMS = 4
+CASCADE_MAX = 10_000  # findings of one item, with those that they bring about
+OPEN_MAX = 5_000  # findings of a cell that are known to be open
+ERROR_MAX = 2_000  # characters of what was raised
+KEPT = "kept"
+FAILURES_WAITING_MAX = 10_000  # that wait to be buried; a fold without a shell (replay) keeps no more
 
 
 class Finding(NamedTuple):
@@ -70,9 +77,14 @@ class Plan:
         return cls(chosen, estate, settings or {}, listens)
 
     @cached_property
+    def every(self) -> tuple[Step[Any, Any], ...]:
+        """The steps, and the one that tells of the others' failures."""
+        return (*self.steps, faults.STEP)
+
+    @cached_property
     def by_name(self) -> dict[str, Step[Any, Any]]:
         """Steps by name, in the order in which they run."""
-        return {step.name: step for step in self.steps}
+        return {step.name: step for step in self.every}
 
     def config(self, step: Step[Any, Any], cell: str) -> StepConfig:
         """The step's configuration for a cell."""
@@ -81,11 +93,22 @@ class Plan:
 
 
 class Failure(NamedTuple):
-    """A record on which a step raised: our bug. The record goes to the dead letters, the others go on."""
+    """What a step raised: our bug. It costs what it was raised on, and the others go on.
 
-    place: Place
-    received: Received
+    `what` says on what: a record, a tick, its state. `place` and `envelope` are those of the record that was folded, `record` what
+    the step was given, which may be another step's finding; None of a tick.
+    """
+
+    at_ms: int
+    cell: str
+    step: str
+    unit: str
+    what: str
     error: Exception
+    is_afresh: bool
+    record: Record | None = None
+    place: Place | None = None
+    envelope: Envelope | None = None
 
 
 class _Head(BaseModel):
@@ -98,22 +121,44 @@ class _Head(BaseModel):
     last_ms: int
     in_ms: int
     versions: dict[str, int]
+    ticked_ms: int = -1
+
+
+class _Kept(BaseModel):
+    """What a snapshot holds of a cell besides its units."""
+
+    runs: list[tuple[str, str, int, int, int]] = []
+    open: list[tuple[str, str, str, str]] = []
+    faults: list[Fault] = []
 
 
 class CellFold:
-    """The steps of one cell with their units of state."""
+    """The steps of one cell with their units of state.
 
-    def __init__(self, plan: Plan, cell: str) -> None:
+    Whatever a step raises costs the item it was raised on, for this step and unit alone: the unit is put back to what it was
+    before, the others and what they found go on. A unit that fails again and again begins afresh, and so does one that cannot be
+    packed, restored or put back; what it had open is then ended. All of it is counted, kept in `failures` for the dead letters, and
+    told by the step of `faults`.
+    """
+
+    def __init__(self, plan: Plan, cell: str, counts: Counter[str] | None = None) -> None:
         self.name, self._plan = cell, plan
-        self._configs = {step.name: plan.config(step, cell) for step in plan.steps}
-        self.units: dict[UnitKey, Any] = {}
+        self.counts: Counter[str] = Counter() if counts is None else counts
+        self.failures: list[Failure] = []
+        self.units: dict[UnitKey, Unit] = {}
+        self._configs = {step.name: plan.config(step, cell) for step in plan.every}
         self._due: dict[UnitKey, int] = {}
         self._alarms: list[tuple[int, UnitKey]] = []
         self._steps_of: dict[type[Record], tuple[Step[Any, Any], ...]] = {}
+        self._open: dict[str, tuple[UnitKey, Record]] = {}
+        self._faults: list[Fault] = []
+        self._ended: list[Record] = []
+        self._at_ms = 0
 
     def fold(self, item: Item) -> Findings:
         """One record through every step that accepts it, and what they find through those that accept that."""
-        found: Findings = []
+        self._at_ms = item.at_ms
+        found = self._told_late(item.at_ms) if self._faults or self._ended else []
         for step in self._accepting(type(item.record)):
             found += self._step(step, item)
         return self._spread(item.at_ms, found)
@@ -133,59 +178,236 @@ class CellFold:
             heapq.heappop(self._alarms)
         return self._alarms[0][0] if self._alarms else None
 
-    def restore(self, key: UnitKey, parts: Parts) -> None:
-        """Put back a unit as a snapshot had it."""
+    def parts(self) -> Iterator[tuple[tuple[str, ...], bytes]]:
+        """The state as named parts: (cell, step, unit, part), and (cell, "kept") where there is something besides."""
+        for key in list(self.units):
+            for name, data in self._packed(key).items():
+                yield (self.name, *key, name), data
+        kept = self._kept()
+        if kept.runs or kept.open or kept.faults:
+            yield (self.name, KEPT), kept.model_dump_json().encode()
+
+    def restore(self, key: UnitKey, parts: Parts, not_before_ms: int = 0) -> bool:
+        """Put back a unit as a snapshot had it; False where it cannot be, so that it begins afresh."""
         step = self._plan.by_name[key[0]]
-        self.units[key] = step.unpack(parts)
-        self._set_alarm(key, step)
+        try:
+            unit = Unit(step, self._configs[step.name], parts)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever a step raises costs its unit alone, and the worker starts)
+            self._fail(key, "its state in a snapshot", error, None, 0, is_afresh=True)
+            self._faults.append(self._fault(self.failures[-1]))
+            return False
+        self.units[key] = unit
+        self._set_alarm(key, unit, not_before_ms)
+        return True
+
+    def restore_kept(self, data: bytes, not_before_ms: int = 0) -> None:
+        """Put back what a snapshot has of the cell besides its units, once these are there."""
+        kept = _Kept.model_validate_json(data)
+        for step, name, items, ticks, wait_ms in kept.runs:
+            if unit := self.units.get((step, name)):
+                unit.runs = Runs(items, ticks, wait_ms)
+                self._set_alarm((step, name), unit, not_before_ms)
+        for step, name, kind, body in kept.open:
+            record = (Signal if kind == Signal.type else Incident).model_validate_json(body)
+            self._open[record.id] = (step, name), record
+            if (step, name) not in self.units:
+                self._ended += self._end((step, name), record.time_ms)
+        self._faults = [*kept.faults, *self._faults]
+
+    def end_all(self, at_ms: int, but: Collection[str] = ()) -> Findings:
+        """Everything that is open and not among the ids `but`, as resolved: its state is given up."""
+        return [_resolved(record, at_ms) for name, (_, record) in self._open.items() if name not in but]
+
+    @property
+    def open(self) -> Collection[str]:
+        """Ids of the findings that are open."""
+        return self._open.keys()
 
     def _accepting(self, kind: type[Record]) -> tuple[Step[Any, Any], ...]:
         known = self._steps_of.get(kind)
         if known is None:
-            known = self._steps_of[kind] = tuple(step for step in self._plan.steps if kind in step.accepts)
+            known = self._steps_of[kind] = tuple(step for step in self._plan.every if kind in step.accepts)
         return known
 
     def _step(self, step: Step[Any, Any], item: Item) -> Findings:
-        unit = step.unit(item.record)
-        if unit is None:
-            return []
-        key = (step.name, unit)
-        state = self.units.get(key)
-        if state is None:
-            state = step.fresh()
-        config = self._configs[step.name]
-        self.units[key], found = step.step(config, state, item)
-        self._set_alarm(key, step)
-        return dated(config, found) if found else found
+        key = (step.name, "")
+        try:
+            name = step.unit(item.record)
+            if name is None:
+                return []
+            key = (step.name, name)
+            unit = self.units.get(key)
+            if unit is None:
+                unit = self.units[key] = Unit(step, self._configs[step.name])
+            found = unit.fold(item)
+        except MemoryError:
+            raise  # the machine's trouble and not the item's: end here, uncommitted
+        except Exception as error:  # noqa: BLE001 (whatever a step raises must not stop the others)
+            return self._failed(key, "a record", error, item.record, item.at_ms)
+        if unit.is_full():
+            self._packed(key)
+        self._set_alarm(key, unit)
+        if found:
+            self._remember(key, found)
+        return found
 
     def _tick(self, key: UnitKey, at_ms: int) -> Findings:
-        step = self._plan.by_name[key[0]]
-        config = self._configs[step.name]
-        self.units[key], found = step.tick(config, self.units[key], at_ms)
+        self._at_ms = at_ms
         self._due.pop(key, None)
-        self._set_alarm(key, step, not_before=at_ms + 1)
-        return self._spread(at_ms, dated(config, found) if found else found)
+        unit = self.units[key]
+        try:
+            found = unit.tick(at_ms)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever a step raises must not stop the others)
+            found = self._failed(key, "a tick", error, None, at_ms)
+        else:
+            if unit.is_full():
+                self._packed(key)
+            if found:
+                self._remember(key, found)
+        if known := self.units.get(key):
+            self._set_alarm(key, known, not_before=at_ms + 1)
+        return self._spread(at_ms, found)
 
     def _spread(self, at_ms: int, found: Findings) -> Findings:
         """Findings are folded in turn by the steps that accept them; what those find comes after."""
         told: Findings = []
-        waiting = list(found)
+        waiting = deque(found)
         while waiting:
-            record = waiting.pop(0)
+            if len(told) >= CASCADE_MAX:
+                self.counts["cascades_cut"] += len(waiting)
+                break
+            record = waiting.popleft()
             told.append(record)
             for step in self._accepting(type(record)):
                 waiting += self._step(step, Item(at_ms, record))
         return told
 
-    def _set_alarm(self, key: UnitKey, step: Step[Any, Any], not_before: int = 0) -> None:
-        due = step.due(self.units[key])
+    def _failed(self, key: UnitKey, what: str, error: Exception, record: Record | None, at_ms: int) -> Findings:
+        """Put the unit back, or begin it afresh; what is told of it."""
+        unit, is_afresh = self.units.get(key), False
+        if unit is not None:
+            runs = _one_more(unit.runs, is_tick=record is None, at_ms=at_ms)
+            is_afresh = max(runs.items, runs.ticks) >= FAILURES_MAX or not self._is_put_back(unit)
+            unit.runs = runs
+            self._set_alarm(key, unit)
+        self._fail(key, what, error, record, at_ms, is_afresh=is_afresh)
+        ended = self._begin_afresh(key, at_ms) if is_afresh else []
+        if key[0] == faults.STEP.name:
+            return ended
+        return ended + self._step(faults.STEP, Item(at_ms, self._fault(self.failures[-1])))
+
+    def _is_put_back(self, unit: Unit) -> bool:
+        try:
+            unit.put_back()
+        except MemoryError:
+            raise
+        except Exception:  # noqa: BLE001 (then it begins afresh; what was raised first is what is told)
+            return False
+        return True
+
+    def _begin_afresh(self, key: UnitKey, at_ms: int) -> Findings:
+        """Forget the unit: the next record makes it anew. What it had open is ended."""
+        self.units.pop(key, None)
+        self._due.pop(key, None)
+        return self._end(key, at_ms)
+
+    def _end(self, key: UnitKey, at_ms: int) -> Findings:
+        gone = [name for name, (of, _) in self._open.items() if of == key]
+        return [_resolved(self._open.pop(name)[1], at_ms) for name in gone]
+
+    def _packed(self, key: UnitKey) -> Parts:
+        """The parts of a unit; none where it cannot be packed, and begins afresh."""
+        try:
+            return self.units[key].pack()
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever a step raises costs its unit alone)
+            self._fail(key, "packing its state", error, None, self._at_ms, is_afresh=True)
+            self._faults.append(self._fault(self.failures[-1]))
+            self._ended += self._begin_afresh(key, self._at_ms)
+            return {}
+
+    def _fail(
+        self, key: UnitKey, what: str, error: Exception, record: Record | None, at_ms: int, *, is_afresh: bool
+    ) -> None:
+        self.counts[f"failed_{key[0]}"] += 1
+        if is_afresh:
+            self.counts[f"afresh_{key[0]}"] += 1
+        self.failures.append(Failure(at_ms, self.name, *key, what, error, is_afresh, record))
+
+    def _fault(self, failure: Failure) -> Fault:
+        error = f"{type(failure.error).__name__}: {_text(failure.error)}"
+        return Fault(
+            cell=self.name,
+            time_ms=max(0, failure.at_ms),
+            step=failure.step,
+            unit=failure.unit,
+            what=failure.what,
+            error=error[:ERROR_MAX],
+            is_afresh=failure.is_afresh,
+        )
+
+    def _told_late(self, at_ms: int) -> Findings:
+        """What could not be told when it happened: as a unit was restored or packed."""
+        late, self._faults = self._faults, []
+        ended, self._ended = self._ended, []
+        found: Findings = [_resolved(one, at_ms) for one in ended]
+        for fault in late:
+            found += self._step(faults.STEP, Item(at_ms, fault.model_copy(update={"time_ms": at_ms})))
+        return found
+
+    def _remember(self, key: UnitKey, found: Findings) -> None:
+        """Know what is open, to end it should its unit be given up."""
+        for record in found:
+            if not isinstance(record, Signal | Incident):
+                continue
+            if record.phase is Phase.RESOLVED:
+                self._open.pop(record.id, None)
+            else:
+                self._open[record.id] = key, record
+                if len(self._open) > OPEN_MAX:
+                    self._open.pop(next(iter(self._open)))
+                    self.counts["open_forgotten"] += 1
+
+    def _kept(self) -> _Kept:
+        runs = [(*key, *unit.runs) for key, unit in self.units.items() if unit.runs != NO_RUNS]
+        opened = [(*key, record.type, record.model_dump_json()) for key, record in self._open.values()]
+        opened += [("", "", record.type, record.model_dump_json()) for record in self._ended]
+        return _Kept(runs=runs, open=opened, faults=self._faults)
+
+    def _set_alarm(self, key: UnitKey, unit: Unit, not_before: int = 0) -> None:
+        due = unit.due_ms
         if due is None:
             self._due.pop(key, None)
             return
-        due = max(due, not_before)
+        due = max(due, not_before, unit.runs.not_before_ms)
         if self._due.get(key) != due:
             self._due[key] = due
             heapq.heappush(self._alarms, (due, key))
+
+
+def _one_more(runs: Runs, *, is_tick: bool, at_ms: int) -> Runs:
+    if is_tick:
+        return Runs(runs.items, runs.ticks + 1, at_ms + TICK_AGAIN_MS)
+    return runs._replace(items=runs.items + 1)
+
+
+def _resolved(record: Record, at_ms: int) -> Record:
+    update: dict[str, Any] = {"phase": Phase.RESOLVED, "time_ms": max(at_ms, record.time_ms)}
+    if isinstance(record, Incident):
+        update["version"] = record.version + 1
+    return record.model_copy(update=update)
+
+
+def _text(error: Exception) -> str:
+    try:
+        return str(error).encode(errors="replace").decode()
+    except Exception:  # noqa: BLE001 (an exception that cannot be told is told by its type)
+        return ""
 
 
 class PartitionFold:
@@ -199,6 +421,7 @@ class PartitionFold:
         self.failures: list[Failure] = []
         self._sequences: dict[str, int] = {}
         self._last_ms, self._in_ms = -1, 0
+        self._ticked_ms = -1
 
     def feed(self, topic: int, offset: int, message: Received | Heartbeat | None) -> list[Finding]:
         """Take in one message (None: bytes that were refused) and give what has become certain by it.
@@ -248,29 +471,38 @@ class PartitionFold:
             sequences=self._sequences,
             last_ms=self._last_ms,
             in_ms=self._in_ms,
-            versions={step.name: step.version for step in self.plan.steps},
+            versions={step.name: step.version for step in self.plan.every},
+            ticked_ms=self._ticked_ms,
         )
         yield ("head",), head.model_dump_json().encode()
         for cell in self.cells.values():
-            for (step, unit), state in cell.units.items():
-                for name, data in self.plan.by_name[step].pack(state).items():
-                    yield (cell.name, step, unit, name), data
+            yield from cell.parts()
+            self._collect(cell)
 
     @classmethod
     def restore(cls, plan: Plan, parts: Mapping[tuple[str, ...], bytes]) -> PartitionFold:
         """The fold as it was when `parts` were taken; a fresh one when there are none.
 
         State of a step that is no longer there, or of a version that it cannot read, is left out: that step starts
-        afresh, which is counted.
+        afresh, which is counted. So does a unit whose state cannot be read, and everything when the head cannot.
         """
         fold = cls(plan)
         if ("head",) not in parts:
             return fold
-        head = _Head.model_validate(orjson.loads(parts["head",]))
+        try:
+            head = _Head.model_validate(orjson.loads(parts["head",]))
+        except ValueError as error:
+            fold.counts["heads_dropped"] += 1
+            fold.failures.append(Failure(0, "", "fold", "", "the head of a snapshot", error, True))
+            return fold
         fold.order.resume(Place(*head.cursor), head.clocks, head.horizon_ms)
         fold._sequences, fold._last_ms, fold._in_ms = head.sequences, head.last_ms, head.in_ms
+        fold._ticked_ms = head.ticked_ms
         for (cell, step, unit), unit_parts in _by_unit(parts).items():
             fold._restore_unit(cell, step, unit, unit_parts, head.versions)
+        for key, data in parts.items():
+            if len(key) == 2 and key[1] == KEPT:
+                fold._restore_kept(key[0], data)
         return fold
 
     def pass_expired(self, topic: int, begins: int, ends: int | None = None) -> None:
@@ -291,25 +523,43 @@ class PartitionFold:
         if known is None or not known.version - 1 <= versions.get(step, 0) <= known.version:
             self.counts["units_dropped"] += 1
             return
-        self._cell(cell).restore((step, unit), parts)
+        # What was ticked last is not ticked again at the same instant.
+        if not self._cell(cell).restore((step, unit), parts, self._ticked_ms + 1):
+            self.counts["units_dropped"] += 1
+        self._collect(self._cell(cell))
+
+    def _restore_kept(self, cell: str, data: bytes) -> None:
+        try:
+            self._cell(cell).restore_kept(data, self._ticked_ms + 1)
+        except ValueError as error:
+            self.counts["units_dropped"] += 1
+            self.failures.append(Failure(0, cell, "fold", "", "what is kept of a cell", error, True))
 
     def _next_due(self) -> int | None:
         return min((at for cell in self.cells.values() if (at := cell.next_due()) is not None), default=None)
 
     def _tick(self, due: int, found: list[Finding]) -> None:
-        at_ms = max(due, self.order.cursor.at_ms)
+        self._ticked_ms = at_ms = max(due, self.order.cursor.at_ms)
         for cell in list(self.cells.values()):
             self._tell(cell, at_ms, cell.tick(at_ms), found)
+            if cell.failures:
+                self._collect(cell)
 
     def _record(self, place: Place, received: Received, found: list[Finding]) -> None:
         if not self._is_new(place.topic, received.envelope):
             return
         cell = self._cell(self.plan.one_cell or received.record.cell)
-        try:
-            self._tell(cell, place.at_ms, cell.fold(Item(place.at_ms, received.record)), found)
-        except Exception as error:  # noqa: BLE001 (whatever a step raises must not stop the partition)
-            self.failures.append(Failure(place, received, error))
+        self._tell(cell, place.at_ms, cell.fold(Item(place.at_ms, received.record)), found)
+        if cell.failures:
+            self._collect(cell, place, received.envelope)
+
+    def _collect(self, cell: CellFold, place: Place | None = None, envelope: Envelope | None = None) -> None:
+        """Take over what has failed in a cell, bounded: what is beyond is counted and told, but is no dead letter."""
+        for failure in cell.failures:
             self.counts["failed"] += 1
+            if len(self.failures) < FAILURES_WAITING_MAX:
+                self.failures.append(failure._replace(place=place, envelope=envelope))
+        cell.failures.clear()
 
     def _is_new(self, topic: int, envelope: Envelope) -> bool:
         key = f"{topic} {envelope.source}"
@@ -326,7 +576,7 @@ class PartitionFold:
     def _cell(self, name: str) -> CellFold:
         cell = self.cells.get(name)
         if cell is None:
-            cell = self.cells[name] = CellFold(self.plan, name)
+            cell = self.cells[name] = CellFold(self.plan, name, self.counts)
         return cell
 
     def _tell(self, cell: CellFold, at_ms: int, records: Iterable[Record], found: list[Finding]) -> None:

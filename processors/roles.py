@@ -54,6 +54,7 @@ BY_CAUSE: dict[str, Call] = {
     "mail": Call((SUPPORT,), "they know which server the tenant sends by"),
     "integration": Call((SUPPORT, BUSINESS), "the one speaks with the partner, the other ships by another meanwhile"),
     "process": Call((SUPPORT, BUSINESS), "the one looks why documents wait, the other plans the shift around them"),
+    "pilothouse": Call((PLATFORM,), "they run what watches all the rest"),
     "slo": Call((PLATFORM, SUPPORT), "the promise is the one's, those whom it was made to call the other"),
 }
 """Kind of cause, or the family that it begins with (`postgresql` is every `postgresql.…`), to who is called."""

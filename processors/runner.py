@@ -8,18 +8,37 @@ findings under the same ids. It knows neither Faust nor Kafka: a `Bus` sends, `a
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
-from processors.fold import Finding, PartitionFold
+from processors.fold import Failure, Finding, PartitionFold
 from processors.lineage import Entry, Writer
 from processors.order import Place
-from schemas.codec import Reason, Rejected, Wire, dead_letter, decode, encode, encode_dead_letter, encode_heartbeat
+from schemas.codec import (
+    Envelope,
+    Reason,
+    Rejected,
+    Wire,
+    dead_letter,
+    decode,
+    encode,
+    encode_dead_letter,
+    encode_heartbeat,
+)
+from schemas.masking import masked
 from schemas.records import Heartbeat, Incident
-from schemas.topics import DEAD_LETTERS, FLEET, topic_of
+from schemas.topics import BY_MODEL, DEAD_LETTERS, FLEET, topic_of
+
+log = logging.getLogger(__name__)
 
 BEAT_EVERY_MS = 1_000
+LETTER_BYTES = 512 * 1024  # of a payload that fit into a dead letter, whatever it compresses to
+FINDING_BYTES = 900_000  # of a finding, which must fit into a broker's default of 1 MiB
+REPR_MAX = 100_000  # characters of what cannot be written down
+TRACEBACKS_MAX = 10  # of each step of a partition that are logged in full; from then on one in a hundred
 
 
 class Bus(Protocol):
@@ -99,6 +118,7 @@ class Runner:
         self._flush: asyncio.Task[None] | None = None
         self._alone, self._turn = asyncio.Lock(), turn or Turn(clock)
         self._is_abandoned = False
+        self._logged: Counter[str] = Counter()
 
     def next_offset(self, topic: int) -> int | None:
         """The offset that comes next; None before the first message of a topic."""
@@ -107,6 +127,8 @@ class Runner:
     async def on_message(self, message: Message) -> None:
         """Fold one message and send what it makes certain."""
         async with self._alone:
+            if self.fold.failures:
+                await self._bury()  # of the snapshot that it was restored from
             self._guard(message.topic, message.offset)
             decoded = decode(message.headers, message.value, message.timestamp_ms)
             if isinstance(decoded, Rejected):
@@ -200,8 +222,17 @@ class Runner:
         )
 
     async def _tell(self, finding: Finding) -> None:
-        topic = topic_of(finding.record).name
-        wire = encode(finding.record, finding.envelope)
+        try:
+            topic = topic_of(finding.record).name
+            wire = encode(finding.record, finding.envelope)
+            if len(wire.value) > FINDING_BYTES:
+                raise ValueError(f"{len(wire.value)} bytes; a message of Kafka has at most {FINDING_BYTES}")
+        except Exception as error:  # noqa: BLE001 (what cannot be written down must not stop what can)
+            self.fold.counts["failed"] += 1
+            self.fold.counts["failed_encode"] += 1
+            record, at_ms = finding.record, finding.envelope.recorded_ms
+            self.fold.failures.append(Failure(at_ms, record.cell, "encode", "", "a finding", error, False, record))
+            return
         self._sent.append(await self._bus.send(topic, self.partition, wire))
         if self.fold.plan.tells_fleet and isinstance(finding.record, Incident):
             await self._tell_fleet(wire)
@@ -223,23 +254,74 @@ class Runner:
         await self._put_aside(rejected, place, message.key, message.headers)
 
     async def _bury(self) -> None:
+        """What steps raised: into the log with its traceback, and what it was raised on into the dead letters."""
         failures, self.fold.failures = self.fold.failures, []
         for failure in failures:
-            wire = encode(failure.received.record, failure.received.envelope)
-            detail = f"a step raised {type(failure.error).__name__}: {failure.error}"
-            await self._put_aside(Rejected(Reason.FAILED, detail, wire.value), failure.place, wire.key, wire.headers)
+            self._log(failure)
+            place = failure.place or Place(failure.at_ms, -1, -1)
+            error = f"{type(failure.error).__name__}: {masked(_said(failure.error))}"
+            detail = (
+                f"step {failure.step} raised {error}; on {failure.what} of cell {failure.cell}, unit {failure.unit!r}"
+            )
+            if failure.is_afresh:
+                detail += "; the unit begins afresh"
+            wire = _wire_of(failure)
+            rejected = Rejected(Reason.FAILED, detail, wire.value)
+            await self._put_aside(rejected, place, wire.key, wire.headers, by=f"processors/{failure.step}")
+
+    def _log(self, failure: Failure) -> None:
+        self._logged[failure.step] += 1
+        times = self._logged[failure.step]
+        fields = {"cell": failure.cell, "step": failure.step, "unit": failure.unit, "on": failure.what, "times": times}
+        if times <= TRACEBACKS_MAX or times % 100 == 0:
+            log.error("a step failed", extra=fields, exc_info=failure.error)
 
     async def _put_aside(
-        self, rejected: Rejected, place: Place, key: bytes | None, headers: Iterable[tuple[str, bytes]]
+        self,
+        rejected: Rejected,
+        place: Place,
+        key: bytes | None,
+        headers: Iterable[tuple[str, bytes]],
+        by: str = "processors",
     ) -> None:
+        if len(rejected.payload) > LETTER_BYTES:
+            self.fold.counts["letters_cut"] += 1
+            detail = f"{rejected.detail} (the first {LETTER_BYTES} of {len(rejected.payload)} bytes are kept)"
+            rejected = Rejected(rejected.reason, detail, rejected.payload[:LETTER_BYTES])
         letter = dead_letter(
             rejected,
-            rejected_by="processors",
+            rejected_by=by,
             time_ms=place.at_ms,
-            topic=self._inputs[place.topic].name,
+            topic=self._inputs[place.topic].name if place.topic >= 0 else "processors",
             partition=self.partition,
             offset=place.offset,
             key=key,
             headers=headers,
         )
         self._sent.append(await self._bus.send(DEAD_LETTERS.name, None, encode_dead_letter(letter)))
+
+
+def _wire_of(failure: Failure) -> Wire:
+    """What the step was given, as a message; of a tick and of what cannot be written down, what it was."""
+    record = failure.record
+    try:
+        if record is not None and type(record) in BY_MODEL:
+            return encode(record, failure.envelope or Envelope(f"processors/{failure.cell}", 0, failure.at_ms))
+    except Exception:
+        log.debug("what a step failed on cannot be written down", exc_info=True)
+    said = {
+        "cell": failure.cell,
+        "step": failure.step,
+        "unit": failure.unit,
+        "on": failure.what,
+        "at_ms": failure.at_ms,
+    }
+    text = repr(said if record is None else record)[:REPR_MAX]
+    return Wire(failure.cell.encode(errors="replace"), text.encode(errors="replace"), [], failure.at_ms)
+
+
+def _said(error: Exception) -> str:
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 (an exception that cannot be told is told by its type)
+        return ""

@@ -142,9 +142,9 @@ INPUTS = (METRICS, LOGS, SPANS, CHANGES, BUSINESS, OPERATIONS, SECURITY)
 SIGNALS = (DETECTIONS, INCIDENTS)
 TOPICS = (*INPUTS, FLEET, *SIGNALS, DEAD_LETTERS, STATE, FLEET_STATE)
 BY_NAME = {topic.name: topic for topic in TOPICS}
-_BY_MODEL = {topic.model: topic for topic in TOPICS if topic.model and topic is not FLEET}
+BY_MODEL = {topic.model: topic for topic in TOPICS if topic.model and topic is not FLEET}
 
 
 def topic_of(record: Record) -> Topic:
     """The topic that a record belongs to."""
-    return _BY_MODEL[type(record)]
+    return BY_MODEL[type(record)]

@@ -17,7 +17,7 @@ from typing import Any
 
 from pilothouse.simulate.plot import lines
 from pilothouse.simulate.scoring import DEFINITIONS
-from processors.steps.registry import FLEET, STEPS
+from processors.steps.registry import FLEET, ITSELF, STEPS
 
 ROOT = Path(__file__).resolve().parents[2]
 MEASURED, PAGE, PLOT = Path("docs/measured"), Path("docs/detection.md"), Path("docs/detection-cost.svg")
@@ -130,7 +130,7 @@ def _detectors() -> Iterable[str]:
         "Each is one file under `processors/steps/`, named like this list, where the method's tunables stand with their units. "
         "`pilothouse explain` says the same beside every finding."
     )
-    for step in (*STEPS.values(), *FLEET.values()):
+    for step in (*STEPS.values(), *FLEET.values(), *ITSELF.values()):
         if step.about:
             yield (
                 f"**{step.name}** — {step.about.finds} {step.about.method} *Source:* {step.about.source}. "

@@ -111,7 +111,7 @@ class Cell:
         found += self._beat(self.at_ms + self.plan.grace_ms + 1)
         if self.fold.failures:
             failure = self.fold.failures[0]
-            raise RuntimeError(f"a step failed on {failure.received.record}") from failure.error
+            raise RuntimeError(f"step {failure.step} failed on {failure.record or failure.what}") from failure.error
         return found
 
     def _publish(self, time_ms: int, records: list[Timed], random: np.random.Generator) -> list[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+from processors import faults
 from processors.step import Step, by_name
 from processors.steps import (
     absence,
@@ -51,6 +52,9 @@ ON_REQUEST = by_name((shapes.STEP,))
 
 FLEET = by_name((fleet.STEP,))
 """Steps of the fold over the incidents of all cells."""
+
+ITSELF = by_name((faults.STEP,))
+"""What the fold of every plan says of itself."""
 
 
 def chosen(named: Collection[str]) -> tuple[Step[Any, Any], ...]:

@@ -80,7 +80,32 @@ METRICS = (
         "pilothouse.worker.late", Kind.SUM, "{record}", "Records behind their topic's clock, folded where it stood."
     ),
     Metric("pilothouse.worker.rejected", Kind.SUM, "{record}", "Bytes that are no record, as dead letters."),
-    Metric("pilothouse.worker.failed", Kind.SUM, "{record}", "Records on which a step raised, as dead letters."),
+    Metric(
+        "pilothouse.worker.failed",
+        Kind.SUM,
+        "{failure}",
+        "Records, ticks and states on which a step raised; dead letters.",
+    ),
+    Metric("pilothouse.worker.step_failures", Kind.SUM, "{failure}", "The same by step (pilothouse.step)."),
+    Metric(
+        "pilothouse.worker.units_afresh",
+        Kind.SUM,
+        "{unit}",
+        "Units that failed again and again, or whose state could not be kept; begun afresh, by step.",
+    ),
+    Metric(
+        "pilothouse.worker.heads_dropped", Kind.SUM, "{snapshot}", "Snapshots that no fold could read; begun afresh."
+    ),
+    Metric("pilothouse.worker.letters_cut", Kind.SUM, "{record}", "Dead letters that were too large and were cut."),
+    Metric(
+        "pilothouse.worker.cascades_cut",
+        Kind.SUM,
+        "{signal}",
+        "Findings beyond the bound of what one item may bring about.",
+    ),
+    Metric(
+        "pilothouse.worker.open_forgotten", Kind.SUM, "{signal}", "Open findings beyond the bound that is remembered."
+    ),
     Metric("pilothouse.worker.expired", Kind.SUM, "{record}", "Records that retention took before they were read."),
     Metric(
         "pilothouse.worker.topics_anew", Kind.SUM, "{topic}", "Topics that were made anew since a partition's snapshot."

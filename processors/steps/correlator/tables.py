@@ -89,6 +89,7 @@ KINDS: dict[str, Kind] = {
     "process.stopped": Kind(0.3, Reach.TENANT, Urgency.FINDING, "nothing leaves at all"),
     "process.delayed": Kind(0.3, Reach.TENANT, Urgency.SYMPTOM, "it waits for something"),
     "anomaly": Kind(0.3, Reach.NEEDING, Urgency.SYMPTOM, "a number out of its band that nobody has given a meaning"),
+    "pilothouse.step": Kind(1.0, Reach.CELL, Urgency.ROOT, "a part of the detection is blind, and nothing else says so"),
     "slo.burn": Kind(0.2, Reach.TENANT, Urgency.FINDING, "what users feel; its windows have waited already"),
 }  # fmt: skip
 
