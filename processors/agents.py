@@ -220,6 +220,7 @@ def application(
     `instance` makes its membership static, so that a restart needs no rebalance.
     """
     workers = [worker, fleet] if fleet else [worker]
+    leaving: list[asyncio.Task[None]] = []
     app = _App(
         group,
         broker=f"kafka://{worker.kafka['bootstrap_servers'].replace(',', ';kafka://')}",
@@ -255,8 +256,15 @@ def application(
     async def open_store() -> None:
         for one in workers:
             await one.store.start()
+        loop = asyncio.get_running_loop()
+
+        def leave() -> None:
+            # The loop itself holds a task weakly: one that nobody holds may be gone before it has ended.
+            if not leaving:
+                leaving.append(loop.create_task(_leave(workers)))
+
         # Faust takes many seconds to wind down. A snapshot is all that a successor needs, so that is all we wait for.
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: asyncio.ensure_future(_leave(workers)))
+        loop.add_signal_handler(signal.SIGTERM, leave)
 
     @app.task  # type: ignore[untyped-decorator]
     async def watch() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from processors.evidence import NAME_MAX, name_of
 from schemas.records import Phase, Record, Severity, Signal
 
 
@@ -34,6 +35,7 @@ class Episodes:
 
         `fields` are those of the signal. Worse means more tenants, a higher severity or another cause.
         """
+        fields = _fitted(fields)
         if self.is_old(key, time_ms, fields["severity"], fields["cause"], fields.get("tenants", ()), tell_every_ms):
             return []
         known = self.open.get(key)
@@ -102,6 +104,19 @@ class Episodes:
     def load(cls, data: dict[str, Any]) -> Episodes:
         """What `dump` gave."""
         return cls(_OPEN.validate_python(data))
+
+
+def _fitted(fields: dict[str, Any]) -> dict[str, Any]:
+    """Names that others have given, as a record may hold them."""
+    names = ("cause", "resource", "tenant")
+    if all(_is_name(fields.get(name)) for name in names) and all(map(_is_name, fields.get("tenants", ()))):
+        return fields
+    fitted = {name: name_of(fields[name]) for name in names if fields.get(name) is not None}
+    return {**fields, **fitted, "tenants": tuple(map(name_of, fields.get("tenants", ())))}
+
+
+def _is_name(text: str | None) -> bool:
+    return text is None or (0 < len(text) <= NAME_MAX and text.isprintable() and " " not in text)
 
 
 _OPEN = TypeAdapter(dict[str, Open])

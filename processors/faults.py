@@ -12,6 +12,7 @@ from typing import ClassVar
 from pydantic import BaseModel, Field
 
 from processors.episodes import Episodes, Open
+from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Step, StepConfig, json_state, whole_cell
 from schemas.calendar import HOUR_MS
 from schemas.masking import masked
@@ -108,7 +109,7 @@ def _tell(config: Config, state: State, fault: Fault, mark: Mark, at_ms: int) ->
         time_ms=at_ms,
         cell=config.cell,
         detector=STEP.name,
-        cause=f"pilothouse.step:{config.cell}"[:255],
+        cause=cause_of("pilothouse.step", config.cell),
         resource=config.cell,
         severity=Severity.WARNING,
         score=0.99,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from enum import IntEnum, StrEnum
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from schemas import series as series_identity
 from schemas.impact import Impact as Impact  # part of what a record is
@@ -18,6 +18,12 @@ from schemas.impact import Impact as Impact  # part of what a record is
 Scalar = str | int | float | bool
 Name = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern=r"^[^\s\x00-\x1f]+$")]
 Text = Annotated[str, StringConstraints(max_length=16_384)]
+Said = Annotated[
+    str,
+    BeforeValidator(lambda text: text[:16_384] if isinstance(text, str) else text),
+    StringConstraints(max_length=16_384),
+]
+"""What we say ourselves, of what others have written: cut rather than refused."""
 TimeMs = Annotated[int, Field(ge=0, lt=10_000_000_000_000, description="Unix time in ms, UTC.")]
 
 MAX_SERIES = 20_000  # of one scrape; a larger resource is scraped in parts
@@ -249,7 +255,7 @@ class Evidence(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    text: Text = Field(description="One sentence for a person, with its numbers and units.")
+    text: Said = Field(description="One sentence for a person, with its numbers and units.")
     series: str | None = Field(None, description="Identity of the series it was seen on.")
     unit: str | None = Field(
         None, description="Unit of `value`, `expected` and `scale` (UCUM); null: that of the series in the catalogue."
@@ -276,11 +282,11 @@ class Signal(Record):
     started_ms: TimeMs = Field(description="When the episode began, Unix ms UTC.")
     severity: Severity
     score: float = Field(description="Strength, 0 to 1: 1 - probability that health looks like this.", ge=0, le=1)
-    summary: Text = Field(description="One sentence for a person.")
+    summary: Said = Field(description="One sentence for a person.")
     evidence: tuple[Evidence, ...] = Field((), max_length=20)
     tenants: tuple[Name, ...] = Field((), description="Tenants that suffer, worst first.")
     impact: Impact | None = None
-    advice: Text | None = Field(None, description="What to do about it.")
+    advice: Said | None = Field(None, description="What to do about it.")
     verdict: Verdict | None = Field(None, description="Of a change that was judged; null for other findings.")
     expected_ms: TimeMs | None = Field(
         None, description="Of a forecast: when it is expected to come true, Unix ms UTC; null of what is there."
@@ -353,7 +359,7 @@ class Incident(Record):
     phase: Phase
     started_ms: TimeMs = Field(description="When the first of its signals began, Unix ms UTC.")
     severity: Severity
-    title: Text = Field(description="One sentence for a person: what, where, since when.")
+    title: Said = Field(description="One sentence for a person: what, where, since when.")
     causes: tuple[Cause, ...] = Field(min_length=1, description="Ranked, most probable first.")
     tenants: tuple[Name, ...] = Field((), description="Tenants that suffer, worst first.")
     roles: tuple[Role, ...] = Field(
@@ -361,7 +367,7 @@ class Incident(Record):
     )
     impact: Impact = Impact()
     signals: tuple[Name, ...] = Field((), description="Ids of the signals it joins.")
-    advice: Text | None = Field(None, description="What to do about it.")
+    advice: Said | None = Field(None, description="What to do about it.")
     inhibited: tuple[Inhibited, ...] = Field(
         (), max_length=100, description="Signals it keeps from being told, and why."
     )

@@ -88,7 +88,7 @@ class Calls(NamedTuple):
 
     def below(self, target: str) -> np.ndarray[Any, np.dtype[np.bool_]]:
         """The target and everything it calls, directly or not."""
-        reached = np.array([name == target for name in self.names])
+        reached = np.array([name == target for name in self.names], bool)
         while True:
             more = reached | reached @ self.matrix
             if (more == reached).all():

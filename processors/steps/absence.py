@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from processors.evidence import cause_of
 from processors.flows import FLOWS, Stream, layout_of
 from processors.partners import partner_of
 from processors.step import About, Findings, Item, Step, StepConfig
@@ -119,33 +120,33 @@ def _cause(config: Config, state: State, clock: Clock, slot: int, scrape: Scrape
     flow = FLOWS[stream.flow]
     owner = stream.tenant or scrape.resource
     if flow.alone is None:
-        return f"{flow.cause}:{owner}"
+        return cause_of(flow.cause, owner)
     low_ms = arrays["low_ms"][slot]
     due, came = state.since(scrape.time_ms - low_ms)
     mine = [one.tenant == stream.tenant for one in state.streams] & clock.works & (arrays["seen"] > 0)
     mine[slot] = False
-    machine = np.array([FLOWS[one.flow].is_machine for one in state.streams])
-    same = np.array([one.flow == stream.flow for one in state.streams])
+    machine = np.array([FLOWS[one.flow].is_machine for one in state.streams], bool)
+    same = np.array([one.flow == stream.flow for one in state.streams], bool)
     moves = mine & (came > 0) & (came >= 0.5 * due)
     is_late = arrays["low_usual"][slot] * config.odds.gain > 2 * clock.limit[slot]
     if not (moves & machine).any():
         others = mine & machine
         is_sure = is_late or not others.any() or due[others].sum() >= EVENTS_TO_SAY
-        return f"{flow.cause}:{owner}" if is_sure else None
+        return cause_of(flow.cause, owner) if is_sure else None
     # While nothing waits, either nobody sends what this channel is for, or nothing happens that would fill any.
-    fill = mine & (same | np.array([one.begins for one in state.streams]))
+    fill = mine & (same | np.array([one.begins for one in state.streams], bool))
     waits_long = 2 * arrays["waited_ms"][slot] > low_ms
     if flow.gate is None or waits_long or (moves & fill).any() or not fill.any():
         alone = _alone(stream, owner)
         # A queue in which nothing waits is not stuck: that nothing comes into it has to be surer.
         is_empty = alone.startswith("queue.") and arrays["waits"][slot] == 0 and not waits_long
         return None if is_empty and not is_late else alone
-    return f"process.stopped:{owner}" if is_late or due[fill].sum() >= EVENTS_TO_SAY else None
+    return cause_of("process.stopped", owner) if is_late or due[fill].sum() >= EVENTS_TO_SAY else None
 
 
 def _alone(stream: Stream, owner: str) -> str:
     partner = partner_of(stream.channel) if stream.channel else None
-    return f"integration.silent:{partner}" if partner else f"{FLOWS[stream.flow].alone}:{owner}"
+    return cause_of("integration.silent", partner) if partner else cause_of(FLOWS[stream.flow].alone or "", owner)
 
 
 def _finding(state: State, scrape: Scrape, cause: str, slots: list[int]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Step, StepConfig
 from processors.steps import alarms
 from processors.steps.hours import Now
@@ -308,7 +309,7 @@ def _let_wait(config: Config, state: State, time_ms: int, excess: NDArray[np.boo
 def _cause(series: Series, resource: str) -> tuple[str, str | None]:
     metric = describe(series.name)
     tenant = series.tenant
-    return f"{metric.cause or 'anomaly.' + series.name}:{tenant or resource}", tenant
+    return cause_of(metric.cause or f"anomaly.{series.name}", tenant or resource), tenant
 
 
 def _worst(members: list[int], distance: Floats) -> list[int]:

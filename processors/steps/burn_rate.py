@@ -23,6 +23,7 @@ from pydantic import Field, TypeAdapter
 from processors import columns, promises
 from processors.budgets import Counts, Late, Terms, Track, doubt, group_counts
 from processors.episodes import Episodes, signal_id
+from processors.evidence import cause_of
 from processors.indicators import Came, Last, Look, Meter, Reader, Readings
 from processors.promises import Promises
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
@@ -216,7 +217,7 @@ def _signal(
     whose, (resource, series) = f" of {group}" if group else "", state.seen.get(f"{name}\x1f{group}", (name, ""))
     held, slo = first.verdict.sums[rule.long_ms][-1], first.meter.slo
     return {
-        "cause": f"slo.burn:{name}/{group}" if group else f"slo.burn:{name}",
+        "cause": cause_of("slo.burn", f"{name}/{group}" if group else name),
         "resource": resource,
         "tenant": group or None,
         "tenants": (group,) if group else (),

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Step, StepConfig
 from processors.steps.bounds import DAY_S, HOUR_S, NAMES, Bound, Share, readings
 from processors.steps.forecast import Course, Outlook, course, time_to
@@ -177,7 +178,7 @@ def _tell(config: Config, state: State, place: int, slot: int, outlook: Outlook,
         tell_every_ms=round(scale.length * config.minute_s / 60 * 1000 * (60 if place == 0 else 6)),
         cell=scrape.cell,
         detector=STEP.name,
-        cause=f"{bound.kind}:{where}",
+        cause=cause_of(bound.kind, where),
         resource=scrape.resource,
         tenant=of.tenant,
         severity=Severity.CRITICAL if median_s <= critical_s else Severity.WARNING,

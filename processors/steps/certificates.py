@@ -15,6 +15,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, Field
 
 from processors.episodes import Episodes, Open
+from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Step, StepConfig, json_state
 from schemas.calendar import DAY_MS
 from schemas.records import Evidence, Record, Scrape, Severity
@@ -88,7 +89,7 @@ def _tell(config: Config, episodes: Episodes, series: str, left_s: float, scrape
         tell_every_ms=0 if has_ended else config.tell_every_ms,
         cell=scrape.cell,
         detector=STEP.name,
-        cause=f"certificate:{scrape.resource}",
+        cause=cause_of("certificate", scrape.resource),
         resource=scrape.resource,
         severity=Severity.CRITICAL if left_s <= config.critical_s else Severity.WARNING,
         score=0.99 if left_s <= 0 else round(min(0.99, 1 - 0.5 * left_s / config.warns_s), 4),

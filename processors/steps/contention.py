@@ -29,6 +29,7 @@ from processors.demands import (
     layout_of,
     shares,
 )  # fmt: skip
+from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Step, StepConfig
 from processors.steps.following import Following, learn, of_the_others, rates, rise_of_all_others, smooth
 from processors.steps.neighbours import Judged, Suffering, finding, pressed
@@ -194,8 +195,12 @@ def _judge(config: Config, state: State, name: str, pool: Pool, scrape: Scrape, 
     _correlate(config, state, pool, np.maximum.reduce(excess / pool.floors), times, scrape.time_ms)
     found = _tell(config, state, name, pool, scrape, Judged(expected, excess, times)) if is_loud or was_hot else []
     base = np.where(over, usual, expected) if is_loud else expected
-    told = [f"tenant.load:{tenant} {name}" in state.episodes.open for tenant in state.tenants] if is_loud else []
-    share = np.where(over & np.array(told), TOLD_TEACHES, 1.0) if any(told) else None
+    told = (
+        [f"{cause_of('tenant.load', tenant)} {name}" in state.episodes.open for tenant in state.tenants]
+        if is_loud
+        else []
+    )
+    share = np.where(over & np.array(told, bool), TOLD_TEACHES, 1.0) if any(told) else None
     learn(config.following, grid, fresh, now, base, pool.tenths, taken.elapsed_ms, share)
     grid["at_ms"][:] = taken.at_ms
     pool.last_ms = scrape.time_ms
@@ -246,7 +251,7 @@ def _loads(config: Config, state: State, time_ms: int) -> Floats | None:
     """By tenant, what its calendar expects in multiples of the usual, None when it is that; read once a minute."""
     minute = time_ms // MINUTE_MS
     if state.loads is None or state.loads[:2] != (minute, len(state.tenants)):
-        loads = np.array([max(config.calendar(tenant).at(time_ms).load, 1.0) for tenant in state.tenants])
+        loads = np.array([max(config.calendar(tenant).at(time_ms).load, 1.0) for tenant in state.tenants], np.float64)
         state.loads = minute, len(state.tenants), loads if (loads != 1.0).any() else None
     return state.loads[2]
 
@@ -294,7 +299,7 @@ def _tell(config: Config, state: State, name: str, pool: Pool, scrape: Scrape, j
     loud = sorted(np.flatnonzero(hot.any(axis=0)).tolist(), key=lambda slot: state.tenants[slot])
     for slot in loud:
         tenant = state.tenants[slot]
-        cause = f"tenant.load:{tenant}"
+        cause = cause_of("tenant.load", tenant)
         key = f"{cause} {name}"
         if key not in state.episodes.open and hot[:, slot].max() < config.looks:
             continue
@@ -312,7 +317,7 @@ def _tell(config: Config, state: State, name: str, pool: Pool, scrape: Scrape, j
             state.victims[key] = [one.tenant for one in victims]
             told_of = finding(state, pool, scrape, slot, rows, judged, victims, presses)
             found += state.episodes.seen(key=key, cause=cause, tenant=tenant, detector=STEP.name, **told_of)
-    still = {f"tenant.load:{state.tenants[slot]} {name}" for slot in loud}
+    still = {f"{cause_of('tenant.load', state.tenants[slot])} {name}" for slot in loud}
     for key in [key for key in state.episodes.open if key.partition(" ")[2] == name and key not in still]:
         state.victims.pop(key, None)
         found += state.episodes.close(key, scrape.time_ms)

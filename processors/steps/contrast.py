@@ -98,6 +98,8 @@ class Contrast(NamedTuple):
     controls: tuple[str, ...]
     questions: int
     """Rows that are not another once more: a pool of one is its only member."""
+    alpha: float
+    """How rarely `low` and `high` may fail to enclose the effect."""
 
 
 class _Rows(NamedTuple):
@@ -246,7 +248,7 @@ def _shock(ledger: Ledger, moved: Floats, variance: Floats, controls: Mask, stre
 def _pool(rows: _Rows, pools: list[str]) -> tuple[_Rows, list[str]]:
     """One row a pool: counts added up, levels weighted by their precision."""
     names = list(dict.fromkeys(pools))
-    member = np.array([names.index(name) for name in pools])
+    member = np.array([names.index(name) for name in pools], np.intp)
     width = len(names)
 
     def total(values: Floats) -> Floats:
@@ -319,6 +321,7 @@ def _judge(rows: _Rows, about: _About, margin: Margin, alpha: float) -> Contrast
         expected=expected,
         weight=rows.weight,
         fine=(shift + half <= limit) | by_rate | (~count & (half <= limit) & (excess <= 0)),
+        alpha=alpha,
         worse=enough & (shift >= limit) & (excess >= rows.matters),
     )
 

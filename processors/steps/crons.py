@@ -16,6 +16,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, Field
 
 from processors.episodes import Episodes, Open
+from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Step, StepConfig, json_state
 from schemas.records import Evidence, OperationsEvent, Record, Scrape, Severity
 from schemas.series import parse, split
@@ -107,7 +108,7 @@ def _run(config: Config, state: State, scrape: Scrape) -> None:
 
 
 def _judge(config: Config, state: State, record: OperationsEvent | Scrape) -> Findings:
-    episodes, cause = Episodes(state.open), f"odoo.cron:{state.tenant}"
+    episodes, cause = Episodes(state.open), cause_of("odoo.cron", state.tenant)
     ill = [(name, one) for name, one in state.crons.items() if one.is_off or one.failures >= config.failures]
     if not ill:
         return episodes.close(cause, record.time_ms)

@@ -26,6 +26,7 @@ import numpy as np
 from pydantic import Field
 
 from processors.episodes import signal_id
+from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
 from processors.steps import proof
 from processors.steps.contrast import BATCHES_MIN, Contrast, Margin, Question, Since, contrast, groups_of
@@ -166,7 +167,7 @@ def _judge(config: Config, state: State, trial: Trial, at_ms: int) -> Findings:
     trial.since.forget(excused)
     trial.lately.forget(excused)
     if head.guilty:
-        return _judge_again(config, state, trial, at_ms)
+        return acquitted + _judge_again(config, state, trial, at_ms)
     if not head.is_warm and age_ms >= WARM_MS:
         head.is_warm = True
         trial.since.forget(~state.ledger.is_count)
@@ -180,11 +181,12 @@ def _judge(config: Config, state: State, trial: Trial, at_ms: int) -> Findings:
         trial.lately.forget(np.ones(len(state.ledger.slots), bool))
         head.guilty = proof.slots_behind(state.ledger, seen, guilty)
         head.harm = proof.harm_of(seen, guilty, {})
-        return _tell(config, state, trial, Verdict.REGRESSED, seen, "", at_ms)
+        return acquitted + _tell(config, state, trial, Verdict.REGRESSED, seen, "", at_ms)
     if seen is not None and age_ms >= config.fine_after_ms and not _missing(config, state, trial, seen):
-        return _end(config, state, trial, Verdict.FINE, "", at_ms, seen)
+        return acquitted + _end(config, state, trial, Verdict.FINE, "", at_ms, seen)
     if age_ms >= config.horizon_ms:
-        return _end(config, state, trial, Verdict.INCONCLUSIVE, _why_not(config, state, trial, seen), at_ms, seen)
+        why = _why_not(config, state, trial, seen)
+        return acquitted + _end(config, state, trial, Verdict.INCONCLUSIVE, why, at_ms, seen)
     return acquitted
 
 
@@ -335,7 +337,7 @@ def _tell(
         id=head.told.id if head.told else signal_id(change.cell, STEP.name, change.change_id, head.started_ms),
         phase=opened if harmful and not over else Phase.RESOLVED,
         detector=STEP.name,
-        cause=f"{change.kind}:{change.service}@{change.revision}",
+        cause=cause_of(change.kind, f"{change.service}@{change.revision}"),
         resource=change.service,
         tenant=tenants[0] if len(tenants) == 1 else None,
         started_ms=head.started_ms,

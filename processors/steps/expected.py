@@ -50,7 +50,7 @@ def _read_calendars(calendar_of: CalendarOf, state: State, time_ms: int) -> Cloc
     nothing = np.zeros(len(rows))
     return Clock(
         hour=np.array([row[0] for row in rows], np.intp),
-        into=np.array([row[1] for row in rows]),
+        into=np.array([row[1] for row in rows], np.float64),
         works=np.array([row[3] and (row[2] or row[-1].around_the_clock) for row in rows], bool),
         shifted=np.array([row[4] for row in rows], bool),
         needs_gate=np.array([row[-1].needs_gate for row in rows], bool),

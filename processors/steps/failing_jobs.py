@@ -20,6 +20,7 @@ from pydantic import Field
 
 from processors import columns
 from processors.episodes import Episodes
+from processors.evidence import cause_of
 from processors.flows import Floats
 from processors.partners import partner_of
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
@@ -248,7 +249,7 @@ def _slots_by_cause(state: State, over: Flags, busy: Flags, resource: str) -> di
     for slot in np.flatnonzero(over).tolist():
         tenant, name = state.channels[slot]
         partner = None if is_whole[slot] else partner_of(name)
-        cause = f"integration.failures:{partner}" if partner else f"queue.failures:{tenant or resource}"
+        cause = cause_of("integration.failures", partner) if partner else cause_of("queue.failures", tenant or resource)
         causes.setdefault(cause, []).append(slot)
     return causes
 

@@ -73,7 +73,7 @@ class Weeks:
             self._last = key, quarter, quarter // 4, loose[self._clock_of]
         into = read[0][1]
         same = all(other == into for _, other in read)
-        return into if same else np.array([other for _, other in read])[self._clock_of]
+        return into if same else np.array([other for _, other in read], np.float64)[self._clock_of]
 
     def load(self, time_ms: int) -> Floats | None:
         """Expected load by series, NaN of what is closed; None where all calendars expect the usual."""
@@ -81,7 +81,7 @@ class Weeks:
         if self._load[0] != minute:
             loads = [one.business_load(time_ms) for one in self._of_tenants]
             usual = all(load == 1.0 for load in loads)
-            self._load = minute, None if usual else np.array(loads)[self._calendar_of]
+            self._load = minute, None if usual else np.array(loads, np.float64)[self._calendar_of]
         return self._load[1]
 
 

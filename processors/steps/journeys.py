@@ -25,6 +25,7 @@ from pydantic import Field
 
 from processors.durations import Durations
 from processors.episodes import Episodes
+from processors.evidence import cause_of
 from processors.pace import Due, Pace, late
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
 from processors.steps.documents import HOURS, SHIPPED, SHIPS, WAY, Document, Stage, rows
@@ -121,7 +122,7 @@ def tick(config: Config, state: State, at_ms: int) -> tuple[State, Findings]:
 
 
 def _cause(state: State) -> str:
-    return f"process.delayed:{state.tenant}"
+    return cause_of("process.delayed", state.tenant)
 
 
 def _move_clock(calendar: Calendar, state: State, at_ms: int) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from processors.episodes import Episodes, Open
+from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Step, StepConfig, json_state
 from schemas.records import Evidence, OperationsEvent, Record, Severity
 
@@ -60,7 +61,7 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
         return state, []
     known = _of_tenant(state, event.tenant)
     total = _take(config, known, event, item.at_ms)
-    cause = f"postgresql.lock:{event.tenant}"
+    cause = cause_of("postgresql.lock", event.tenant)
     if cause not in state.open and total < max(config.waiter_seconds, config.usual_factor * known.usual):
         known.usual += config.follow * (total - known.usual)
         return state, []
@@ -87,7 +88,7 @@ def tick(config: Config, state: State, at_ms: int) -> tuple[State, Findings]:
     """End the episodes in which nobody has waited for a while."""
     gone = [key for key, one in state.open.items() if one.seen_ms <= at_ms - config.quiet_at(one.signal.resource)]
     for key in gone:
-        ended = _of_tenant(state, key.partition(":")[2])
+        ended = _of_tenant(state, state.open[key].signal.tenant or "")
         ended.looks, ended.disturbed, ended.waiting_now = [], 0, 0
     found = [told for key in gone for told in Episodes(state.open).close(key, at_ms)]
     _set_due(config, state)

@@ -102,4 +102,4 @@ def certainty(seen: Contrast | None, rows: Rows) -> float:
 
 
 def _by_row(seen: Contrast, harm: Harm) -> NDArray[np.float64]:
-    return np.array([harm.get(pool, 0.0) for pool in seen.pool])
+    return np.array([harm.get(pool, 0.0) for pool in seen.pool], np.float64)

@@ -99,5 +99,8 @@ def reached(rivals: Iterable[Rival], slots: Sequence[Slot]) -> NDArray[np.bool_]
     """Slots of whom rivals reach; what nobody has alone is reached by any."""
     found = np.zeros(len(slots), bool)
     for rival in rivals:
-        found |= [slot.tenant is None or rival.tenants is None or slot.tenant in rival.tenants for slot in slots]
+        # Said with its type: of no slots at all numpy makes numbers, which are no flags.
+        found |= np.array(
+            [slot.tenant is None or rival.tenants is None or slot.tenant in rival.tenants for slot in slots], bool
+        )
     return found

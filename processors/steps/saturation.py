@@ -19,6 +19,7 @@ from typing import NamedTuple
 from pydantic import BaseModel, Field
 
 from processors.episodes import Episodes, Open
+from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Step, StepConfig, json_state
 from processors.steps.bounds import knee
 from schemas.records import Evidence, Record, Scrape, Severity
@@ -182,7 +183,7 @@ def _tell(config: Config, state: State, scrape: Scrape, place: Place, pool: Pool
         tell_every_ms=300_000,
         cell=scrape.cell,
         detector=STEP.name,
-        cause=f"{kind.cause}:{where}",
+        cause=cause_of(kind.cause, where),
         resource=scrape.resource,
         tenant=place.tenant,
         severity=Severity.WARNING,

@@ -21,6 +21,7 @@ import orjson
 from pydantic import Field
 
 from processors.episodes import Episodes
+from processors.evidence import cause_of
 from processors.rootcause.diagnosis import Case, Diagnosis, Ranked, diagnose
 from processors.rootcause.ledger import Ledger, Rows
 from processors.rootcause.linking import Links, Request
@@ -292,7 +293,7 @@ def _share(text: str, one: Ranked, end_ms: int) -> Evidence:
 
 
 def _cause(service: str) -> str:
-    return f"service.fault:{_name(service)}"
+    return cause_of("service.fault", _name(service))
 
 
 def _name(service: str) -> str:

@@ -21,6 +21,7 @@ from pydantic import Field
 
 from processors import columns
 from processors.episodes import Episodes
+from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
 from processors.steps.baseline import unit
 from processors.steps.seasonal import hour_of_week
@@ -122,7 +123,7 @@ def _tell(config: Config, state: State, scrape: Scrape, before_ms: int, values: 
             time_ms=scrape.time_ms,
             cell=scrape.cell,
             detector=STEP.name,
-            cause=f"{metric.cause or 'anomaly.' + series.name}:{series.tenant or scrape.resource}",
+            cause=cause_of(metric.cause or "anomaly." + series.name, series.tenant or scrape.resource),
             resource=scrape.resource,
             tenant=series.tenant,
             severity=Severity.INFO,

@@ -86,7 +86,7 @@ def row_text(ledger: Ledger, seen: Contrast, row: int) -> str:
     if math.isfinite(seen.high[row]):
         low, high = (math.exp(min(bound, 20.0)) for bound in (seen.low[row], seen.high[row]))
         times = math.exp(min(seen.shift[row], 20.0))
-        text += f", {number(times, 2)} times as bad (90 %: {number(low, 2)} to {number(high, 2)})"
+        text += f", {number(times, 2)} times as bad ({100.0 * (1.0 - seen.alpha):.0f} %: {number(low, 2)} to {number(high, 2)})"
     return f"{text}, p = {min(1.0, math.exp(-min(float(seen.log_e[row]), 700.0))):.1g} at any time"
 
 

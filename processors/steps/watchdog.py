@@ -10,6 +10,7 @@ from __future__ import annotations
 from pydantic import BaseModel, Field
 
 from processors.episodes import signal_id
+from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Step, StepConfig, json_state, whole_cell
 from schemas.records import Evidence, OperationsEvent, Phase, Scrape, Severity, Signal
 
@@ -55,7 +56,7 @@ def tick(config: Config, state: State, at_ms: int) -> tuple[State, Findings]:
         id=signal_id(config.cell, STEP.name, started_ms),
         phase=Phase.UPDATED if state.is_told else Phase.OPEN,
         detector=STEP.name,
-        cause=f"pilothouse.watchdog:{config.cell}",
+        cause=cause_of("pilothouse.watchdog", config.cell),
         resource=config.cell,
         started_ms=started_ms,
         severity=Severity.INFO,

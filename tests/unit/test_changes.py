@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from processors.step import Item
 from processors.steps import always_valid
+from processors.steps.correlator.state import cause_of
 from processors.steps.difference_in_differences import STEP, State
 from processors.steps.ledger import Ledger
 from schemas.estate import Estate
@@ -354,3 +356,79 @@ def test_over_drawn_cells_regressions_are_found_and_health_is_left_alone() -> No
         right, missed = right + found, missed + (not found)
     assert right / (right + false) >= 0.95
     assert right / (right + missed) >= 0.95
+
+
+@dataclass
+class TwoWaves(Draw):
+    """Errors reach the first tenant with the change and the second one later."""
+
+    later_s: float = 200.0
+
+    def count(self, points: dict[str, float | None], name: str, events: float) -> None:
+        at_s = len(self.counters) and self.now_s - self.before_s
+        waves = {"tenant-0": 0.0, "tenant-1": self.later_s}
+        tenant = next((one for one in waves if f'"{one}"' in name), None)
+        if name.startswith("odoo.http.errors") and tenant and at_s >= waves[tenant]:
+            events += 1.5 * self.interval_s
+        super().count(points, name, events)
+
+    def scrape(self, rng: np.random.Generator, at_s: float, slow: np.ndarray, ill: bool) -> Scrape:
+        self.now_s = at_s
+        return super().scrape(rng, at_s, slow, ill)
+
+
+def test_a_change_that_is_acquitted_and_found_guilty_of_something_else_at_once_is_told_both() -> None:
+    """The verdict that was taken back ends an episode: whoever was told that it opened hears so before it opens again."""
+    draw = TwoWaves(seed=6, interval_s=2.0, before_s=1_200, after_s=400)
+    started_ms = T0 + round(draw.before_s * 1000)
+    lock = Signal(
+        cell="eu1", time_ms=started_ms + 230_000, id="lock", phase=Phase.OPEN, detector="locks", cause="postgresql.lock:tenant-0",
+        resource="pg-eu1", tenant="tenant-0", tenants=("tenant-0",), started_ms=started_ms, severity=Severity.WARNING, score=0.9,
+        summary="locks",
+    )  # fmt: skip
+    told = judged(draw, records=sorted([*draw.records(), lock], key=lambda one: one.time_ms))
+    assert Verdict.REGRESSED in verdicts(told)
+    is_open = False
+    for one in told:
+        assert (one.phase is Phase.UPDATED) <= is_open
+        assert not (one.phase is Phase.OPEN and is_open), "it opens twice and nobody heard that it had ended"
+        is_open = one.phase is not Phase.RESOLVED
+
+
+@pytest.mark.parametrize(("of", "tells"), [(Verdict.REGRESSED, "(90 %: "), (Verdict.RECOVERED, "(98 %: ")])
+def test_an_interval_is_told_with_the_share_that_it_encloses(of: Verdict, tells: str) -> None:
+    """Whether it is over is asked again and again, so each answer is surer than the first verdict."""
+    told = judged(Draw(seed=7, latency=1.6, after_s=2_400, rolled_back_after_s=900))
+    first = next(one for one in told if one.verdict is of)
+    texts = [fact.text for fact in first.evidence if "times as bad" in fact.text]
+    assert texts
+    assert all(tells in text for text in texts)
+
+
+def test_a_change_with_names_as_long_as_names_may_be_is_judged_and_its_cause_is_that_of_its_story() -> None:
+    draw = Draw(seed=6, errors_s=1.5, interval_s=2.0, before_s=1_200, after_s=60)
+    records = [
+        one.model_copy(update={"revision": "r" * 231, "service": "s" * 255, "author": "a" * 20_000})
+        if isinstance(one, Change)
+        else one
+        for one in draw.records()
+    ]
+    told = judged(draw, records=records)
+    (change,) = [one for one in records if isinstance(one, Change)]
+    assert told[1].verdict is Verdict.REGRESSED
+    assert {one.cause for one in told} == {cause_of(change)}
+    assert len(told[0].cause) == 255
+
+
+def test_a_change_on_trial_and_other_trouble_where_no_outcome_is_measured_are_no_accident() -> None:
+    config, state = STEP.config(cell="eu1"), STEP.fresh()
+    change = Draw(seed=1).change(0.0)
+    cpu = Signal(
+        cell="eu1", time_ms=T0, id="disk", phase=Phase.OPEN, detector="baseline", cause="storage:host-eu1", resource="host-eu1",
+        started_ms=T0, severity=Severity.WARNING, score=0.9, summary="the disk is slow",
+    )  # fmt: skip
+    for record in (change, cpu):
+        state, _ = STEP.step(config, state, Item(T0, record))
+    for minute in range(70):
+        state, _ = STEP.tick(config, state, T0 + minute * 60_000)
+    assert not state.trials

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, TypeAdapter
 
+from processors.evidence import cause_of as named
 from processors.step import Parts
 from processors.steps.correlator.tables import (
     ABSENCES,
@@ -157,7 +158,7 @@ class Node:
 
 def cause_of(change: Change) -> str:
     """KIND:SERVICE@REVISION."""
-    return f"{change.kind}:{change.service}@{change.revision}"
+    return named(change.kind, f"{change.service}@{change.revision}")
 
 
 def verdict_of(signal: Signal) -> Verdict | None:
