@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from processors import faults
 from processors.faults import Fault
 from processors.order import WAITING_MAX, Clock, Order, Place
+from processors.sanity import AHEAD_MS, sane
 from processors.step import Findings, Item, Parts, Step, StepConfig
 from processors.units import FAILURES_MAX, NO_RUNS, TICK_AGAIN_MS, Runs, Unit
 from schemas.codec import Envelope, Received
@@ -109,6 +110,14 @@ class Failure(NamedTuple):
     record: Record | None = None
     place: Place | None = None
     envelope: Envelope | None = None
+
+
+class Refused(NamedTuple):
+    """A record that no step gets, and why; it goes to the dead letters."""
+
+    place: Place
+    received: Received
+    why: str
 
 
 class _Head(BaseModel):
@@ -419,6 +428,7 @@ class PartitionFold:
         self.cells: dict[str, CellFold] = {}
         self.counts: Counter[str] = Counter()
         self.failures: list[Failure] = []
+        self.refused: list[Refused] = []
         self._sequences: dict[str, int] = {}
         self._last_ms, self._in_ms = -1, 0
         self._ticked_ms = -1
@@ -548,10 +558,29 @@ class PartitionFold:
     def _record(self, place: Place, received: Received, found: list[Finding]) -> None:
         if not self._is_new(place.topic, received.envelope):
             return
-        cell = self._cell(self.plan.one_cell or received.record.cell)
-        self._tell(cell, place.at_ms, cell.fold(Item(place.at_ms, received.record)), found)
+        record = self._sane(place, received)
+        if record is None:
+            return
+        cell = self._cell(self.plan.one_cell or record.cell)
+        self._tell(cell, place.at_ms, cell.fold(Item(place.at_ms, record)), found)
         if cell.failures:
             self._collect(cell, place, received.envelope)
+
+    def _sane(self, place: Place, received: Received) -> Record | None:
+        """The record as steps get it; None of one that is refused."""
+        ahead_ms = received.record.time_ms - place.at_ms
+        if ahead_ms > AHEAD_MS:
+            self._refuse(place, received, f"its time_ms is {ahead_ms / 1000:.0f} s ahead of when it was recorded")
+            return None
+        record, odd = sane(received.record)
+        if odd:
+            self.counts["values_left_out"] += odd
+        return record
+
+    def _refuse(self, place: Place, received: Received, why: str) -> None:
+        self.counts["refused_ahead"] += 1
+        if len(self.refused) < FAILURES_WAITING_MAX:
+            self.refused.append(Refused(place, received, why))
 
     def _collect(self, cell: CellFold, place: Place | None = None, envelope: Envelope | None = None) -> None:
         """Take over what has failed in a cell, bounded: what is beyond is counted and told, but is no dead letter."""

@@ -141,7 +141,7 @@ class Runner:
                 await self._turn.give_way()
             if self.fold.plan.tells_fleet:
                 await self._beat()
-            if self.fold.failures:
+            if self.fold.failures or self.fold.refused:
                 await self._bury()
             if self._due():
                 await self.flush()
@@ -255,6 +255,11 @@ class Runner:
 
     async def _bury(self) -> None:
         """What steps raised: into the log with its traceback, and what it was raised on into the dead letters."""
+        refused, self.fold.refused = self.fold.refused, []
+        for place, received, why in refused:
+            wire = encode(received.record, received.envelope)
+            detail = f"{why}; the clock of {received.envelope.source} or of its source is wrong, or was put right since"
+            await self._put_aside(Rejected(Reason.AHEAD, detail, wire.value), place, wire.key, wire.headers)
         failures, self.fold.failures = self.fold.failures, []
         for failure in failures:
             self._log(failure)

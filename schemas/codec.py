@@ -54,7 +54,8 @@ MAX_PAYLOAD_BYTES = 4 * 1024 * 1024
 END_MS = 10_000_000_000_000  # the first instant that no record has, in the year 2286
 SOURCE_MAX = 255  # characters
 HEADERS_MAX, HEADER_MAX, KEY_MAX = 100, 4_096, 4_096  # of a dead letter: how many, and characters of each
-_SEQUENCE = re.compile(rb"[0-9]{1,18}")  # fits 64 bits, as every JSON reader has them
+_SEQUENCE = re.compile(rb"[0-9]{1,19}")
+SEQUENCE_MAX = 2**63 - 1  # what every JSON reader and database can hold
 
 
 class Reason(StrEnum):
@@ -65,6 +66,7 @@ class Reason(StrEnum):
     UNKNOWN_VERSION = "unknown_version"
     OVERSIZED = "oversized"
     FAILED = "failed"
+    AHEAD = "ahead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +161,10 @@ def _decoded(fields: dict[str, bytes], payload: bytes, timestamp_ms: int) -> Rec
     if isinstance(record, Heartbeat):
         return record
     source, sequence = fields.get("ce_source") or b"", fields.get("ce_sequence") or b""
-    if not 0 < len(source) <= SOURCE_MAX or not _SEQUENCE.fullmatch(sequence):
+    is_number = bool(_SEQUENCE.fullmatch(sequence)) and int(sequence) <= SEQUENCE_MAX
+    if not 0 < len(source) <= SOURCE_MAX or not is_number:
         said = f"{source[:100]!r} and {sequence[:100]!r}"
-        wanted = f"at most {SOURCE_MAX} bytes, and a whole number of at most 18 digits"
+        wanted = f"at most {SOURCE_MAX} bytes, and a whole number below 2^63"
         return Rejected(
             Reason.INVALID, f"headers ce_source and ce_sequence name a record: {wanted}; got {said}", payload
         )

@@ -130,7 +130,7 @@ def _judge(config: Config, state: State, record: OperationsEvent | Scrape) -> Fi
                 unit="{failure}",
                 value=float(one.failures),
                 expected=0.0,
-                window_ms=one.last_ms - one.first_ms,
+                window_ms=max(0, one.last_ms - one.first_ms),  # events come in the order of the log, not of their times
                 time_ms=one.last_ms,
             )
             for text, (_, one) in zip(texts[:10], ill[:10], strict=True)

@@ -61,7 +61,7 @@ def learn(
     `tenths` are those of the floors; `share` is how much of that is learned, None for all.
     """
     seen, usual, spread = grid["seen"], grid["usual"], grid["spread"]
-    elapsed_ms = np.minimum(elapsed_ms, 10 * follow.time_ms)
+    elapsed_ms = np.clip(elapsed_ms, 0, 10 * follow.time_ms)  # what lies before the last look teaches nothing
     weight = np.maximum(1 / (seen + 1.0), 1 - np.exp(elapsed_ms / -follow.time_ms))
     if measured is not True:
         weight *= measured

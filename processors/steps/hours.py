@@ -50,7 +50,8 @@ class Weeks:
         self._calendars = [calendars[clocks.index(clock)] for clock in distinct]
         self._clock_of = np.array([distinct.index(clock) for clock in clocks], np.intp)[calendar_of]
         # Days on which one works are alike, and so are those on which one rests.
-        self.kinds = np.array([_open_days(one) for one in self._calendars], np.int8)[self._clock_of].T
+        kinds = np.array([_open_days(one) for one in self._calendars], np.int8).reshape(-1, len(DAYS))
+        self.kinds = kinds[self._clock_of].T
         self._read: tuple[int, Floats | float] = (-1, 0.0)  # a minute, and how far into the hour it begins, by series
         self._last: tuple[tuple[int, ...], Places, Places, Places] | None = None
         self._load: tuple[int, Floats | None] = (-1, None)  # by minute: calendars say nothing finer
@@ -71,7 +72,7 @@ class Weeks:
             quarter = np.array(key, np.int16)[self._clock_of]
             loose = np.array([1 + 3 * one.clocks_changed(time_ms, CLOCK_DAYS) for one in self._calendars], np.int16)
             self._last = key, quarter, quarter // 4, loose[self._clock_of]
-        into = read[0][1]
+        into = read[0][1] if read else 0.0
         same = all(other == into for _, other in read)
         return into if same else np.array([other for _, other in read], np.float64)[self._clock_of]
 

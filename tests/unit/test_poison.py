@@ -89,5 +89,11 @@ def test_a_sequence_that_no_reader_could_keep_is_refused() -> None:
         assert isinstance(decode(given_headers, WIRE.value, 1_000), Rejected), sequence
 
 
+def test_what_a_worker_has_found_is_read_whatever_the_time() -> None:
+    sequence = (4_000_000_000_000 << 20) + 7
+    wire = encode(EVENT, Envelope("processors/eu1", sequence, 1_000))
+    assert decode(wire.headers, wire.value, 1_000) == Received(Envelope("processors/eu1", sequence, 1_000), EVENT)
+
+
 def test_a_record_of_ours_is_still_read() -> None:
     assert decode(WIRE.headers, WIRE.value, 1_000) == Received(Envelope("p", 1, 1_000), EVENT)
