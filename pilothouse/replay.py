@@ -122,12 +122,12 @@ async def _fold(reader: AIOKafkaConsumer, plan: Plan, partition: int, prefix: st
         result.records += 1
         decoded = decode(message.headers, message.value, message.timestamp)
         readable = None if isinstance(decoded, Rejected) else decoded
-        for found in fold.feed(topics[message.topic], message.offset, readable):
+        for found in fold.feed(topics[message.topic], message.offset, readable, message.timestamp):
             if result.window.from_ms <= found.envelope.recorded_ms < result.window.to_ms:
                 result.told.append(encode(found.record, found.envelope).value)
         if fold.order.horizon_ms >= result.window.to_ms:
             break
-    result.counts += fold.counts + Counter(late=fold.order.late)
+    result.counts += fold.counts + Counter(late=fold.order.late, doubted=fold.order.doubted)
 
 
 async def _live(reader: AIOKafkaConsumer, places: list[TopicPartition], window: Window) -> list[bytes]:

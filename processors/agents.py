@@ -209,7 +209,7 @@ class Worker:
 
 
 def _counts(runner: Runner) -> Counter[str]:
-    return runner.fold.counts.copy() + Counter(late=runner.fold.order.late)
+    return runner.fold.counts.copy() + Counter(late=runner.fold.order.late, doubted=runner.fold.order.doubted)
 
 
 def application(

@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from processors import faults
 from processors.faults import Fault
-from processors.order import WAITING_MAX, Clock, Order, Place
+from processors.order import LEAP_MS, WAITING_MAX, Clock, Order, Place
 from processors.sanity import AHEAD_MS, sane
 from processors.step import Findings, Item, Parts, Step, StepConfig
 from processors.units import FAILURES_MAX, NO_RUNS, TICK_AGAIN_MS, Runs, Unit
@@ -35,7 +35,8 @@ PIECE_ITEMS = 4
 CASCADE_MAX = 10_000  # findings of one item, with those that they bring about
 OPEN_MAX = 5_000  # findings of a cell that are known to be open
 ERROR_MAX = 2_000  # characters of what was raised
-KEPT = "kept"
+KEPT, BEFORE = "kept", "before"
+BELIEVED_MS = 7_200_000  # so long after a leap of log time the state from before it is kept
 FAILURES_WAITING_MAX = 10_000  # that wait to be buried; a fold without a shell (replay) keeps no more
 
 
@@ -131,6 +132,10 @@ class _Head(BaseModel):
     in_ms: int
     versions: dict[str, int]
     ticked_ms: int = -1
+    era: int = 0
+    horizon_era: int = 0
+    before_ms: int = -1
+    after_ms: int = -1
 
 
 class _Kept(BaseModel):
@@ -430,35 +435,49 @@ class PartitionFold:
         self.failures: list[Failure] = []
         self.refused: list[Refused] = []
         self._sequences: dict[str, int] = {}
-        self._last_ms, self._in_ms = -1, 0
+        self._last_ms, self._in_ms = -1, 0xFFFFF
         self._ticked_ms = -1
+        self._before: dict[tuple[str, ...], bytes] = {}
+        self._before_ms, self._after_ms = -1, -1
 
-    def feed(self, topic: int, offset: int, message: Received | Heartbeat | None) -> list[Finding]:
+    def feed(
+        self, topic: int, offset: int, message: Received | Heartbeat | None, sent_ms: int | None = None
+    ) -> list[Finding]:
         """Take in one message (None: bytes that were refused) and give what has become certain by it.
 
-        `topic` is the index in the catalogue's inputs.
+        `topic` is the index in the catalogue's inputs, `sent_ms` the Kafka timestamp of a heartbeat.
         """
-        return [finding for piece in self.pieces(topic, offset, message) for finding in piece]
+        return [finding for piece in self.pieces(topic, offset, message, sent_ms) for finding in piece]
 
-    def pieces(self, topic: int, offset: int, message: Received | Heartbeat | None) -> Iterator[list[Finding]]:
+    def pieces(
+        self, topic: int, offset: int, message: Received | Heartbeat | None, sent_ms: int | None = None
+    ) -> Iterator[list[Finding]]:
         """The same, a few records at a time: one heartbeat may make thousands certain, and others want to run."""
         if isinstance(message, Received):
             self.order.add(topic, offset, message)
         elif message is None:
             self.order.skip(topic, offset)
         else:
-            self.order.beat(topic, offset, message)
+            self.order.beat(topic, offset, message, sent_ms)
             yield from self._advance()
+        while self.order.refused:
+            place, received = self.order.refused.pop()
+            self._refuse(place, received, "it was recorded by a clock that is far ahead of the others'")
 
     def _advance(self) -> Iterator[list[Finding]]:
         """Fold everything before the horizon, records and ticks in their order; a tick comes before records of its ms."""
         found: list[Finding] = []
-        horizon, items = self.order.horizon_ms, 0
+        horizon, items = self.order.horizon, 0
         while True:
             at, due = self.order.next_at(), self._next_due()
-            if due is not None and due <= min(horizon, horizon if at is None else at):
+            era, until_ms = horizon if at is None else min(horizon, at)
+            if due is not None and era == self.order.era and due <= until_ms:
+                self._keep_before(due)
                 self._tick(due, found)
+            elif era > self.order.era:
+                self._turn_back(found)
             elif at is not None and at < horizon:
+                self._keep_before(at[1])
                 self._record(*self.order.pop(), found)
             else:
                 break
@@ -481,10 +500,16 @@ class PartitionFold:
             sequences=self._sequences,
             last_ms=self._last_ms,
             in_ms=self._in_ms,
+            era=self.order.era,
+            horizon_era=self.order.horizon[0],
             versions={step.name: step.version for step in self.plan.every},
             ticked_ms=self._ticked_ms,
+            before_ms=self._before_ms,
+            after_ms=self._after_ms,
         )
         yield ("head",), head.model_dump_json().encode()
+        for key, data in self._before.items():
+            yield (BEFORE, *key), data
         for cell in self.cells.values():
             yield from cell.parts()
             self._collect(cell)
@@ -505,15 +530,41 @@ class PartitionFold:
             fold.counts["heads_dropped"] += 1
             fold.failures.append(Failure(0, "", "fold", "", "the head of a snapshot", error, True))
             return fold
-        fold.order.resume(Place(*head.cursor), head.clocks, head.horizon_ms)
+        fold.order.resume(Place(*head.cursor), head.clocks, head.horizon_ms, head.era, head.horizon_era)
         fold._sequences, fold._last_ms, fold._in_ms = head.sequences, head.last_ms, head.in_ms
         fold._ticked_ms = head.ticked_ms
+        fold._before_ms, fold._after_ms = head.before_ms, head.after_ms
+        fold._before = {key[1:]: data for key, data in parts.items() if len(key) > 1 and key[0] == BEFORE}
+        fold._restore_cells({key: data for key, data in parts.items() if key[0] != BEFORE}, head.versions)
+        return fold
+
+    def _restore_cells(self, parts: Mapping[tuple[str, ...], bytes], versions: Mapping[str, int]) -> None:
         for (cell, step, unit), unit_parts in _by_unit(parts).items():
-            fold._restore_unit(cell, step, unit, unit_parts, head.versions)
+            self._restore_unit(cell, step, unit, unit_parts, versions)
         for key, data in parts.items():
             if len(key) == 2 and key[1] == KEPT:
-                fold._restore_kept(key[0], data)
-        return fold
+                self._restore_kept(key[0], data)
+
+    def _keep_before(self, at_ms: int) -> None:
+        """Keep the state from before log time makes a leap, as long as that may turn out to be a wrong clock's doing."""
+        now_ms = max(self.order.cursor.at_ms, self._ticked_ms)
+        if now_ms >= 0 and at_ms > now_ms + LEAP_MS and not (self._before and now_ms < self._before_ms + LEAP_MS):
+            self._before = {key: data for cell in self.cells.values() for key, data in cell.parts()}
+            self._before_ms, self._after_ms = now_ms, at_ms
+        elif self._before and at_ms > self._after_ms + BELIEVED_MS:
+            self._before = {}
+
+    def _turn_back(self, found: list[Finding]) -> None:
+        """A clock that was believed was wrong: go on from before its leap, or afresh, and end what was told since."""
+        self.counts["turned_back"] += 1
+        at_ms = self.order.begin_era()
+        before, cells = self._before if self._before_ms <= at_ms else {}, self.cells
+        self.cells, self._before, self._ticked_ms = {}, {}, -1
+        self._restore_cells(before, {step.name: step.version for step in self.plan.every})
+        for cell in cells.values():
+            again = self._cell(cell.name)
+            self._tell(again, at_ms, cell.end_all(at_ms, again.open), found)
+            self.counts["units_turned_back"] += len(cell.units)
 
     def pass_expired(self, topic: int, begins: int, ends: int | None = None) -> None:
         """What the log let go of while nobody read it is passed over and counted: it is read by nobody any more.
@@ -610,10 +661,9 @@ class PartitionFold:
 
     def _tell(self, cell: CellFold, at_ms: int, records: Iterable[Record], found: list[Finding]) -> None:
         for record in records:
-            # A number that only grows with log time and survives a rebuilt state: sinks skip what is not above it.
-            self._in_ms = self._in_ms + 1 if at_ms == self._last_ms else 0
-            self._last_ms = at_ms
-            sequence = (at_ms << 20) + self._in_ms
+            # A number that only grows, with log time as a rule, and survives a rebuilt state: sinks skip what is not above it.
+            sequence = max((self._last_ms << 20) + self._in_ms + 1, at_ms << 20)
+            self._last_ms, self._in_ms = sequence >> 20, sequence & 0xFFFFF
             found.append(Finding(Envelope(f"processors/{cell.name}", sequence, at_ms), record))
             self.counts["signals" if isinstance(record, Signal) else "incidents"] += 1
 

@@ -112,13 +112,15 @@ class Runner:
         self._expected = dict(enumerate(one.next_offset for one in fold.order.clocks))
         self._inputs = fold.plan.inputs
         self._started = [False] * len(self._inputs)
-        self._beaten_ms = -1
+        self._beaten = (0, -BEAT_EVERY_MS)
         self._waiting, self._since_s = 0, 0.0
         self._sent: list[asyncio.Future[object]] = []
         self._flush: asyncio.Task[None] | None = None
         self._alone, self._turn = asyncio.Lock(), turn or Turn(clock)
         self._is_abandoned = False
         self._logged: Counter[str] = Counter()
+        self._doubted: dict[str, bool] = {}
+        self._turned = 0
 
     def next_offset(self, topic: int) -> int | None:
         """The offset that comes next; None before the first message of a topic."""
@@ -135,10 +137,11 @@ class Runner:
                 await self._reject(message, decoded)
             readable = None if isinstance(decoded, Rejected) else decoded
             self._remember()
-            for found in self.fold.pieces(message.topic, message.offset, readable):
+            for found in self.fold.pieces(message.topic, message.offset, readable, message.timestamp_ms):
                 for finding in found:
                     await self._tell(finding)
                 await self._turn.give_way()
+            self._say_clocks(message.topic)
             if self.fold.plan.tells_fleet:
                 await self._beat()
             if self.fold.failures or self.fold.refused:
@@ -157,7 +160,7 @@ class Runner:
         await self.settle()
         self._since_s, self._waiting = self._clock(), 0
         floor, sent = self.fold.order.floor(), self._sent
-        folded = (*self.fold.order.cursor, sum(floor))
+        folded = self.fold.order.folded()
         self._sent = []
         parts: dict[tuple[str, ...], bytes] = {}
         for name, data in self.fold.parts():
@@ -221,6 +224,25 @@ class Runner:
             self._waiting > 0 and self._clock() - self._since_s >= self._pace.snapshot_after_s
         )
 
+    def _say_clocks(self, topic: int) -> None:
+        """Into the log, once for each publisher and as it changes: whose clock is not believed, and what came of one that was."""
+        clock = self.fold.order.clocks[topic]
+        if clock.doubts or self._doubted:
+            now = {name: one.is_refused for name, one in clock.doubts.items()}
+            for name, is_refused in now.items():
+                if topic == self.fold.plan.listens[0] and self._doubted.get(name) is not is_refused:
+                    said = "is refused" if is_refused else "is in doubt"
+                    off_s = (clock.doubts[name].said_ms - clock.said_ms) / 1000
+                    log.warning("the clock of a publisher %s", said, extra={"publisher": name, "off_s": off_s})
+            if topic == self.fold.plan.listens[0]:
+                self._doubted = now
+        if self.fold.counts["turned_back"] != self._turned:
+            self._turned = self.fold.counts["turned_back"]
+            log.error(
+                "time turns back: a clock that was believed was wrong, and what was learned since its leap is given up",
+                extra={"partition": self.partition, "now_ms": self.fold.order.horizon_ms},
+            )
+
     async def _tell(self, finding: Finding) -> None:
         try:
             topic = topic_of(finding.record).name
@@ -239,9 +261,10 @@ class Runner:
 
     async def _beat(self) -> None:
         """Say to the fleet that every incident before the horizon is told."""
-        at_ms = self.fold.order.horizon_ms
-        if at_ms >= max(self._beaten_ms + BEAT_EVERY_MS, 0):
-            self._beaten_ms = at_ms
+        era, at_ms = self.fold.order.horizon
+        before_era, before_ms = self._beaten
+        if at_ms >= 0 and (era > before_era or at_ms >= before_ms + BEAT_EVERY_MS):
+            self._beaten = era, at_ms
             await self._tell_fleet(encode_heartbeat(Heartbeat(publisher=f"processors/{self.partition}", time_ms=at_ms)))
 
     async def _tell_fleet(self, wire: Wire) -> None:

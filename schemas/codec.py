@@ -128,10 +128,14 @@ def enclose(event_type: str, key: str, time_ms: int, body: bytes, envelope: Enve
     return Wire(key.encode(), body, _headers(event_type, envelope, time_ms, key), envelope.recorded_ms)
 
 
-def encode_heartbeat(beat: Heartbeat) -> Wire:
-    """The Kafka message of a heartbeat, which has no key: it is written to every partition by number."""
+def encode_heartbeat(beat: Heartbeat, sent_ms: int | None = None) -> Wire:
+    """The Kafka message of a heartbeat, which has no key: it is written to partitions by number.
+
+    Its timestamp is what the publisher's clock says as it is sent, `sent_ms`: by that readers tell a clock that went wrong from a
+    publisher that tells history or drains what has waited.
+    """
     headers: Headers = [("ce_type", Heartbeat.type.encode()), ("ce_source", beat.publisher.encode())]
-    return Wire(None, beat.model_dump_json().encode(), headers, beat.time_ms)
+    return Wire(None, beat.model_dump_json().encode(), headers, max(beat.time_ms, sent_ms or 0))
 
 
 def decode(

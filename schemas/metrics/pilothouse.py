@@ -106,6 +106,26 @@ METRICS = (
     Metric(
         "pilothouse.worker.open_forgotten", Kind.SUM, "{signal}", "Open findings beyond the bound that is remembered."
     ),
+    Metric(
+        "pilothouse.worker.refused_ahead",
+        Kind.SUM,
+        "{record}",
+        "Records whose time lies far ahead of their place in the log, as dead letters.",
+    ),
+    Metric("pilothouse.worker.values_left_out", Kind.SUM, "{value}", "Values of no scale, folded as not measured."),
+    Metric(
+        "pilothouse.worker.doubted",
+        Kind.SUM,
+        "{heartbeat}",
+        "Heartbeats that did not count because their publisher's clock is off that of the others.",
+    ),
+    Metric(
+        "pilothouse.worker.turned_back",
+        Kind.SUM,
+        "{leap}",
+        "Times a leap that was believed turned out to be a wrong clock.",
+    ),
+    Metric("pilothouse.worker.units_turned_back", Kind.SUM, "{unit}", "Units of state that went back with it."),
     Metric("pilothouse.worker.expired", Kind.SUM, "{record}", "Records that retention took before they were read."),
     Metric(
         "pilothouse.worker.topics_anew", Kind.SUM, "{topic}", "Topics that were made anew since a partition's snapshot."

@@ -129,7 +129,7 @@ def test_kills_at_any_moment_change_nothing(log: list[list[Any]], rng: Any) -> N
             floor, parts = fold.order.floor(), fold.snapshot()
             entries = [
                 *writer.parts(parts),
-                writer.commit(parts, (*fold.order.cursor, sum(floor))),
+                writer.commit(parts, fold.order.folded()),
                 *writer.tombstones(),
             ]
             whole = not dead or rng.random() < 0.3
