@@ -33,6 +33,7 @@ from ingest.references import ConfigurationError, resolve
 from ingest.rounds import Connect, Producer
 from ingest.scheduler import Scheduler, Watched
 from ingest.spool import Bounds, Clock, Spool, SpoolError, SpoolFull
+from ingest.steady_clock import SteadyClock
 from ingest.topics import ensure_topics
 from schemas.estate import AnyKey, Cell, Estate, Resource
 from schemas.records import DeadLetter, Name, Observation, Record, Scrape
@@ -89,7 +90,8 @@ async def run_ingest(
     """
     # Away or back is said once by rounds.py; aiokafka says it for every partition of every attempt.
     logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
-    clock, counts = clock or now_ms, Counts()
+    steady, counts = SteadyClock(), Counts()
+    clock = clock or steady
     watched, receivers = configured(estate, settings, environ)
     bounds = Bounds(
         max_bytes=settings.spool_max_bytes,
@@ -99,13 +101,16 @@ async def run_ingest(
     spool = Spool(settings.spool, name=settings.name, clock=clock, counts=counts, bounds=bounds)
     server = Server(receivers, spool, clock=clock, host=settings.host, port=settings.port, counts=counts)
     await spool.open()
+    steady.resume(spool.recorded_ms)
     try:
         await server.start()
         async with (
-            running(Publisher(spool, connecting(settings), counts=counts).run()),
+            running(
+                Publisher(spool, connecting(settings), counts=counts, cells=[cell.name for cell in estate.cells]).run()
+            ),
             _drained(spool),
             running(Scheduler(ByResource(spool), watched, clock=clock, counts=counts).run()),
-            running(_tell_own(spool, settings.cell or estate.cells[0].name, settings.name, clock, counts)),
+            running(_tell_own(spool, settings.cell or estate.cells[0].name, settings.name, clock, counts, steady)),
             _stopped(server),
         ):
             started(server, spool)
@@ -248,12 +253,13 @@ async def _stopped(server: Server) -> AsyncIterator[None]:
         await server.stop()
 
 
-async def _tell_own(spool: Spool, cell: str, name: str, clock: Clock, counts: Counts) -> None:
+async def _tell_own(spool: Spool, cell: str, name: str, clock: Clock, counts: Counts, steady: SteadyClock) -> None:
     """What ingest counts, as a scrape of its own."""
     start_ms = clock()
     while True:
         await asyncio.sleep(OWN_SCRAPE_S)
         points: dict[str, float | None] = {str(count): float(value) for count, value in counts.items()}
+        points["pilothouse.spool.clock.steps"] = float(steady.steps)
         points |= {"pilothouse.spool.records": float(spool.records), "pilothouse.spool.bytes": float(spool.bytes)}
         told = Scrape.of(points, cell=cell, resource=name, system="pilothouse", time_ms=clock(), start_time_ms=start_ms)
         with contextlib.suppress(SpoolFull):

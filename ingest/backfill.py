@@ -14,6 +14,7 @@ from ingest.oversize import parts
 from ingest.publisher import ROUND_BYTES
 from ingest.rounds import Connect, Rounds
 from ingest.spool import SENT_HEARTBEAT_BYTES, Row
+from ingest.steady_clock import wall_ms
 from schemas.codec import encode_dead_letter
 from schemas.records import DeadLetter, Heartbeat, Record
 from schemas.topics import DEAD_LETTERS, topic_of
@@ -39,7 +40,7 @@ async def backfill(
     The sequence counts from 1, so the same history told again under the same source on the same topics is skipped by
     its readers, and another history needs another source. Raises ValueError when time falls.
     """
-    rounds = Rounds(connect, source=source, counts=counts)
+    rounds = Rounds(connect, source=source, counts=counts, clock=wall_ms)
     written = 0
     try:
         for rows in _rounds(_rows(moments, source, heartbeat_every_ms)):

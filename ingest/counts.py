@@ -13,6 +13,7 @@ class Count(StrEnum):
     SHARE_FULL = "pilothouse.spool.shares.refused"
     CLOCK_FELL = "pilothouse.spool.clock.fallbacks"
     DELIVERIES_FORGOTTEN = "pilothouse.spool.deliveries.forgotten"
+    CELL_FORGOTTEN = "pilothouse.spool.cells.forgotten"
     SENT = "pilothouse.publisher.records"
     ROUND_FAILED = "pilothouse.publisher.failures"
     OVERSIZED = "pilothouse.publisher.oversized"

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple, Protocol
@@ -78,8 +78,17 @@ class Rounds:
     """Sends rounds of rows under one source. `connect` makes a producer."""
 
     def __init__(
-        self, connect: Connect, *, source: str, counts: Counts | None = None, backoff: Backoff | None = None
+        self,
+        connect: Connect,
+        *,
+        source: str,
+        counts: Counts | None = None,
+        backoff: Backoff | None = None,
+        cells: Callable[[], Collection[str]] | None = None,
+        clock: Callable[[], int] | None = None,
     ) -> None:
+        """`cells` are those whose partitions are beaten on, None for all; `clock` says when a heartbeat is sent, Unix ms."""
+        self._cells, self._clock = cells, clock
         self._connect, self._source = connect, source
         self._counts = counts if counts is not None else Counts()
         self._backoff = backoff or Backoff()
@@ -112,7 +121,8 @@ class Rounds:
                 for topic in CARRIED:
                     if topic.name not in self._partitions:
                         self._partitions[topic.name] = await producer.partitions(topic.name)
-                return plan(rows, self._source, self._partitions)
+                cells, sent_ms = self._cells and self._cells(), self._clock and self._clock()
+                return plan(rows, self._source, self._partitions, cells, sent_ms)
             except Exception as error:  # noqa: BLE001 (logged and counted; the rows are safe)
                 await self._judge([error])
 
@@ -146,14 +156,23 @@ class Rounds:
         await asyncio.sleep(self._backoff.delay_s(self._failures))
 
 
-def plan(rows: Iterable[Row], source: str, partitions: Mapping[str, int]) -> dict[Lane, Batches]:
-    """The batches of every lane, in the order of the rows. A heartbeat goes to every partition of every input topic."""
+def plan(
+    rows: Iterable[Row],
+    source: str,
+    partitions: Mapping[str, int],
+    cells: Collection[str] | None = None,
+    sent_ms: int | None = None,
+) -> dict[Lane, Batches]:
+    """The batches of every lane, in the order of the rows.
+
+    A heartbeat goes to the partitions of `cells` in every input topic, None for all of them, and says when it was sent.
+    """
     lanes: dict[Lane, Batches] = {}
     sizes: dict[Lane, int] = {}
     for row in rows:
-        wire = _wire(row, source)
+        wire = _wire(row, source, sent_ms)
         size = len(wire.value) + WIRE_BYTES
-        for lane in _lanes_of(row, partitions):
+        for lane in _lanes_of(row, partitions, cells):
             sizes[lane] = sizes.get(lane, MAX_BATCH_BYTES) + size
             if sizes[lane] > MAX_BATCH_BYTES:
                 lanes.setdefault(lane, deque()).append([])
@@ -172,17 +191,27 @@ def _hash(key: str) -> int:
     return int(murmur2(key.encode())) & 0x7FFFFFFF
 
 
-def _wire(row: Row, source: str) -> Wire:
+def _wire(row: Row, source: str, sent_ms: int | None) -> Wire:
     if row.type == Heartbeat.type:
-        return encode_heartbeat(Heartbeat.model_validate_json(row.value))
+        return encode_heartbeat(Heartbeat.model_validate_json(row.value), sent_ms)
     if row.type == DeadLetter.type:
         return encode_dead_letter(DeadLetter.model_validate_json(row.value))
     return enclose(row.type, row.key, row.time_ms, row.value, Envelope(source, row.seq, row.recorded_ms))
 
 
-def _lanes_of(row: Row, partitions: Mapping[str, int]) -> Iterable[Lane]:
+def _beaten(cells: Collection[str] | None, partitions: Mapping[str, int]) -> list[Lane]:
+    """Where heartbeats go: what is told of a cell waits for the clocks of all topics of its partition."""
+    found: list[Lane] = []
+    for topic in INPUTS:
+        count = partitions[topic.name]
+        numbers = range(count) if cells is None else sorted({partition_of(cell, count) for cell in cells})
+        found += [Lane(topic.name, number) for number in numbers]
+    return found
+
+
+def _lanes_of(row: Row, partitions: Mapping[str, int], cells: Collection[str] | None) -> Iterable[Lane]:
     if row.type == Heartbeat.type:
-        return (Lane(topic.name, number) for topic in INPUTS for number in range(partitions[topic.name]))
+        return _beaten(cells, partitions)
     return (Lane(row.topic, partition_of(row.key, partitions[row.topic])),)
 
 

@@ -36,7 +36,7 @@ from ingest.private_files import make_private
 from ingest.references import ConfigurationError
 from schemas.codec import MAX_PAYLOAD_BYTES, Reason, encode_dead_letter
 from schemas.records import DeadLetter, Heartbeat, Record
-from schemas.topics import DEAD_LETTERS, topic_of
+from schemas.topics import DEAD_LETTERS, INPUTS, topic_of
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,9 @@ RECEIVED = "received:"  # begins the source of what others send
 DELIVERY_MS = 24 * 3_600_000
 ROW_BYTES = 100  # what SQLite needs beside key and value
 SENT_HEARTBEAT_BYTES = 50_000  # one row becomes a message in every partition of every input topic
+CELL_EVERY_MS = 600_000  # that a cell was heard of is written down so often
+CELLS_MAX = 10_000  # that are known; the one longest unheard of is forgotten
+FALLS_MS = 300_000  # a clock that has fallen by more is followed, for readers would wait as long
 GIVEN_BACK_PAGES = 4096  # freed pages returned to the file system at a time
 
 SCHEMA = """
@@ -59,8 +62,10 @@ CREATE TABLE IF NOT EXISTS outbox (
 );
 CREATE TABLE IF NOT EXISTS positions (source TEXT PRIMARY KEY, position TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS deliveries (n INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, seen_ms INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS cells (name TEXT PRIMARY KEY, seen_ms INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS deliveries_by_age ON deliveries (seen_ms);
 """
+INPUT_NAMES = frozenset(topic.name for topic in INPUTS)
 ADDED = ("outbox", "deliveries")  # tables whose `source` files of before do not have
 COLUMNS = "topic, key, type, time_ms, recorded_ms, value, source"
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
@@ -150,6 +155,8 @@ class Spool:
         """Who publishes: the name and a random part as old as the file, so that a wiped spool is a new source."""
         self.records = 0
         self.bytes = 0
+        self.cells: dict[str, int] = {}
+        """When each cell was heard of last, about, Unix ms: whose partitions are to be beaten on, also after a restart."""
         self.filled = asyncio.Event()
         """Set when there may be something to send."""
         self.emptied = asyncio.Event()
@@ -255,6 +262,15 @@ class Spool:
         return found
 
     @property
+    def recorded_ms(self) -> int:
+        """What was stamped last, Unix ms; 0 before the first."""
+        return self._recorded_ms
+
+    def now_ms(self) -> int:
+        """What its clock says, Unix ms."""
+        return self._clock()
+
+    @property
     def is_full(self) -> bool:
         """Whether the next record would be refused."""
         return self.records >= self._bounds.max_records or self.bytes >= self._bounds.max_bytes
@@ -311,7 +327,8 @@ class Spool:
         now_ms = self._clock()
         if now_ms < self._recorded_ms:
             self._counts[Count.CLOCK_FELL] += 1
-        self._recorded_ms = max(self._recorded_ms, now_ms)
+        has_fallen = now_ms < self._recorded_ms - FALLS_MS
+        self._recorded_ms = now_ms if has_fallen else max(self._recorded_ms, now_ms)
         return self._recorded_ms
 
     def _refuse_if_full(self, source: str, records: int, size: int) -> None:
@@ -384,6 +401,7 @@ class Spool:
         self._recorded_ms = _one(db, "SELECT value FROM meta WHERE name = ?", "recorded_ms") or 0
         self.records, self.bytes, self._held = 0, 0, {}
         size = f"count(*), coalesce(sum(length(value) + length(key) + {ROW_BYTES}), 0)"
+        self.cells = dict(db.execute("SELECT name, seen_ms FROM cells").fetchall())
         query = f"SELECT source, {size} FROM outbox WHERE type <> ? GROUP BY source"
         for source, records, total in db.execute(query, [Heartbeat.type]):
             self.records += records
@@ -411,8 +429,20 @@ class Spool:
         _insert(db, (row for item in new for row in item.rows))
         if position:
             db.execute("INSERT OR REPLACE INTO positions VALUES (?, ?)", position)
+        self._remember_cells(db, {row.key for item in new for row in item.rows if row.topic in INPUT_NAMES}, now_ms)
         _remember_time(db, now_ms)
         return new, forgotten
+
+    def _remember_cells(self, db: sqlite3.Connection, names: set[str], now_ms: int) -> None:
+        heard = [name for name in names if abs(now_ms - self.cells.get(name, 0)) > CELL_EVERY_MS]
+        for name in heard:
+            self.cells[name] = now_ms
+            db.execute("INSERT OR REPLACE INTO cells VALUES (?, ?)", (name, now_ms))
+        while len(self.cells) > CELLS_MAX:
+            oldest = min(self.cells, key=lambda one: (self.cells[one], one))
+            del self.cells[oldest]
+            db.execute("DELETE FROM cells WHERE name = ?", [oldest])
+            self._counts[Count.CELL_FORGOTTEN] += 1
 
 
 def _create(db: sqlite3.Connection) -> None:

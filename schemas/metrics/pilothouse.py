@@ -54,6 +54,18 @@ METRICS = (
     ),
     Metric("pilothouse.spool.clock.fallbacks", Kind.SUM, "{record}", "Records stamped while the own clock had fallen."),
     Metric("pilothouse.spool.deliveries.forgotten", Kind.SUM, "{delivery}", "Delivery ids forgotten before 24 hours."),
+    Metric(
+        "pilothouse.spool.cells.forgotten",
+        Kind.SUM,
+        "{cell}",
+        "Cells beyond the bound that is known; their partitions are beaten on when they are heard of again.",
+    ),
+    Metric(
+        "pilothouse.spool.clock.steps",
+        Kind.SUM,
+        "{step}",
+        "Jumps of the wall clock, not followed before they have lasted.",
+    ),
     Metric("pilothouse.publisher.records", Kind.SUM, "{record}", "Records that Kafka has stored."),
     Metric("pilothouse.publisher.failures", Kind.SUM, "{attempt}", "Attempts that Kafka did not confirm."),
     Metric("pilothouse.publisher.oversized", Kind.SUM, "{record}", "Records too large for Kafka, as dead letters."),
