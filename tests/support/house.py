@@ -32,16 +32,22 @@ from pilothouse.whole import environment, make_topics, our_programs
 from schemas.codec import Envelope, Received, decode, encode
 from schemas.estate import Estate
 from schemas.records import OperationsEvent, Record
-from schemas.topics import topic_of
+from schemas.topics import PARTITIONS, TOPICS, topic_of
 
 ESTATE = """
 cells:
   - name: eu1
     tenants: [{{name: acme}}, {{name: borealis}}]
     resources:
-      - {{name: odoo-eu1, system: odoo_log, url: "file://{log}", interval_s: 0.5, options: {{ship: all}}}}
-      - {{name: valkey-eu1, system: redis, url: "{redis}", interval_s: 0.5}}
+      - {{name: odoo-eu1, system: odoo_log, url: "file://{log}", interval_s: {interval_s}, options: {{ship: all}}}}
+      - {{name: valkey-eu1, system: redis, url: "{redis}", interval_s: {interval_s}}}
 """
+OTHERS = """
+  - {name: eu2, tenants: [{name: acme}]}
+  - {name: us1, tenants: [{name: acme}]}
+  - {name: ap1, tenants: [{name: acme}]}
+"""
+"""Cells of which tests publish records themselves: ingest beats for what the estate declares."""
 
 
 @dataclass
@@ -163,6 +169,13 @@ class House:
                 left = {place: end for place, end in left.items() if await reader.position(place) < end}
         return found
 
+    async def written_to_kafka(self) -> int:
+        """How many records all topics have taken so far."""
+        known = await partitions(self.kafka, [topic.name for topic in TOPICS])
+        places = [TopicPartition(name, number) for name, numbers in known.items() for number in numbers]
+        async with AIOKafkaConsumer(**self.kafka) as reader:
+            return sum((await reader.end_offsets(places)).values())
+
     async def next_stored(self, timeout_s: float) -> float:
         """Append a line and give the seconds until a line newer than now is in the store."""
         began, (_, before) = time.monotonic(), await self.stored()
@@ -174,15 +187,18 @@ class House:
 
 
 @asynccontextmanager
-async def house(settings: Settings, directory: Path) -> AsyncIterator[House]:
-    """Start everything; `settings` give caches, `directory` is made."""
+async def house(settings: Settings, directory: Path, *, is_idle: bool = False) -> AsyncIterator[House]:
+    """Start everything; `settings` give caches, `directory` is made. One cell with all partitions, seldom looked at, `is_idle`."""
     await asyncio.to_thread(directory.mkdir, mode=0o711, exist_ok=True)
-    own = settings.model_copy(update={"data_dir": directory, "kafka": None, "database_url": None, "partitions": 4})
+    own = settings.model_copy(
+        update={"data_dir": directory, "kafka": None, "database_url": None, "partitions": PARTITIONS if is_idle else 4}
+    )
     async with Stack(own, postgres=[STORE], valkey=["eu1"]) as stack:
         log, config = directory / "odoo.log", directory / "estate"
         log.touch()
         config.mkdir(exist_ok=True)
-        (config / "estate.yaml").write_text(ESTATE.format(log=log, redis=stack.valkey["eu1"].url))
+        told = ESTATE.format(log=log, redis=stack.valkey["eu1"].url, interval_s=15 if is_idle else 0.5)
+        (config / "estate.yaml").write_text(told if is_idle else told + OTHERS)
         before = dict(os.environ)
         os.environ.update(environment(stack.settings))
         await make_topics(stack.settings)
@@ -201,10 +217,10 @@ async def house(settings: Settings, directory: Path) -> AsyncIterator[House]:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[House]:
+async def running(settings: Settings, *, is_idle: bool = False) -> AsyncIterator[House]:
     """A house in a fresh directory, whose first lines are in the store."""
     with _directory() as path:
-        async with house(settings, path) as one:
+        async with house(settings, path, is_idle=is_idle) as one:
             one.append(50)
             assert await one.all_stored(60) == (50, 50), one.program("sink").log.read_text()[-2_000:]
             yield one
