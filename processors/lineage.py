@@ -9,6 +9,7 @@ that compaction never removes the committed one for the sake of one whose commit
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -89,18 +90,33 @@ class Restored(NamedTuple):
 
 
 def restore(entries: Iterable[tuple[bytes, bytes | None]]) -> Restored:
-    """The best whole snapshot among the records of a partition, in the order of the log."""
+    """The best whole snapshot among the records of a partition, in the order of the log.
+
+    What is no commit, or points to what is no part, is passed over: whoever wrote it, a worker always starts.
+    """
     latest: dict[bytes, list[bytes]] = {}
     for key, value in entries:
         if value is None:
             latest.pop(key, None)
         else:
             latest.setdefault(key, []).append(value)
-    commits = [orjson.loads(value) for key, values in latest.items() if _is_commit(key) for value in values]
+    commits = [read for key, values in latest.items() if _is_commit(key) for value in values if (read := _read(value))]
     for commit in sorted(commits, key=lambda one: one["folded"], reverse=True):
-        if (parts := _collect(commit, latest)) is not None:
-            return Restored(parts, list(latest))
+        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            if (parts := _collect(commit, latest)) is not None:
+                return Restored(parts, list(latest))
     return Restored({}, list(latest))
+
+
+def _read(value: bytes) -> Any:
+    """A commit; None of what is none."""
+    try:
+        commit = orjson.loads(value)
+    except orjson.JSONDecodeError:
+        return None
+    folded = commit.get("folded") if isinstance(commit, dict) else None
+    is_one = isinstance(folded, list) and bool(folded) and all(type(one) is int for one in folded)
+    return commit if is_one else None
 
 
 def _collect(commit: Any, found: Mapping[bytes, list[bytes]]) -> dict[Key, bytes] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from processors.lineage import Entry, Writer, restore
 from processors.runner import Gap, Message, Pace, Runner
 from processors.step import Item, Step, StepConfig, json_state, never, whole_cell
 from schemas.codec import Envelope, Wire, encode, encode_heartbeat
-from schemas.records import Heartbeat, OperationsEvent, Phase, Severity, Signal
+from schemas.records import DeadLetter, Heartbeat, OperationsEvent, Phase, Severity, Signal
 from schemas.topics import DEAD_LETTERS, INPUTS, OPERATIONS
 
 TOPIC = INPUTS.index(OPERATIONS)
@@ -31,7 +32,7 @@ def echo(config: StepConfig, state: Told, item: Item) -> tuple[Told, list[Any]]:
     state.names.append(item.record.name)
     found = Signal(
         cell="eu1", time_ms=item.at_ms, id=item.record.name, phase=Phase.OPEN, detector="echo", cause="echo:x", resource="x",
-        started_ms=item.at_ms, severity=Severity.INFO, score=0.5, summary="",
+        started_ms=item.at_ms, severity=Severity.INFO, score=0.5, summary="", tenants=("t" * 200,) * (5_000 * (item.record.name == "too-long")),
     )  # fmt: skip
     return state, [found]
 
@@ -44,11 +45,13 @@ class Bus:
 
     def __init__(self) -> None:
         self.sent: list[str] = []
+        self.wires: list[tuple[str, Wire]] = []
         self.state: list[Entry] = []
         self._futures: list[asyncio.Future[object]] = []
 
     async def send(self, topic: str, partition: int | None, wire: Wire) -> asyncio.Future[object]:
         self.sent.append(topic)
+        self.wires.append((topic, wire))
         return self._future()
 
     async def send_state(self, partition: int, entry: Entry) -> asyncio.Future[object]:
@@ -208,6 +211,63 @@ async def test_a_partition_that_is_lost_while_its_state_is_packed_writes_no_snap
     await house.bus.deliver()
     assert house.bus.state == []
     assert house.acknowledged == {}
+
+
+async def letters_of(house: House) -> list[DeadLetter]:
+    return [DeadLetter.model_validate_json(wire.value) for topic, wire in house.bus.wires if topic == DEAD_LETTERS.name]
+
+
+async def test_what_a_step_raised_is_a_letter_with_its_name_and_a_traceback_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    house = House()
+    await house.read(0, "bad", 1_000)
+    await house.read(1, None, 9_000)
+    (letter,) = await letters_of(house)
+    assert (letter.reason, letter.rejected_by, letter.offset) == ("failed", "processors/echo", 0)
+    assert "step echo raised ZeroDivisionError: bad" in letter.detail
+    (record,) = [one for one in caplog.records if one.message == "a step failed"]
+    assert record.exc_info
+    assert record.__dict__["step"] == "echo"
+
+
+async def test_a_finding_that_cannot_be_written_down_stops_nothing() -> None:
+    house = House()
+    await house.read(0, "too-long", 1_000)
+    await house.read(1, "b", 1_001)
+    await house.read(2, None, 9_000)
+    (letter,) = await letters_of(house)
+    assert letter.rejected_by == "processors/encode"
+    assert house.bus.sent.count("signals.detections.v1") == 1
+    assert house.runner.fold.counts["failed_encode"] == 1
+
+
+async def test_a_letter_that_no_broker_would_take_is_cut_and_counted() -> None:
+    house = House()
+    await house.runner.on_message(Message(TOPIC, 0, b"k" * 10**6, b"x" * 10**7, [("h", b"v" * 10**6)], -5))
+    (letter,) = await letters_of(house)
+    assert letter.reason == "oversized"
+    assert len(letter.model_dump_json()) < 900_000
+    assert house.runner.fold.counts["letters_cut"] == 1
+
+
+async def test_a_clock_that_is_not_believed_is_told_once_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    plan = replace(Plan.of([ECHO]), listens=(TOPIC,))
+    house = House(PartitionFold(plan))
+    for offset in range(4):
+        await house.read(offset, None, 9_000 + 1_000 * offset + 10**9 * (offset > 1))
+    (record,) = [one for one in caplog.records if "clock" in one.message]
+    assert record.__dict__["publisher"] == "p"
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"[]", b"{}", b'{"folded": "x"}', b'{"folded": [1], "parts": 3}', b"\xff", b'{"folded": [9e99]}']
+)
+async def test_whatever_stands_among_the_snapshots_a_worker_starts(value: bytes) -> None:
+    parts = PartitionFold(Plan.of([ECHO])).snapshot()
+    writer = Writer("w")
+    entries = [*writer.parts(parts), writer.commit(parts, (1,)), Entry(b'["commit","x"]', value)]
+    assert restore(entries).parts == parts
 
 
 async def test_a_worker_that_leaves_has_told_everything_that_its_last_snapshot_covers() -> None:
