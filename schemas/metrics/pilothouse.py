@@ -75,7 +75,10 @@ METRICS = (
     Metric("pilothouse.collector.refused", Kind.SUM, "{record}", "What collectors could not read, as dead letters."),
     Metric("pilothouse.receiver.refused", Kind.SUM, "{request}", "Requests answered with an error."),
     Metric(
-        "pilothouse.receiver.unauthenticated", Kind.SUM, "{request}", "Requests of senders that did not prove who they are."
+        "pilothouse.receiver.unauthenticated",
+        Kind.SUM,
+        "{request}",
+        "Requests of senders that did not prove who they are.",
     ),
     Metric("pilothouse.receiver.forbidden", Kind.SUM, "{request}", "Requests that the sender's key may not make."),
     Metric("pilothouse.receiver.throttled", Kind.SUM, "{request}", "Requests beyond the quota of the sender's key."),
