@@ -20,7 +20,7 @@ from ingest.scheduler import Scheduler, Watched
 from ingest.spool import SpoolFull
 from ingest.threads import HangsError
 from schemas.records import DeadLetter, OperationsEvent, Record, Scrape
-from tests.support.hostile import CANARY, LIARS, Liar, Mood
+from tests.support.liars import CANARY, LIARS, Liar, Mood
 
 NOW_MS = 1_795_233_600_000
 SEEDS = range(25)
