@@ -14,7 +14,7 @@ from schemas.codec import Envelope, Received, decode, encode
 from schemas.records import Heartbeat, Incident, Phase, Signal
 from schemas.topics import INPUTS, topic_of
 from tests.contract.test_every_step import EVERY, T0, plan
-from tests.support.hostile_records import Hostile
+from tests.support.hostile import Hostile
 
 IN_CI, IN_SOAK = 3_000, 30_000
 TOPIC = {topic.name: place for place, topic in enumerate(INPUTS)}
