@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import context
 
-context.configure(
-    connection=context.config.attributes["connection"], target_metadata=None, version_table="pilothouse_schema"
-)
+from sinks.migrations.apply import VERSIONS
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=None, version_table=VERSIONS)
 with context.begin_transaction():
     context.run_migrations()

@@ -190,28 +190,23 @@ async def test_which_changes_regressed_and_who_made_them_is_one_query(bus: Bus, 
     assert await store.one("SELECT expected - started FROM signals_current WHERE verdict IS NULL") == timedelta(
         seconds=90
     )
-    assert await seen_by(store, "acme", "SELECT cause FROM change_verdicts") == {"release:odoo@2.5.0"}
-    assert await seen_by(store, None, "SELECT cause FROM change_verdicts") == set()
+    acme = await reader_of(store, "acme")
+    assert await seen_by(store, acme, "SELECT cause FROM change_verdicts") == {"release:odoo@2.5.0"}
+    assert await seen_by(store, "pilothouse_reader", "SELECT cause FROM change_verdicts") == set()
+    await store.connection.execute(f"DROP OWNED BY {acme}; DROP ROLE {acme}")
 
 
-async def test_a_store_of_before_gets_the_new_columns_and_keeps_its_rows(store: Store) -> None:
+async def test_a_store_of_before_gets_the_new_columns_and_keeps_its_rows(database_url: str) -> None:
+    await migrate(database_url, "0001")
+    store = Store(database_url, await asyncpg.connect(database_url))
     await store.connection.execute(
-        "DROP VIEW change_verdicts, signals_current, incidents_current; ALTER TABLE incidents DROP COLUMN roles, "
-        "DROP COLUMN merged_into, DROP COLUMN split_from, DROP COLUMN flapping, DROP COLUMN silenced, DROP COLUMN recovery, "
-        "DROP COLUMN inhibited, DROP COLUMN parts; "
-        "ALTER TABLE signals DROP COLUMN verdict, DROP COLUMN expected"
-    )
-    await store.connection.execute(
-        "CREATE VIEW incidents_current WITH (security_invoker) AS SELECT DISTINCT ON (id) * FROM incidents "
-        "ORDER BY id, version DESC;"
-        "CREATE VIEW signals_current WITH (security_invoker) AS SELECT DISTINCT ON (id) * FROM signals "
-        "ORDER BY id, time DESC, sequence DESC; UPDATE pilothouse_schema SET version_num = '0001'; "
         "INSERT INTO signals VALUES (now(), 's', 1, 'eu1', 'old', 'open', 'locks', 'x:y', 'r', null, now(), 2, 0.5, 't', '[]', '{}');"
         "INSERT INTO incidents VALUES (now(), 's', 2, 'eu1', 'old', 1, 'open', now(), 2, 't', '[]', '{}', '{}', '{}')"
     )
-    await migrate(store.url)
+    await migrate(database_url)
     assert await store.all("SELECT id, verdict FROM signals_current") == [("old", None)]
     assert await store.all("SELECT id, roles, flapping, silenced FROM incidents_current") == [("old", [], False, None)]
+    await store.connection.close()
 
 
 async def test_points_logs_documents_and_findings_arrive_with_all_they_say(bus: Bus, store: Store) -> None:
@@ -497,6 +492,7 @@ async def test_a_tenant_sees_its_own_rows_alone(bus: Bus, store: Store) -> None:
         await bus.put(record)
     async with running(bus, store):
         await store.until("SELECT count(*) FROM records", 17)
+    acme, globex = [await reader_of(store, tenant) for tenant in ("acme", "globex")]
     views = {
         "metric_points": "tenant",
         "metrics_1m": "tenant",
@@ -514,22 +510,29 @@ async def test_a_tenant_sees_its_own_rows_alone(bus: Bus, store: Store) -> None:
         query = f"SELECT DISTINCT {tenant} FROM {view}"
         everyone = {row for (row,) in await store.all(query)}
         assert {"acme", "globex"} <= everyone, view
-        assert await seen_by(store, "acme", query) <= {"acme"}, view
-        assert await seen_by(store, None, query) == set(), view
-    assert await seen_by(store, "globex", "SELECT tenant FROM metric_points") == {"globex"}
-    assert await seen_by(store, "acme", "SELECT id FROM incidents_current") == set()
-    assert await seen_by(store, "acme", "SELECT id FROM tenant_incidents") == {"i1"}
+        assert await seen_by(store, acme, query) <= {"acme"}, view
+        assert await seen_by(store, "pilothouse_reader", query) == set(), view
+    assert await seen_by(store, globex, "SELECT tenant FROM metric_points") == {"globex"}
+    assert await seen_by(store, acme, "SELECT id FROM incidents_current") == set()
+    assert await seen_by(store, acme, "SELECT id FROM tenant_incidents") == {"i1"}
     for table in ("metrics", "logs", "records", "dead_letters"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await seen_by(store, "acme", f"SELECT * FROM {table}")
+            await seen_by(store, acme, f"SELECT * FROM {table}")
+    await store.connection.execute(f"DROP OWNED BY {acme}, {globex}; DROP ROLE {acme}, {globex}")
 
 
-async def seen_by(store: Store, tenant: str | None, query: str) -> set[Any]:
-    """What a reader of this tenant gets."""
+async def reader_of(store: Store, tenant: str) -> str:
+    """A role that may see one tenant of the cell."""
+    role = f"{tenant}_{uuid4().hex}"
+    await store.connection.execute(f"CREATE ROLE {role} IN ROLE pilothouse_reader")
+    await store.connection.execute("INSERT INTO pilothouse_access VALUES ($1::text::regrole, 'eu1', $2)", role, tenant)
+    return role
+
+
+async def seen_by(store: Store, role: str, query: str) -> set[Any]:
+    """What a role gets."""
     async with store.connection.transaction():
-        await store.connection.execute("SET LOCAL ROLE pilothouse_reader")
-        if tenant:
-            await store.connection.execute(f"SET LOCAL pilothouse.tenant = '{tenant}'")
+        await store.connection.execute(f"SET LOCAL ROLE {role}")
         return {row for (row,) in await store.all(query)}
 
 

@@ -4,8 +4,8 @@ Telemetry is narrow: a point is time, series and value; what a series is stands 
 installed with its own licence, hypertables, columnstore, continuous aggregates and retention policies do the upkeep;
 elsewhere native partitions by day, and functions that the sink calls. Readers see the same views.
 
-Who sees what. A tenant's reader sets `pilothouse.tenant` (SET LOCAL) and sees rows of that tenant alone. Rows that a cell
-shares (tenant null), and findings that concern several tenants, name neighbours in their texts: they are for members of
+Who sees what. A tenant's reader sees rows of that tenant alone; since revision 0006 the table `pilothouse_access` says whose
+reader a role is, not a setting. Rows that a cell shares (tenant null), and findings that concern several tenants, name neighbours in their texts: they are for members of
 `pilothouse_operator` only. Tables that may carry row security have it (series, business, changes, operations, security,
 signals, incidents); telemetry, where COPY, the columnstore and the aggregates refuse it, is reached through
 security-barrier views only.
@@ -310,7 +310,10 @@ def _has_timescale() -> bool:
     Under the Apache licence it has no columnstore, aggregates or policies: then native partitions serve better.
     """
     bind = op.get_bind()
-    preloaded = bind.exec_driver_sql("SELECT current_setting('shared_preload_libraries')").scalar_one()
+    # A plain role, as which the store is best owned, may not see this setting; then the extension has to be there already.
+    preloaded = bind.exec_driver_sql(
+        "SELECT setting FROM pg_settings WHERE name = 'shared_preload_libraries'"
+    ).scalar_one_or_none()
     created = bind.exec_driver_sql("SELECT count(*) FROM pg_extension WHERE extname = 'timescaledb'").scalar_one()
     if "timescaledb" not in str(preloaded) and not created:
         return False
