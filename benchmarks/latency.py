@@ -50,7 +50,13 @@ async def measure(settings: Settings, events: int = 25) -> dict[str, Any]:
 def _write_estate(config: Path, events: int) -> None:
     config.mkdir(exist_ok=True)
     names = [cell(number) for number in range(CELLS)] + [_event_cell(number) for number in range(events)]
-    route = {"name": "bench", "url": {"env": URL}, "secret": {"env": KEY}, "min_severity": "info"}
+    route = {
+        "name": "bench",
+        "url": {"env": URL},
+        "secret": {"env": KEY},
+        "min_severity": "info",
+        "allow_private": True,
+    }
     estate = {"cells": [{"name": one, "tenants": [{"name": f"tenant-{one}"}]} for one in names], "routes": [route]}
     (config / "estate.yaml").write_text(yaml.safe_dump(estate))
 

@@ -103,7 +103,7 @@ def sink(names: list[str], estate: Estate, settings: Settings, instance: str | N
     context = Context(
         kafka=kafka_options(settings),
         estate=estate,
-        resolve=_resolve,
+        resolve=resolved,
         now_s=time.time,
         database_url=settings.database_url,
         topic_prefix=settings.topic_prefix,
@@ -138,7 +138,8 @@ def _require_one(parts: list[supervision.Part]) -> None:
         raise NotConfigured("; ".join(faults))
 
 
-def _resolve(reference: str | Reference | None, wanted_by: str) -> str:
+def resolved(reference: str | Reference | None, wanted_by: str) -> str:
+    """The value that an estate refers to, "" for none. Raises ValueError naming who wants it when it is not there."""
     try:
         return "" if reference is None else resolve(reference, wanted_by, os.environ)
     except ConfigurationError as error:

@@ -60,11 +60,14 @@ def of_worker(counts: Mapping[str, int]) -> Iterator[Reading]:
 
 
 def of_sinks(tasks: Sequence[Task | Part]) -> Iterator[Reading]:
-    """The counts of each sink."""
+    """The counts of each sink: of how it reads, and its own (`pilothouse.sink.alerts.sent`)."""
     for task in tasks:
+        who = {"pilothouse.sink.name": task.name}
         for one in fields(task.counts):
-            value = getattr(task.counts, one.name)
-            yield Reading(f"pilothouse.sink.{one.name}", value, {"pilothouse.sink.name": task.name})
+            yield Reading(f"pilothouse.sink.{one.name}", getattr(task.counts, one.name), who)
+        own, kind = getattr(task.sink, "counts", None), task.name.partition(".")[0]
+        for one in fields(own) if own else ():
+            yield Reading(f"pilothouse.sink.{kind}.{one.name}", getattr(own, one.name), who)
 
 
 @contextmanager

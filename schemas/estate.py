@@ -131,6 +131,9 @@ class Route(BaseModel):
     watchdog: bool = Field(
         False, description="Also forward each cell's heartbeat, to a dead man's switch that notices when it stops."
     )
+    allow_private: bool = Field(
+        False, description="Its receiver may stand inside: at a loopback, private or link-local address."
+    )
 
 
 class Key(Reference):

@@ -5,7 +5,10 @@ else, and its offsets move only over what it has taken or what is in the dead le
 state that is kept anywhere: it is folded from the log up to the committed offset whenever partitions are taken over
 (`alerts_news`), so a kill at any moment loses nothing; what was under way goes out once more with the webhook-id it had.
 
-Source: Standard Webhooks 1.0 (signature, webhook-id, which statuses are tried again).
+What a receiver can never take goes to the dead letters. What is no fault of the alert does not: a redirect, a wrong password, a path
+that is gone, an address that is refused. Then the alerts wait for a person to mend the route, as they do for a receiver that is away.
+
+Source: Standard Webhooks 1.0 (signature, webhook-id).
 """
 
 from __future__ import annotations
@@ -18,28 +21,27 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
-import aiohttp
 from aiokafka import TopicPartition
 from standardwebhooks import Webhook
-from standardwebhooks.webhooks import EmptyWebhookSecretError
 
 from schemas import topics
 from schemas.codec import Reason, Rejected
 from schemas.estate import Route
 from schemas.records import Incident, Phase, Signal
 from sinks import sink
+from sinks.alerts_delivery import Delivery, Undelivered, Verdict, remedy, verdict
 from sinks.alerts_history import History
-from sinks.alerts_news import Heartbeat, Notification, Told, body, due, flush, fold, is_heartbeat
-from sinks.backoff import Backoff, retry_after_s
+from sinks.alerts_news import Heartbeat, Notification, Told, content, due, flush, fold, is_heartbeat
+from sinks.alerts_route import checked_key, checked_url, resolved
+from sinks.alerts_route import remedy as allowing
+from sinks.backoff import Backoff
 from sinks.context import Context, SinkKind, Task
-from sinks.kafka_clients import Broker
 from sinks.sink import Assignment, Batch, Message, Opened, Refuse, SinkUnavailable
 
 log = logging.getLogger(__name__)
 
-AWAY_STATUSES = {408, 425, 429, 502, 503, 504}
+BACK = "Bring its receiver back; its alerts wait"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,12 @@ class Config:
     give_up_s: float = 24 * 3600.0
     """A receiver that is away for longer loses its alerts to the dead letters."""
     tries_max: int = 10
-    """An alert at which a living receiver fails (500) so often goes to the dead letters: others wait behind it."""
+    """An alert at which a living receiver fails (500) so often goes to the dead letters: others wait behind it.
+
+    So does one that is refused (400) by a receiver that did not take the one before: it may refuse them all, for a fault of its own.
+    """
+    misconfigured_s: float = 30.0
+    """Pause while a person has to mend the route."""
     look_back_s: float = 30 * 86_400.0
     """An incident of which the log has said nothing for longer is forgotten."""
     stale_s: float = 3600.0
@@ -80,6 +87,12 @@ class Counts:
     stale: int = 0
     """Versions of incidents that were over before the route existed."""
     forgotten: int = 0
+    misconfigured: int = 0
+    """Tries that failed because the route or its receiver is set up wrong."""
+    private: int = 0
+    """Tries whose receiver's name led inside, which the route does not allow."""
+    cut: int = 0
+    """Alerts that were too large and went out without their details."""
 
 
 class Gone(Exception):  # noqa: N818 (it reads as a state, not as a mistake)
@@ -117,19 +130,21 @@ class Alerts:
         backoff: Backoff | None = None,
         topic_prefix: str = "",
     ) -> None:
-        """Raises ValueError naming the route when the url or the secret is none."""
+        """Raises ValueError naming the route when the url or the secret is none, or not safe."""
         self.name = f"alerts.{route.name}"
         self.group = f"{topic_prefix}pilothouse-sink-alerts.{route.name}"
         if route.watchdog:
             self.topics = (*self.topics, topics.DETECTIONS.name)
         self.route, self.config, self.counts = route, config or Config(), Counts()
-        self._url, self._webhook = _checked_url(route, url), _webhook(route, secret)
+        where, key = checked_url(route, url), checked_key(route, secret)
+        self._webhook = Webhook(key) if key else None
         self._kafka, self._now_s, self._backoff = kafka, now_s, backoff or Backoff()
         self._partitions: dict[TopicPartition, Partition] = {}
-        self._session: aiohttp.ClientSession | None = None
+        self._delivery = Delivery(where.url(), route.allow_private, self.config.timeout_s)
         self._lock = asyncio.Lock()
         self._holding: asyncio.Task[None] | None = None
         self._tries: tuple[str, int] = ("", 0)
+        self._is_proven = False  # the receiver took the last alert that it answered
 
     async def open(self, assignment: Assignment) -> Opened:
         """Fold the log of these partitions up to where the route stands."""
@@ -164,8 +179,7 @@ class Alerts:
             self._holding.cancel()
             with suppress(asyncio.CancelledError):
                 await self._holding
-        if self._session:
-            await self._session.close()
+        await self._delivery.close()
 
     # What is known.
 
@@ -272,29 +286,38 @@ class Alerts:
     async def _tell(self, notification: Notification | Heartbeat) -> None:
         """Return when the receiver has taken it. Raises SinkUnavailable or Gone."""
         if (remaining_s := self._backoff.remaining_s()) > 0:
-            raise self._unavailable("it is not asked yet", remaining_s)
+            raise self._unavailable("it is not asked yet", BACK, remaining_s)
+        data, is_cut = content(notification)
         try:
-            status, headers = await self._post(notification)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise self._failed(notification, _reason(error), is_away=True) from None
-        if 200 <= status < 300:
-            self._backoff.succeeded()
-            self._tries = ("", 0)
-            self.counts.sent += 1
-        elif status in AWAY_STATUSES or status >= 500:
-            wanted_s = retry_after_s(headers)
-            raise self._failed(notification, f"HTTP {status}", status in AWAY_STATUSES, wanted_s)
-        else:
-            mend = "redirects are not followed, write the final url" if status < 400 else "check its url and secret"
-            raise Gone(f"route {self.route.name}: HTTP {status}; {mend}")
+            answer = await self._delivery.post(self._headers(notification.id, data), data)
+        except Undelivered as error:
+            if error.is_private:
+                self.counts.private += 1
+                raise self._misconfigured(str(error), allowing(self.route).capitalize()) from None
+            raise self._failed(notification, str(error), is_away=True) from None
+        reason = f"HTTP {answer.status}"
+        match verdict(answer.status):
+            case Verdict.TAKEN:
+                self._taken(is_cut)
+            case Verdict.AWAY:
+                raise self._failed(notification, reason, is_away=True, wanted_s=answer.retry_after_s)
+            case Verdict.MISCONFIGURED:
+                raise self._misconfigured(reason, remedy(answer.status))
+            case Verdict.GONE:
+                raise Gone(
+                    f"route {self.route.name}: {reason}; its receiver wants no more alerts, take it out of the estate"
+                )
+            case Verdict.REFUSED if self._is_proven:
+                self._is_proven = False
+                raise Gone(f"route {self.route.name}: {reason}; its receiver does not take this alert")
+            case _:
+                raise self._failed(notification, reason, is_away=False, wanted_s=answer.retry_after_s)
 
-    async def _post(self, notification: Notification | Heartbeat) -> tuple[int, Mapping[str, str]]:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self.config.timeout_s))
-        data = body(notification)
-        headers = self._headers(notification.id, data)
-        async with self._session.post(self._url, data=data, headers=headers, allow_redirects=False) as response:
-            return response.status, response.headers
+    def _taken(self, is_cut: bool) -> None:
+        self._backoff.succeeded()
+        self._tries, self._is_proven = ("", 0), True
+        self.counts.sent += 1
+        self.counts.cut += is_cut
 
     def _headers(self, identity: str, data: bytes) -> dict[str, str]:
         # Receivers refuse old timestamps, so it is the try's own; the id is what stays the same.
@@ -312,46 +335,34 @@ class Alerts:
     def _failed(
         self, notification: Notification | Heartbeat, reason: str, is_away: bool, wanted_s: float | None = None
     ) -> SinkUnavailable | Gone:
-        self.counts.failed_tries += 1
-        pause_s = self._backoff.failed(wanted_s)
-        if self._backoff.failing_s() >= self.config.give_up_s:
-            return Gone(f"route {self.route.name}: {reason}; away for {self._backoff.failing_s():.0f} s")
+        pause_s = self._pause(wanted_s)
+        if self._has_given_up():
+            return self._given_up(reason)
         if not is_away:
             identity, tries = self._tries
             self._tries = (notification.id, tries + 1 if identity == notification.id else 1)
             if self._tries[1] >= self.config.tries_max:
                 return Gone(f"route {self.route.name}: {reason} at each of {self._tries[1]} tries")
-        return self._unavailable(reason, pause_s)
+        return self._unavailable(reason, BACK, pause_s)
 
-    def _unavailable(self, reason: str, retry_after_s: float) -> SinkUnavailable:
-        return SinkUnavailable(self.name, reason, "Bring its receiver back; its alerts wait", retry_after_s)
+    def _misconfigured(self, reason: str, mend: str) -> SinkUnavailable | Gone:
+        self.counts.misconfigured += 1
+        pause_s = self._pause(self.config.misconfigured_s)
+        return self._given_up(reason) if self._has_given_up() else self._unavailable(reason, mend, pause_s)
 
+    def _pause(self, wanted_s: float | None) -> float:
+        self.counts.failed_tries += 1
+        self._is_proven = False
+        return self._backoff.failed(wanted_s)
 
-def _reason(error: Exception) -> str:
-    # Not its own words: they may hold the url, and a webhook's url is a secret.
-    what = error.strerror if isinstance(error, OSError) else None
-    return f"{type(error).__name__} {what or ''}".strip()
+    def _has_given_up(self) -> bool:
+        return self._backoff.failing_s() >= self.config.give_up_s
 
+    def _given_up(self, reason: str) -> Gone:
+        return Gone(f"route {self.route.name}: {reason}; away for {self._backoff.failing_s():.0f} s")
 
-def _checked_url(route: Route, url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"route {route.name}: its url must be https://host/path")
-    try:
-        parts.hostname.encode("idna")
-    except UnicodeError:
-        # Said here and not at each alert; without the host, which may be a secret as the rest of the url.
-        raise ValueError(f"route {route.name}: its host is no name: a label has 1 to 63 letters") from None
-    return url
-
-
-def _webhook(route: Route, secret: str) -> Webhook | None:
-    if not secret:
-        return None
-    try:
-        return Webhook(secret)
-    except (ValueError, EmptyWebhookSecretError) as error:
-        raise ValueError(f"route {route.name}: its secret must be whsec_ and then base64") from error
+    def _unavailable(self, reason: str, mend: str, retry_after_s: float) -> SinkUnavailable:
+        return SinkUnavailable(self.name, reason, mend, retry_after_s)
 
 
 def make(context: Context) -> list[Task]:
@@ -364,8 +375,7 @@ def _parts(context: Context) -> Mapping[str, Callable[[], Task]]:
 
 
 def _task(route: Route, context: Context) -> Task:
-    url = context.resolve(route.url, f"url of route {route.name}")
-    secret = context.resolve(route.secret, f"secret of route {route.name}")
+    url, secret = resolved(route, context.resolve)
     alerts = Alerts(route, url, secret, context.kafka, context.now_s, topic_prefix=context.topic_prefix)
     return Task(alerts, sink.Config(group=alerts.group, topic_prefix=context.topic_prefix))
 

@@ -9,6 +9,7 @@ over, what goes on is told as it is then.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -19,6 +20,13 @@ from schemas.codec import rfc3339
 from schemas.estate import Route
 from schemas.records import Cause, Incident, Phase, Role, Severity, Signal
 from schemas.shown import shown_impact, shown_recovery
+
+BODY_BYTES_MAX = 256 * 1024
+"""A larger body goes out without its details: receivers refuse large ones, and the alert counts more than its evidence."""
+IDENTITY_LETTERS_MAX = 200
+"""A longer webhook-id is replaced by its digest: headers have bounds."""
+ITEMS_KEPT, LETTERS_KEPT = 20, 500
+"""Of a body that is cut: entries of each list, and letters of each text."""
 
 WATCHDOG = "pilothouse.watchdog:"
 TYPES = {Phase.OPEN: "incident.open", Phase.UPDATED: "incident.updated", Phase.RESOLVED: "incident.resolved"}
@@ -36,7 +44,7 @@ class Notification(NamedTuple):
 
         Without a full stop, which separates the parts that are signed.
         """
-        return f"{quote(self.incident.id, safe='').replace('.', '%2E')}-{self.incident.version}"
+        return f"{_named(self.incident.id)}-{self.incident.version}"
 
 
 class Heartbeat(NamedTuple):
@@ -47,7 +55,12 @@ class Heartbeat(NamedTuple):
     @property
     def id(self) -> str:
         """The same at every delivery: the cell's heartbeat and its time."""
-        return f"{quote(self.signal.id, safe='').replace('.', '%2E')}-{self.signal.time_ms}"
+        return f"{_named(self.signal.id)}-{self.signal.time_ms}"
+
+
+def _named(identity: str) -> str:
+    quoted = quote(identity, safe="").replace(".", "%2E")
+    return quoted if len(quoted) <= IDENTITY_LETTERS_MAX else hashlib.sha256(identity.encode()).hexdigest()
 
 
 def is_heartbeat(route: Route, signal: Signal) -> bool:
@@ -146,14 +159,43 @@ def _known(incident: Incident, told_ms: int) -> Known:
 
 def body(notification: Notification | Heartbeat) -> bytes:
     """The JSON of a notification: the same bytes at every delivery."""
+    return content(notification).data
+
+
+class Content(NamedTuple):
+    """A body, and whether details were left out of it."""
+
+    data: bytes
+    is_cut: bool
+
+
+def content(notification: Notification | Heartbeat) -> Content:
+    """The body of a notification, at most BODY_BYTES_MAX."""
+    whole = _whole(notification)
+    if len(data := orjson.dumps(whole)) <= BODY_BYTES_MAX:
+        return Content(data, False)
+    data = orjson.dumps(_cut(whole) | {"cut": True})
+    if len(data) > BODY_BYTES_MAX:
+        kept = {name: whole["data"].get(name) for name in ("id", "cell", "version", "severity", "title")}
+        data = orjson.dumps(whole | {"data": _cut(kept), "cut": True})
+    return Content(data, True)
+
+
+def _cut(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[:LETTERS_KEPT]
+    if isinstance(value, list | tuple):
+        return [_cut(one) for one in value[:ITEMS_KEPT]]
+    return {name: _cut(one) for name, one in value.items()} if isinstance(value, dict) else value
+
+
+def _whole(notification: Notification | Heartbeat) -> dict[str, Any]:
     if isinstance(notification, Heartbeat):
         signal = notification.signal
         data = {"id": signal.id, "cell": signal.cell, "title": signal.summary}
-        return orjson.dumps({"type": "watchdog", "timestamp": rfc3339(signal.time_ms), "data": data})
+        return {"type": "watchdog", "timestamp": rfc3339(signal.time_ms), "data": data}
     incident = notification.incident
-    return orjson.dumps(
-        {"type": TYPES[notification.phase], "timestamp": rfc3339(incident.time_ms), "data": _data(incident)}
-    )
+    return {"type": TYPES[notification.phase], "timestamp": rfc3339(incident.time_ms), "data": _data(incident)}
 
 
 def _data(incident: Incident) -> dict[str, Any]:

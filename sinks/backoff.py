@@ -1,13 +1,22 @@
-"""When a receiver that is away is asked again: when it wants to be, else later and later, and not all at once."""
+"""When a receiver that is away is asked again: when it wants to be, else later and later, and not all at once.
+
+What a receiver wants is bounded both ways: it can neither have itself asked at once for ever, nor silence us for days.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Mapping
 from email.utils import parsedate_to_datetime
 
-RETRY_AFTER_S_MAX = 3600.0  # a receiver that wants more is asked all the same
+RETRY_AFTER_S_MIN = 1.0
+"""A receiver that wants to be asked sooner, or has wanted so in the past, is asked after so long."""
+RETRY_AFTER_S_MAX = 3600.0
+"""A receiver that wants more is asked all the same."""
+HEADER_LETTERS_MAX = 64
+"""A longer Retry-After says nothing that could be a number of seconds or a date."""
 
 
 class Backoff:
@@ -34,8 +43,8 @@ class Backoff:
     def failed(self, wanted_s: float | None = None) -> float:
         """Note a failure; the pause that follows, which is what the receiver wants if it says so."""
         pause_s = min(self._most_s, self._first_s * 2.0 ** min(self.failures, 30)) * (0.5 + self._draw() / 2)
-        if wanted_s is not None:
-            pause_s = min(wanted_s, RETRY_AFTER_S_MAX)
+        if wanted_s is not None and not math.isnan(wanted_s):
+            pause_s = min(max(wanted_s, RETRY_AFTER_S_MIN), RETRY_AFTER_S_MAX)
         self.failures += 1
         if self.failing_since is None:
             self.failing_since = self.clock()
@@ -52,11 +61,16 @@ class Backoff:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds of a Retry-After, which is a number or a date; a date counts from the answer's own Date."""
+    """Seconds of a Retry-After, which is a number or a date; a date counts from the answer's own Date. None: nothing that can be read.
+
+    Not bounded yet: `Backoff.failed` is where it is.
+    """
     value = headers.get("Retry-After", "").strip()
-    if value.isdecimal():
+    if len(value) > HEADER_LETTERS_MAX:
+        return None
+    if value.isascii() and value.isdigit():
         return float(value)
     try:
-        return max(0.0, (parsedate_to_datetime(value) - parsedate_to_datetime(headers["Date"])).total_seconds())
-    except (KeyError, ValueError, TypeError):
+        return max(0.0, (parsedate_to_datetime(value) - parsedate_to_datetime(headers["Date"][:64])).total_seconds())
+    except (KeyError, ValueError, TypeError, OverflowError, IndexError):
         return None

@@ -37,6 +37,8 @@ class Part:
     counts: Counts = field(default_factory=Counts)
     stumbles: Stumbles = field(default_factory=Stumbles)
     reason: str = ""
+    sink: Any = None
+    """The sink that runs now, or ran last; its own counts begin anew with it."""
 
 
 def parts_of(kind: SinkKind, context: Context) -> list[Part]:
@@ -71,6 +73,7 @@ async def _run(part: Part, kafka: Any, stop: asyncio.Event, instance_id: str | N
     if not await _before(stop, part.prepare()):
         return
     task = part.make()
+    part.sink = task.sink
     config = replace(task.config, instance_id=instance_id)
     running = asyncio.ensure_future(run_sink(task.sink, kafka, stop, config, part.counts, part.stumbles))
     try:

@@ -24,6 +24,7 @@ from pilothouse.commands.answers import (
 )
 from pilothouse.estate_files import EstateError, load
 from schemas.estate import Estate
+from sinks.alerts_route import faults as route_faults
 from sinks.registry import SINKS
 
 app = typer.Typer()
@@ -34,6 +35,8 @@ def check(config: EstateDir, output: OutputOption = Output.TEXT) -> None:
     """Validate an estate, without a network."""
     try:
         estate = load(config)
+        if wrong := list(route_faults(estate, programs.resolved)):
+            raise EstateError("\n".join(wrong))
     except EstateError as error:
         if output is Output.JSON:
             show({"ok": False, "faults": str(error).splitlines()}, output, "")

@@ -304,7 +304,8 @@ async def _house(stack: Stack, company: DemoEstate, receiver: Receiver, story: S
 
 
 def _estate(company: DemoEstate) -> Estate:
-    route = Route(name="on-call", url=Reference(env=ALERT_URL), secret=Reference(env=ALERT_KEY), min_severity="warning")
+    reached = {"url": Reference(env=ALERT_URL), "secret": Reference(env=ALERT_KEY), "allow_private": True}
+    route = Route(name="on-call", min_severity="warning", **reached)
     github = ReceiverKeys(name="github", keys=(Reference(env=GITHUB_KEY),))
     return company.estate.model_copy(update={"routes": (route,), "receivers": (github,)})
 

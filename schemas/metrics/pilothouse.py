@@ -182,4 +182,40 @@ METRICS = (
     ),
     Metric("pilothouse.sink.failures", Kind.SUM, "{failure}", "Times it ended with an error, to be begun anew."),
     Metric("pilothouse.sink.failing", Kind.GAUGE, "1", "1 while it waits to be begun anew after an error, else 0."),
+    Metric("pilothouse.sink.alerts.sent", Kind.SUM, "{alert}", "Alerts that a receiver took."),
+    Metric("pilothouse.sink.alerts.failed_tries", Kind.SUM, "{attempt}", "Tries to deliver an alert that failed."),
+    Metric("pilothouse.sink.alerts.refused", Kind.SUM, "{alert}", "Alerts that were given up, as dead letters."),
+    Metric(
+        "pilothouse.sink.alerts.misconfigured",
+        Kind.SUM,
+        "{attempt}",
+        "Tries that failed because the route or its receiver is set up wrong.",
+    ),
+    Metric(
+        "pilothouse.sink.alerts.private",
+        Kind.SUM,
+        "{attempt}",
+        "Tries whose receiver's name led to an address inside, which the route does not allow.",
+    ),
+    Metric("pilothouse.sink.alerts.stale", Kind.SUM, "{incident}", "Versions of incidents from before the route was."),
+    Metric(
+        "pilothouse.sink.alerts.forgotten", Kind.SUM, "{incident}", "Incidents beyond the bound that is remembered."
+    ),
+    Metric("pilothouse.sink.alerts.cut", Kind.SUM, "{alert}", "Alerts that were too large and lost their details."),
+    Metric("pilothouse.sink.otlp.sent", Kind.SUM, "{item}", "Points, log records and spans that were acknowledged."),
+    Metric("pilothouse.sink.otlp.requests", Kind.SUM, "{request}", "Requests that were sent."),
+    Metric("pilothouse.sink.otlp.rejected", Kind.SUM, "{item}", "Acknowledged items that the receiver has dropped."),
+    Metric("pilothouse.sink.otlp.refused", Kind.SUM, "{record}", "Records that were given up, as dead letters."),
+    Metric("pilothouse.sink.otlp.unavailable", Kind.SUM, "{attempt}", "Requests that the receiver did not take then."),
+    Metric(
+        "pilothouse.sink.otlp.misconfigured",
+        Kind.SUM,
+        "{attempt}",
+        "Requests that failed because the endpoint is set up wrong.",
+    ),
+    Metric("pilothouse.sink.otlp.halved", Kind.SUM, "{request}", "Requests that were halved to find a record."),
+    Metric(
+        "pilothouse.sink.otlp.probes", Kind.SUM, "{request}", "Empty requests to tell a fault of ours from the data's."
+    ),
+    Metric("pilothouse.sink.otlp.unread", Kind.SUM, "{request}", "Acknowledgements that could not be read further."),
 )

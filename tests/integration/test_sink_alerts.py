@@ -114,7 +114,7 @@ def incident(
 
 
 def sink(bus: Bus, receiver: Receiver, name: str = "hook", backoff: Backoff | None = None, **config: Any) -> Alerts:
-    route = Route(name=name, url=f"{receiver.url}/{name}")
+    route = Route(name=name, url=f"{receiver.url}/{name}", allow_private=True)
     alerts = Alerts(route, str(route.url), SECRET, bus.kafka, time.time, Config(**config), backoff)
     alerts.group = group(bus, name)
     return alerts
@@ -159,7 +159,7 @@ async def test_a_heartbeat_is_passed_on_while_it_is_news(kafka: str, receiver: R
         )  # fmt: skip
 
     async with Bus(kafka, INCIDENTS, DETECTIONS) as bus:
-        route = Route(name="switch", url=f"{receiver.url}/switch", watchdog=True)
+        route = Route(name="switch", url=f"{receiver.url}/switch", watchdog=True, allow_private=True)
         alerts = Alerts(route, str(route.url), SECRET, bus.kafka, time.time)
         alerts.group = group(bus, "switch")
         async with bus.running(alerts, alerts.group):
@@ -252,22 +252,34 @@ async def test_a_dead_route_does_not_delay_another(bus: Bus, receiver: Receiver)
 
 
 async def test_what_a_receiver_never_takes_goes_to_the_dead_letters(bus: Bus, receiver: Receiver) -> None:
-    receiver.answers.extend([(410, {}), (302, {"Location": f"{receiver.url}/elsewhere"})])
+    receiver.answers.extend([(200, {}), (422, {}), (410, {})])
     alerts = sink(bus, receiver)
     async with bus.running(alerts, group(bus)):
-        await bus.put(incident(name="gone"), incident(name="moved"), incident(name="fine"))
-        await bus.committed_up_to(group(bus), INCIDENTS, 3)
+        await bus.put(*(incident(name=name) for name in ("first", "malformed", "unwanted", "fine")))
+        await bus.committed_up_to(group(bus), INCIDENTS, 4)
     letters = await bus.letters()
     assert [(one.offset, one.reason, one.rejected_by) for one in letters] == [
-        (0, "failed", "sink.alerts.hook"),
         (1, "failed", "sink.alerts.hook"),
+        (2, "failed", "sink.alerts.hook"),
     ]
-    assert "HTTP 410" in letters[0].detail
-    assert "redirects are not followed" in letters[1].detail
+    assert "HTTP 422" in letters[0].detail
+    assert "HTTP 410" in letters[1].detail
     assert all(receiver.url not in one.detail for one in letters)
-    assert receiver.told() == [("incident.open", "fine", 1)]
-    assert receiver.told("elsewhere") == []
+    assert receiver.told() == [("incident.open", "first", 1), ("incident.open", "fine", 1)]
     assert alerts.counts.refused == 2
+
+
+async def test_a_route_that_is_set_up_wrong_loses_no_alert(bus: Bus, receiver: Receiver) -> None:
+    wrong = [(302, {"Location": f"{receiver.url}/elsewhere"}), (401, {}), (403, {}), (404, {}), (415, {})]
+    receiver.answers.extend(wrong)
+    alerts = sink(bus, receiver, backoff=quick(), misconfigured_s=0)
+    async with bus.running(alerts, group(bus), backoff_s_max=0.05):
+        await bus.put(incident(name="first"), incident(name="second"))
+        await bus.committed_up_to(group(bus), INCIDENTS, 2)
+    assert receiver.told() == [("incident.open", "first", 1), ("incident.open", "second", 1)]
+    assert receiver.told("elsewhere") == []
+    assert await bus.letters() == []
+    assert (alerts.counts.misconfigured, alerts.counts.refused) == (len(wrong), 0)
 
 
 async def test_an_alert_at_which_the_receiver_chokes_gives_way_to_the_next(bus: Bus, receiver: Receiver) -> None:
@@ -354,7 +366,13 @@ async def test_no_url_is_told_when_a_receiver_does_not_speak_http(bus: Bus) -> N
 
     async with await asyncio.start_server(babble, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        alerts = Alerts(Route(name="r", url="-"), f"http://127.0.0.1:{port}/hidden", SECRET, bus.kafka, time.time)
+        alerts = Alerts(
+            Route(name="r", url="-", allow_private=True),
+            f"http://127.0.0.1:{port}/hidden",
+            SECRET,
+            bus.kafka,
+            time.time,
+        )
         with pytest.raises(SinkUnavailable) as away:
             await alerts._tell(_notification(incident()))
         await alerts.close()
@@ -382,6 +400,9 @@ def _notification(one: Incident) -> Notification:
         ("ftp://x", SECRET, "route r: its url"),
         ("https://x", "whsec_?", "route r: its secret"),
         ("https://x", "whsec_", "secret"),
+        ("https://x", "whsec_" + base64.b64encode(b"a" * 32).decode(), "route r: its secret repeats itself"),
+        ("http://127.0.0.1/x", SECRET, "allow_private: true"),
+        ("https://u:hidden@x/", SECRET, "route r: its url holds a user or a password"),
     ],
 )
 def test_a_route_that_cannot_work_is_refused_by_name_and_without_its_secrets(url: str, secret: str, says: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 from pilothouse import telemetry
 from pilothouse.settings import Settings
 from schemas.metrics import BY_NAME
+from sinks import alerts, otlp
 from sinks.context import Task
 from sinks.sink import Config, Counts
 from tests.support.otlp_receiver import GrpcReceiver, HttpReceiver
@@ -55,6 +56,11 @@ def test_nothing_is_told_without_an_endpoint(tmp_path: Path) -> None:
 def test_every_count_of_sinks_and_workers_stands_in_the_catalogue() -> None:
     assert {one.name for one in telemetry.of_sinks([counted()])} <= BY_NAME.keys()
     assert len(fields(Counts)) == len(list(telemetry.of_sinks([counted()])))
+    for kind, own in (("alerts", alerts.Counts()), ("otlp", otlp.Counts())):
+        task = counted()
+        task.sink.name, task.sink.counts = f"{kind}.on-call", own  # type: ignore[attr-defined]
+        told = {one.name for one in telemetry.of_sinks([task])}
+        assert {f"pilothouse.sink.{kind}.{one.name}" for one in fields(own)} <= told <= BY_NAME.keys()
     known = (
         "records",
         "duplicates",
