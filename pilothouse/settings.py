@@ -36,7 +36,7 @@ DATABASE_EXAMPLE = "postgresql://pilothouse:PASSWORD@db.example:5432/pilothouse"
 REDIS_EXAMPLE = "redis://:PASSWORD@cache.example:6379/0"
 OTLP_EXAMPLE = "grpc://collector.example:4317"
 
-_BOOTSTRAP = re.compile(r"^[^\s:,?/@]++:\d{1,5}(,[^\s:,?/@]++:\d{1,5})*")
+_BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:,?/@\[\]]++):(\d{1,5})")
 _PASSWORD = re.compile(r"(://[^:/@]{0,255}:)(.{0,1024})(@)")  # greedy: a password may hold an unescaped @
 _SECRET_OPTION = re.compile(r"(password=)[^&]*", re.IGNORECASE)
 
@@ -137,8 +137,14 @@ def _kafka(environ: Mapping[str, str]) -> KafkaSettings | None:
     if not value:
         return None
     bootstrap, _, query = value.partition("?")
-    if not _BOOTSTRAP.fullmatch(bootstrap):
-        raise _wrong("PILOTHOUSE_KAFKA", value, "the brokers must be host:port[,host:port]", KAFKA_EXAMPLE)
+    brokers = [_BROKER.fullmatch(one) for one in bootstrap.split(",")]
+    if not all(one and 1 <= int(one[2]) <= 65535 for one in brokers):
+        raise _wrong(
+            "PILOTHOUSE_KAFKA",
+            value,
+            "the brokers must be host:port[,host:port], an IPv6 address in brackets",
+            KAFKA_EXAMPLE,
+        )
     options = dict(parse_qsl(query, keep_blank_values=True))
     if "sasl_password" in options:
         raise _wrong(

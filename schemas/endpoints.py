@@ -116,8 +116,11 @@ def authority(host: str, port: int) -> str:
     return f"{bracketed(host)}:{port}"
 
 
-def where(url: str, port: int) -> str:
-    """HOST:PORT of a URL for a message; never anything of a URL that cannot be read for sure, which may be a password."""
+def where(url: str, port: int, *, with_path: bool = False) -> str:
+    """HOST:PORT of a URL for a message; never anything of a URL that cannot be read for sure, which may be a password.
+
+    A path is a database's name or a secret, so it is shown only where that is asked for.
+    """
     try:
         parts = urlsplit(url)
         host, written = parts.hostname, parts.port
@@ -126,7 +129,7 @@ def where(url: str, port: int) -> str:
     # An unescaped slash in a password ends the host for every reader of URLs: then what stands before it is no host.
     if not host or "@" in url.partition("://")[2].partition(parts.netloc)[2]:
         return "its address"
-    return authority(host, written or port)
+    return authority(host, written or port) + (parts.path if with_path else "")
 
 
 # Whose inside an address is. Sources: IANA IPv4 and IPv6 Special-Purpose Address Registries (RFC 6890 and its updates),

@@ -1,18 +1,25 @@
-"""How an OTLP request travels: gRPC, or protobuf over HTTP. What comes back is one of three things.
+"""How an OTLP request travels: gRPC, or protobuf over HTTP. What comes back is one of four things.
 
-It was taken (perhaps not all of it: `partial_success`), it can never be taken (`Refused`), or the receiver does not take
-anything now (`Away`), which a wrong password or path is too: it is no fault of the data. Redirects are not followed.
-Source: OTLP specification 1.x, "OTLP/gRPC Response", "OTLP/HTTP Response", "Failures" and "Throttling".
+It was taken (perhaps not all of it: `partial_success`). The receiver takes nothing now (`Away`), also because the endpoint is set up
+wrong, a password, a path or a protocol, which is no fault of the data (`Misconfigured`). It fails at it (`Failed`). Or it refuses
+these bytes (`Refused`, `TooLarge`); whether that is the data's fault is for whoever sends to find out.
+
+A status of 2xx, or OK, says that the request was taken, whatever can be read of the answer: sending it again would double it.
+Redirects are not followed, proxies of the environment are not used, cookies are not kept, certificates are verified, of an
+answer 64 KiB are read. The endpoint may be any address: unlike a webhook's it is the operator's own setting, and a
+collector next door is the usual case.
+Source: OTLP specification 1.x, "OTLP/gRPC Response", "OTLP/HTTP Response", "Failures" and "Throttling". It would drop what draws a
+500; here it waits, because a receiver whose disk is full answers so, too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
 
 import aiohttp
 import grpc  # type: ignore[import-untyped]
@@ -23,15 +30,23 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from schemas import endpoints
+from schemas.masking import masked
 from sinks.backoff import retry_after_s
 
 MAX_RESPONSE_BYTES = 64 * 1024
+MESSAGE_LETTERS_MAX = 500
 MISCONFIGURED_RETRY_S = 30.0
+HEADERS_MAX, HEADER_BYTES_MAX = 64, 8 * 1024
+"""Of the headers that the operator sets: how many, and of one the bytes. Servers refuse more."""
 GRPC_OPTIONS = [
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.max_reconnect_backoff_ms", 10_000),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", MAX_RESPONSE_BYTES),
 ]
+SCHEMES = ("grpc", "grpcs", "http", "https")
 
 
 class Kind(Enum):
@@ -57,8 +72,8 @@ class Kind(Enum):
             partial = self.value[2].FromString(response).partial_success
         except DecodeError:
             # The status said that it took the request; that it cannot say it in protobuf changes nothing.
-            return Taken(0, "")
-        return Taken(getattr(partial, self.value[3]), partial.error_message)
+            return Taken(0, "", is_read=False)
+        return Taken(max(0, getattr(partial, self.value[3])), _fit(partial.error_message))
 
 
 class Taken(NamedTuple):
@@ -66,10 +81,16 @@ class Taken(NamedTuple):
 
     rejected: int
     message: str
+    is_read: bool = True
+    """Whether the answer could be read, which alone says whether something was rejected."""
 
 
 class Refused(Exception):  # noqa: N818 (it reads as a state, not as a mistake)
-    """The receiver will never take these bytes."""
+    """The receiver says that these bytes are wrong."""
+
+
+class TooLarge(Refused):
+    """The receiver says that these are too many bytes."""
 
 
 class Away(Exception):  # noqa: N818 (it reads as a state, not as a mistake)
@@ -78,6 +99,18 @@ class Away(Exception):  # noqa: N818 (it reads as a state, not as a mistake)
     def __init__(self, reason: str, retry_after_s: float | None = None) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
+
+
+class Misconfigured(Away):
+    """The endpoint is set up wrong, which a person has to mend; the text says what to look at."""
+
+    def __init__(self, reason: str) -> None:
+        mend = "check the endpoint, its path and the headers that authenticate"
+        super().__init__(f"{reason}; {mend}", MISCONFIGURED_RETRY_S)
+
+
+class Failed(Away):
+    """The receiver lives and fails, perhaps at these bytes alone."""
 
 
 class Transport(Protocol):
@@ -96,90 +129,159 @@ class Place(NamedTuple):
     address: str
     is_grpc: bool
     is_secure: bool
+    name: str
+    """HOST:PORT, fit for a message: a path may hold a token."""
 
 
 def place(endpoint: str) -> Place:
-    """Read `grpc(s)://host[:4317]` or `http(s)://host[:4318][/path]`. Raises ValueError."""
-    url = urlsplit(endpoint)
-    if url.username or url.password:
-        raise ValueError(f"the OTLP endpoint of {url.hostname} holds a password; it belongs into the headers")
-    match url.scheme:
-        case "grpc" | "grpcs":
-            return Place(f"{url.hostname}:{url.port or 4317}", True, url.scheme == "grpcs")
-        case "http" | "https":
-            base = f"{url.scheme}://{url.netloc}{'' if url.port else ':4318'}{url.path.rstrip('/')}"
-            return Place(base, False, url.scheme == "https")
-    raise ValueError(f"OTLP endpoint {endpoint!r} must begin with grpc://, grpcs://, http:// or https://")
+    """Read `grpc(s)://host[:4317]` or `http(s)://host[:4318][/path]`. Raises ValueError, which never shows the endpoint."""
+    try:
+        found = endpoints.read(endpoint, SCHEMES)
+    except ValueError as error:
+        raise ValueError(f"the OTLP endpoint is wrong: {error}") from None
+    if found.has_credentials:
+        raise ValueError(f"the OTLP endpoint of {found.host} holds a password; it belongs into the headers")
+    if found.query:
+        raise ValueError(
+            f"the OTLP endpoint of {found.host} holds a query; what authenticates belongs into the headers"
+        )
+    path, is_grpc = found.path.rstrip("/"), found.scheme.startswith("grpc")
+    if is_grpc and path:
+        raise ValueError(
+            f"the OTLP endpoint of {found.host} holds a path, which gRPC has not; write http(s):// for HTTP"
+        )
+    if path.endswith(tuple(f"/{kind.path}" for kind in Kind)):
+        raise ValueError(f"the OTLP endpoint of {found.host} ends in the path of one kind; end it before /v1/")
+    name = endpoints.authority(found.host, found.port or (4317 if is_grpc else 4318))
+    address = name if is_grpc else f"{found.scheme}://{name}{path}"
+    return Place(address, is_grpc, found.scheme in ("grpcs", "https"), name)
+
+
+# RFC 9110, section 5.6.2; names in lower case are what gRPC takes.
+_HEADER_NAME = re.compile(r"[0-9a-z_.!#$%&'*+^`|~-]{1,256}")
+_OURS = {
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "host",
+    "te",
+    "transfer-encoding",
+    "upgrade",
+}
+
+
+def checked_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers that can be sent by HTTP and by gRPC, names in lower case. Raises ValueError, which shows no value: it is a secret."""
+    if len(headers) > HEADERS_MAX:
+        raise ValueError(f"PILOTHOUSE_OTLP_HEADERS has {len(headers)} headers; at most {HEADERS_MAX} are sent")
+    for name, value in headers.items():
+        if (
+            not _HEADER_NAME.fullmatch(name.lower())
+            or name.lower().startswith("grpc-")
+            or name.lower().endswith("-bin")
+        ):
+            raise ValueError(f"PILOTHOUSE_OTLP_HEADERS has a header {name[:64]!a}, which is no name that may be set")
+        if name.lower() in _OURS:
+            raise ValueError(f"PILOTHOUSE_OTLP_HEADERS has the header {name.lower()}, which is ours to set")
+        if len(value) > HEADER_BYTES_MAX or not all(" " <= letter <= "~" for letter in value):
+            raise ValueError(
+                f"PILOTHOUSE_OTLP_HEADERS: the value of {name.lower()} must be at most {HEADER_BYTES_MAX} printable letters of ASCII"
+            )
+    return {name.lower(): value for name, value in headers.items()}
 
 
 def connect(endpoint: str, headers: Mapping[str, str], timeout_s: float, compress: bool) -> Transport:
     """The transport of an endpoint. Call it in a running loop. Raises ValueError."""
-    to = place(endpoint)
+    to, checked = place(endpoint), checked_headers(headers)
     if to.is_grpc:
-        return Grpc(to.address, to.is_secure, headers, timeout_s, compress)
-    return Http(to.address, headers, timeout_s, compress)
+        return Grpc(to.address, to.is_secure, checked, timeout_s, compress)
+    return Http(to, checked, timeout_s, compress)
+
+
+def _fit(text: str) -> str:
+    """What a peer says, fit for a log: without secrets, line breaks and escapes, and not too long."""
+    shown = masked(text[: 2 * MESSAGE_LETTERS_MAX])[:MESSAGE_LETTERS_MAX]
+    return "".join(letter if letter.isprintable() else " " for letter in shown).strip()
 
 
 # HTTP
 
-RETRYABLE_STATUSES = {429, 502, 503, 504}
-MISCONFIGURED_STATUSES = {301, 302, 303, 307, 308, 401, 403, 404, 405}
+RETRYABLE_STATUSES = {408, 425, 429, 502, 503, 504}
+REFUSED_STATUSES = {400, 422}
 
 
 class Http:
     """Protobuf over HTTP/1.1."""
 
-    def __init__(self, base: str, headers: Mapping[str, str], timeout_s: float, compress: bool) -> None:
-        self._base, self._compress = base, compress
+    def __init__(self, to: Place, headers: Mapping[str, str], timeout_s: float, compress: bool) -> None:
+        self._to, self._compress = to, compress
         encoding = {"Content-Encoding": "gzip"} if compress else {}
         self._session = aiohttp.ClientSession(
-            headers={**headers, "Content-Type": "application/x-protobuf", **encoding},
+            # Answers are small; a compressed one could unfold to anything.
+            headers={**headers, "Content-Type": "application/x-protobuf", "Accept-Encoding": "identity", **encoding},
             timeout=aiohttp.ClientTimeout(total=timeout_s),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
         )
 
     async def export(self, kind: Kind, body: bytes) -> Taken:
         """Send one request. Raises Refused or Away."""
-        url = f"{self._base}/{kind.path}"
         # In a thread: 2 MB take some 20 ms, in which the loop owes Kafka its heartbeats.
         data = await asyncio.to_thread(gzip.compress, body, 1) if self._compress else body
+        what = f"{self._to.name} {kind.path}"
         try:
-            async with self._session.post(url, data=data, allow_redirects=False) as response:
+            async with self._session.post(
+                f"{self._to.address}/{kind.path}", data=data, allow_redirects=False
+            ) as response:
                 answer = await _start_of(response)
-        except (aiohttp.ClientError, TimeoutError) as error:
-            raise Away(f"{url}: {str(error) or type(error).__name__}") from error
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+            raise Away(f"{what}: {self._told(error)}") from None
         if 200 <= response.status < 300:
-            return kind.taken(answer)
-        raise _http_failure(url, response.status, response.headers, answer)
+            return Taken(0, "", is_read=False) if answer is None else kind.taken(answer)
+        raise _http_failure(what, response.status, response.headers, answer or b"")
 
     async def close(self) -> None:
         """Let go of the connections."""
         await self._session.close()
 
+    def _told(self, error: Exception) -> str:
+        # Without the url, whose path may hold a token.
+        text = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+        return _fit(text.replace(self._to.address, self._to.name)) or type(error).__name__
 
-async def _start_of(response: aiohttp.ClientResponse) -> bytes:
+
+async def _start_of(response: aiohttp.ClientResponse) -> bytes | None:
+    """The first bytes of the answer's body; None when it cannot be read to its end."""
     answer = b""
-    async for chunk in response.content.iter_any():
-        answer += chunk
-        if len(answer) > MAX_RESPONSE_BYTES:
-            break
-    return answer[:MAX_RESPONSE_BYTES]
+    try:
+        async for chunk in response.content.iter_any():
+            answer += chunk
+            if len(answer) > MAX_RESPONSE_BYTES:
+                return answer[:MAX_RESPONSE_BYTES] if response.status >= 300 else None
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
+        return None
+    return answer
 
 
-def _http_failure(url: str, status: int, headers: Mapping[str, str], answer: bytes) -> Refused | Away:
-    reason = f"{url}: HTTP {status} {_message_of(answer)}".rstrip()
+def _http_failure(what: str, status: int, headers: Mapping[str, str], answer: bytes) -> Refused | Away:
+    reason = f"{what}: HTTP {status} {_message_of(answer)}".rstrip()
     if status in RETRYABLE_STATUSES:
         return Away(reason, retry_after_s(headers))
-    if status in MISCONFIGURED_STATUSES:
-        mend = "check the endpoint, its path and the headers that authenticate"
-        return Away(f"{reason}; {mend}", MISCONFIGURED_RETRY_S)
-    return Refused(reason)
+    if status in REFUSED_STATUSES:
+        return Refused(reason)
+    if status == 413:
+        return TooLarge(reason)
+    # A redirect, a wrong password, path, method or media type: all that is not about these bytes.
+    return Misconfigured(reason) if status < 500 else Failed(reason, retry_after_s(headers))
 
 
 def _message_of(answer: bytes) -> str:
     try:
-        return str(Status.FromString(answer).message)[:500]
+        return _fit(Status.FromString(answer).message)
     except DecodeError:
-        return answer[:500].decode(errors="replace")
+        return _fit(answer[: 4 * MESSAGE_LETTERS_MAX].decode(errors="replace"))
 
 
 # gRPC
@@ -192,11 +294,9 @@ RETRYABLE_CODES = {
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DATA_LOSS,
 }
-MISCONFIGURED_CODES = {
-    grpc.StatusCode.UNAUTHENTICATED,
-    grpc.StatusCode.PERMISSION_DENIED,
-    grpc.StatusCode.UNIMPLEMENTED,
-}
+FAILED_CODES = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}
+ANSWER_TOO_LARGE = "CLIENT: Received message larger than max"
+"""What gRPC says on our side of an answer beyond our bound. The call was OK."""
 
 
 class Grpc:
@@ -205,6 +305,8 @@ class Grpc:
     def __init__(self, target: str, secure: bool, headers: Mapping[str, str], timeout_s: float, compress: bool) -> None:
         self._target, self._timeout_s = target, timeout_s
         self._metadata = tuple((name.lower(), value) for name, value in headers.items())
+        # With a scheme, because gRPC takes a host called unix or dns for one.
+        target = f"dns:///{target}"
         more: dict[str, Any] = {"options": GRPC_OPTIONS, "compression": grpc.Compression.Gzip if compress else None}
         self._channel = (
             grpc.aio.secure_channel(target, grpc.ssl_channel_credentials(), **more)
@@ -218,7 +320,9 @@ class Grpc:
         try:
             answer: bytes = await self._calls[kind](body, timeout=self._timeout_s, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
-            raise self._failure(error) from error
+            if ANSWER_TOO_LARGE in (error.details() or ""):
+                return Taken(0, "", is_read=False)
+            raise self._failure(error) from None
         return kind.taken(answer)
 
     async def close(self) -> None:
@@ -226,28 +330,25 @@ class Grpc:
         await self._channel.close()
 
     def _failure(self, error: Any) -> Refused | Away:
-        code, reason = error.code(), f"{self._target}: {error.code().name} {error.details() or ''}".rstrip()
+        code, reason = error.code(), f"{self._target}: {error.code().name} {_fit(error.details() or '')}".rstrip()
         wanted_s = _retry_info_s(error.trailing_metadata() or ())
         if code in RETRYABLE_CODES or (code is grpc.StatusCode.RESOURCE_EXHAUSTED and wanted_s is not None):
             return Away(reason, wanted_s)
-        if code in MISCONFIGURED_CODES:
-            mend = "check the endpoint and the headers that authenticate"
-            return Away(f"{reason}; {mend}", MISCONFIGURED_RETRY_S)
-        return Refused(reason)
+        if code is grpc.StatusCode.INVALID_ARGUMENT:
+            return Refused(reason)
+        if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return TooLarge(reason)
+        return Failed(reason, wanted_s) if code in FAILED_CODES else Misconfigured(reason)
 
 
 def _retry_info_s(trailers: Any) -> float | None:
-    """The delay that a google.rpc.RetryInfo among the status's details asks for."""
+    """The delay that a google.rpc.RetryInfo among the status's details asks for; not bounded yet (`Backoff.failed`)."""
     info = RetryInfo()
-    for detail in _details(trailers):
-        if detail.Unpack(info):
-            return float(info.retry_delay.ToTimedelta().total_seconds())
-    return None
-
-
-def _details(trailers: Any) -> list[Any]:
     try:
         encoded = next((value for name, value in trailers if name == "grpc-status-details-bin"), b"")
-        return list(Status.FromString(encoded).details)
+        for detail in Status.FromString(encoded).details:
+            if detail.Unpack(info):
+                return float(info.retry_delay.seconds + info.retry_delay.nanos / 1e9)
     except DecodeError:
-        return []
+        return None
+    return None

@@ -5,10 +5,9 @@ Source: PostgreSQL documentation, appendix A, error codes (classes are the first
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 import asyncpg
 
+from schemas.endpoints import where as where_of
 from sinks.sink import SinkUnavailable
 
 NAME = "timescale"
@@ -43,7 +42,7 @@ LOST = ("closed", "another operation is")
 
 def unavailable(error: BaseException, database_url: str) -> SinkUnavailable | None:
     """The error as a system that is away, or None when it is something else."""
-    where = f"PostgreSQL at {_address(database_url)}"
+    where = f"PostgreSQL at {where_of(database_url, 5432, with_path=True)}"
     if isinstance(error, asyncpg.PostgresError):
         code = error.sqlstate or ""
         prefix = max((one for one in MENDS if code.startswith(one)), key=len, default="")
@@ -66,7 +65,3 @@ def is_bad_data(error: BaseException) -> bool:
         return (error.sqlstate or "").startswith(DATA_CLASSES)
     return isinstance(error, ValueError | OverflowError)
 
-
-def _address(database_url: str) -> str:
-    parts = urlsplit(database_url)
-    return f"{parts.hostname}:{parts.port or 5432}{parts.path}"

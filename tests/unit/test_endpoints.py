@@ -113,6 +113,7 @@ def test_credentials_are_seen_and_not_carried_on() -> None:
 )
 def test_a_message_names_a_place_and_never_a_piece_of_a_password(url: str, place: str) -> None:
     assert where(url, 5432) == place
+    assert "w@" not in where(url, 5432, with_path=True)
 
 
 @pytest.mark.parametrize(

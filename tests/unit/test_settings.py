@@ -71,6 +71,10 @@ def test_headers_without_a_name_are_refused_and_not_repeated() -> None:
     [
         ("PILOTHOUSE_KAFKA", "kafka://b1:9092", "must be host:port"),
         ("PILOTHOUSE_KAFKA", "b1", "must be host:port"),
+        ("PILOTHOUSE_KAFKA", "::1:9092", "an IPv6 address in brackets"),
+        ("PILOTHOUSE_KAFKA", "[::1]", "must be host:port"),
+        ("PILOTHOUSE_KAFKA", "b1:99999", "must be host:port"),
+        ("PILOTHOUSE_KAFKA", "b1:9092,", "must be host:port"),
         ("PILOTHOUSE_KAFKA", "b1:9092?security_protocol=TLS", "security_protocol: .*'SASL_SSL'"),
         ("PILOTHOUSE_KAFKA", "b1:9092?security_protocl=SSL", "security_protocl: Extra inputs"),
         ("PILOTHOUSE_KAFKA", SASL, "the variable SECRET is not set"),
@@ -108,3 +112,9 @@ def test_a_worker_runs_the_steps_on_request_that_are_named() -> None:
     assert set(plan(None, named).by_name) - set(plan(None).by_name) == {"shapes"}
     with pytest.raises(SettingsError, match="'shape'; steps on request are shapes"):
         plan(None, ("shape",))
+
+
+def test_brokers_may_be_ipv6_addresses() -> None:
+    kafka = from_env({**HOME, "PILOTHOUSE_KAFKA": "[::1]:9092,[2001:db8::2]:9093,b3:9092"}).kafka
+    assert kafka
+    assert kafka.bootstrap == "[::1]:9092,[2001:db8::2]:9093,b3:9092"
