@@ -37,6 +37,7 @@ from sinks.alerts_route import checked_key, checked_url, resolved
 from sinks.alerts_route import remedy as allowing
 from sinks.backoff import Backoff
 from sinks.context import Context, SinkKind, Task
+from sinks.kafka_clients import Broker
 from sinks.sink import Assignment, Batch, Message, Opened, Refuse, SinkUnavailable
 
 log = logging.getLogger(__name__)

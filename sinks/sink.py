@@ -157,8 +157,8 @@ class Config:
     heartbeat_interval_s: float = 2.0
     settle_s: float = 4.0
     """How long a rebalance waits for the write under way."""
-    stop_timeout_s: float = 10.0
-    """How long an orderly end waits for the write under way, and for the sink to close."""
+    stop_timeout_s: float = 2.0
+    """How long an orderly end waits for the write under way, and for the sink to close; all of it is over within 5 s."""
     look_every_s: float = 10.0
     """How often it is looked whether the topics are still those that they were."""
     backoff_s_max: float = 30.0

@@ -222,6 +222,25 @@ async def test_a_kill_before_the_commit_repeats_an_alert_under_its_id(bus: Bus, 
     assert receiver.asked[0][1] == receiver.asked[1][1]
 
 
+async def test_a_receiver_that_hangs_does_not_hold_up_the_end_of_the_program(bus: Bus, receiver: Receiver) -> None:
+    asked, never = asyncio.Event(), asyncio.Event()
+
+    async def hang() -> None:
+        asked.set()
+        await never.wait()
+
+    receiver.on_request = hang
+    stop = asyncio.Event()
+    running = bus.start(sink(bus, receiver, timeout_s=600.0), group(bus), stop, Counts())
+    await bus.put(*(incident(name=f"inc-{number}") for number in range(20)))
+    await asked.wait()
+    stop.set()
+    async with asyncio.timeout(5):
+        await running
+    assert await bus.committed(group(bus), INCIDENTS) <= 0
+    never.set()
+
+
 async def test_nothing_is_committed_while_the_receiver_is_away_and_nothing_is_lost(
     bus: Bus, receiver: Receiver
 ) -> None:

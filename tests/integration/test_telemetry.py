@@ -45,6 +45,26 @@ async def test_counts_are_told_once_more_at_the_end(
     assert told["pilothouse.sink.records"]["pilothouse.sink.name"] == "quiet"
 
 
+async def test_counts_reach_an_ipv6_address_too(tmp_path: Path) -> None:
+    class OnIpv6(GrpcReceiver):
+        host = "[::1]"
+
+    class HttpOnIpv6(HttpReceiver):
+        host = "[::1]"
+
+    for kind in (OnIpv6, HttpOnIpv6):
+        async with kind() as receiver:
+            assert "[::1]" in receiver.endpoint
+            settings = Settings(data_dir=tmp_path, cache_dir=tmp_path, otlp_endpoint=receiver.endpoint)
+
+            def run(settings: Settings = settings) -> None:
+                with telemetry.reporting(settings, "sink", "sink-0", lambda: telemetry.of_sinks([counted()])):
+                    pass
+
+            await asyncio.to_thread(run)
+            assert receiver.received.points()
+
+
 def test_nothing_is_told_without_an_endpoint(tmp_path: Path) -> None:
     def never() -> list[telemetry.Reading]:
         raise AssertionError

@@ -107,20 +107,22 @@ def _attributes(*owners: Any) -> dict[str, str]:
 class GrpcReceiver(AbstractAsyncContextManager["GrpcReceiver"]):
     """An OTLP/gRPC receiver on loopback. `stop` and `start` keep its port."""
 
+    host = "127.0.0.1"
+
     def __init__(self) -> None:
         self.received = Received()
         self.port = 0
 
     @property
     def endpoint(self) -> str:
-        return f"grpc://127.0.0.1:{self.port}"
+        return f"grpc://{self.host}:{self.port}"
 
     async def start(self) -> None:
         self._server = grpc.aio.server()
         metrics_grpc.add_MetricsServiceServicer_to_server(self._servicer(metrics, "Metrics"), self._server)
         logs_grpc.add_LogsServiceServicer_to_server(self._servicer(logs, "Logs"), self._server)
         traces_grpc.add_TraceServiceServicer_to_server(self._servicer(traces, "Trace"), self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        self.port = self._server.add_insecure_port(f"{self.host}:{self.port}")
         await self._server.start()
 
     async def stop(self) -> None:
@@ -160,20 +162,22 @@ def _retry_info(answer: Answer) -> tuple[tuple[str, bytes], ...]:
 class HttpReceiver(AbstractAsyncContextManager["HttpReceiver"]):
     """An OTLP/HTTP receiver on loopback. `stop` and `start` keep its port."""
 
+    host = "127.0.0.1"
+
     def __init__(self) -> None:
         self.received = Received()
         self.port = 0
 
     @property
     def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     async def start(self) -> None:
         application = web.Application(client_max_size=2**24)
         application.router.add_post("/v1/{kind}", self._export)
         self._runner = web.AppRunner(application)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        site = web.TCPSite(self._runner, self.host.strip("[]"), self.port, reuse_address=True)
         await site.start()
         self.port = self._runner.addresses[0][1]
 

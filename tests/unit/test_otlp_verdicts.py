@@ -584,3 +584,23 @@ async def test_what_is_no_http_is_a_receiver_that_is_away() -> None:
                 await transport.export(Kind.METRICS, b"")
             assert not isinstance(away.value, Misconfigured | Refused)
             await transport.close()
+
+
+@KINDS
+async def test_a_receiver_that_hangs_is_let_go_of_at_once_when_the_sink_is_cancelled(kind: Any) -> None:
+    came = asyncio.Event()
+
+    class Hanging(kind):  # type: ignore[misc, valid-type] # either of the two
+        async def _take(self, *_: Any) -> Any:
+            came.set()
+            await asyncio.sleep(5)
+
+    async with Hanging(lambda body: (OK[kind], "")) as receiver:
+        sender = Sender(receiver.endpoint, "a")
+        writing = asyncio.create_task(sender.once())
+        await came.wait()
+        writing.cancel()
+        async with asyncio.timeout(4):
+            with pytest.raises(asyncio.CancelledError):
+                await writing
+            await sender.sink.close()
