@@ -64,4 +64,3 @@ def is_bad_data(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         return (error.sqlstate or "").startswith(DATA_CLASSES)
     return isinstance(error, ValueError | OverflowError)
-
