@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from random import Random
 
-import aiohttp
-
 from schemas.estate import Route
 from schemas.records import Incident, Record
 from schemas.topics import INCIDENTS
-from sinks.alerts import Alerts, Heartbeat, Notification
+from sinks.alerts import Alerts
+from sinks.alerts_delivery import Answer, Undelivered
 from sinks.backoff import Backoff
 from sinks.context import Task
 from sinks.kafka_clients import Broker
@@ -34,7 +33,7 @@ class Outside(System):
         """The sink of the route."""
         route = Route(name="dba", url="https://memory/hook")
         alerts = Alerts(route, "https://memory/hook", "", broker, lambda: NOW_MS / 1000, backoff=Backoff(0.1, 1.0))
-        alerts._post = self._post  # type: ignore[method-assign] # the way out of the process
+        alerts._delivery = self  # type: ignore[assignment] # the way out of the process
         return Task(alerts, Config(group=alerts.group, idle_commit_s=1.0))
 
     def record(self, number: int) -> Record:
@@ -49,17 +48,21 @@ class Outside(System):
         """Alerts by number."""
         return self._held
 
-    async def _post(self, notification: Notification | Heartbeat) -> tuple[int, Mapping[str, str]]:
-        assert isinstance(notification, Notification)
+    async def post(self, headers: Mapping[str, str], body: bytes) -> Answer:
+        """Take an alert, or refuse it."""
         try:
             await self.asked()
-            if notification.incident.title == REFUSED:
-                return 400, {}
-            self._held[int(notification.id.removeprefix("i").removesuffix("-1"))] += 1
+            if REFUSED.encode() in body:
+                return Answer(400, None)
+            self._held[int(headers["webhook-id"].removeprefix("i").removesuffix("-1"))] += 1
             self.answered()
         except ConnectionError as error:
-            raise aiohttp.ClientConnectionError(str(error)) from error
-        return 204, {}
+            raise Undelivered(str(error)) from error
+        return Answer(204, None)
+
+    async def close(self) -> None:
+        """Say good-bye, which a silent peer does not answer."""
+        await self.asked()
 
 
 def _incident(number: int, title: str) -> Incident:
