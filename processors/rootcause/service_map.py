@@ -115,12 +115,16 @@ class Usual(NamedTuple):
     known: np.ndarray[Any, np.dtype[np.bool_]]
 
 
+FURTHEST = 50.0  # of logs
+
+
 def learn(calls: Calls, normal: Traffic, settings: Settings) -> Usual:
     """What is usual per service: latency (median), share of failures, calls per request of its callers."""
     latency = _latency(normal)
     middle = np.nan_to_num(_median(latency))
     with np.errstate(divide="ignore", invalid="ignore"):
-        deviation = np.abs(np.log(latency) - np.log(middle))
+        # A service that took no time at all once lies no further off than any number can say.
+        deviation = np.minimum(np.abs(np.log(latency) - np.log(middle)), FURTHEST)
     requests, failures = np.nan_to_num(normal.requests), np.nan_to_num(normal.failures)
     callers = requests @ calls.matrix
     return Usual(

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from processors import columns
 from processors.demands import DEMANDS, OUTCOMES, PRESSURES
 from processors.step import Item
@@ -226,3 +228,29 @@ def test_a_snapshot_that_did_not_know_of_which_resource_a_pressure_told_is_read(
     arrays, more = columns.unpack(parts[""])
     more["pressures"] = {"postgresql.connection.used": [0.2, T0]}
     assert contention.STEP.unpack({**parts, "": columns.pack(arrays, more)}).pressures == {}
+
+
+def test_a_tenant_that_is_first_seen_to_wait_for_a_lock_gets_a_place_like_the_others() -> None:
+    cell = Cell()
+    cell.looks(3, (0.2, 0.3, 0.1))
+    at_ms = T0 + 100_000
+    points = {series("postgresql.active.time", one): total + 1 for one, total in cell.total.items()}
+    points[series("postgresql.lock.waiting", "dorado")] = 2.0
+    cell.fold(Scrape.of(dict(points), cell="eu1", resource="pg", system="postgresql", time_ms=at_ms, start_time_ms=T0))
+    assert cell.state.tenants == ["acme", "borealis", "cascade", "dorado"]
+    assert cell.state.pools["pg"].beside["waiting"].size == 4
+
+
+def test_a_look_that_lies_before_the_last_one_teaches_nothing() -> None:
+    cell = Cell()
+    cell.looks(5, (0.2, 0.3, 0.1), (0.1, 0.2, 0.1))
+    earlier = T0 - 40 * 86_400_000
+    cell.fold(
+        Scrape.of(
+            {series(OUTCOMES[0].metric, "acme"): 9.0}, cell="eu1", resource="log", system="odoo_log", time_ms=earlier
+        )
+    )
+    points: dict[str, float | None] = {series("postgresql.active.time", one): 1.0 for one in cell.total}
+    cell.fold(Scrape.of(points, cell="eu1", resource="pg", system="postgresql", time_ms=earlier, start_time_ms=T0))
+    pool = cell.state.pools["pg"]
+    assert all(np.isfinite(pool.grid[name]).all() for name in ("usual", "spread"))
