@@ -13,9 +13,10 @@ from typing import Any, NamedTuple, Protocol
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
-from aiokafka.client import AIOKafkaClient
+from aiokafka.client import AIOKafkaClient, CoordinationType
 from aiokafka.coordinator.assignors.range import RangePartitionAssignor
-from aiokafka.errors import KafkaError
+from aiokafka.errors import KafkaError, for_code
+from aiokafka.protocol.commit import OffsetFetchRequest
 
 from sinks.sink import Config
 from sinks.topic_ids import UNKNOWN, Look, look
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 
 METADATA_MAX_AGE_MS = 10_000
 """How soon a topic that was deleted and made anew is given to a member again; aiokafka's own is five minutes."""
+
+
+RETRY_S = 0.1
 
 
 class Committed(NamedTuple):
@@ -107,14 +111,35 @@ class Kafka:
         """What the group has committed of these partitions."""
         if not partitions:
             return {}
-        client = AIOKafkaAdminClient(**self._options, request_timeout_ms=int(1000 * self._timeout_s))
         try:
             async with asyncio.timeout(self._timeout_s):
-                await client.start()
-                found = await client.list_consumer_group_offsets(group, partitions=list(partitions))
-            return {one: Committed(at.offset, at.metadata or UNKNOWN) for one, at in found.items() if at.offset >= 0}
-        finally:
-            await ended(client.close(), self._timeout_s)
+                while True:
+                    try:
+                        return await self._committed(group, partitions)
+                    except KafkaError as error:
+                        if not error.retriable:
+                            raise
+                    await asyncio.sleep(RETRY_S)
+        except (KafkaError, TimeoutError):
+            await self.close()
+            raise
+
+    async def _committed(self, group: str, partitions: Collection[TopicPartition]) -> dict[TopicPartition, Committed]:
+        wanted: dict[str, list[int]] = {}
+        for one in partitions:
+            wanted.setdefault(one.topic, []).append(one.partition)
+        client = await self._connected()
+        coordinator = await client.coordinator_lookup(CoordinationType.GROUP, group)
+        answer = await client.send(coordinator, OffsetFetchRequest(group, list(wanted.items())))
+        # aiokafka overlooks the answer's own error: a coordinator that is still loading would pass for a group without offsets.
+        found = [(topic, *one) for topic, group_of in answer.topics for one in group_of]
+        if failed := [code for code in (getattr(answer, "error_code", 0), *(one[4] for one in found)) if code]:
+            raise for_code(failed[0])()
+        return {
+            TopicPartition(topic, number): Committed(offset, metadata or UNKNOWN)
+            for topic, number, offset, metadata, _ in found
+            if offset >= 0
+        }
 
     async def close(self) -> None:
         """Let go of the connection that answers questions; the next question makes a new one."""
