@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from processors.values import values_of
+from schemas.caches import READINGS_BYTES, cached
 from schemas.metrics import Kind, describe
 from schemas.records import Scrape
 from schemas.series import Series, parse, split
@@ -152,10 +152,9 @@ for _row, _demand in enumerate(DEMANDS):
     _ROWS.setdefault(_demand.metric, []).append(_row)
 _OUTCOME = {one.metric: row for row, one in enumerate(OUTCOMES)}
 _NAMES = (*_ROWS, *_OUTCOME, WAITS, *(one.metric for one in PRESSURES))
-_LAYOUTS_MAX = 1_000
 
 
-@lru_cache(maxsize=_LAYOUTS_MAX)
+@cached("cache.readings", READINGS_BYTES)
 def layout_of(series: str) -> Layout:
     """What a layout holds; remembered for the next scrape of it."""
     return _read(series)

@@ -7,12 +7,12 @@ are one a channel. `gate` is the gauge of what waits for it: while nothing waits
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.caches import NAMES_BYTES, READINGS_BYTES, cached
 from schemas.series import Series, identity, parse, split
 
 Floats = NDArray[np.float64]
@@ -101,7 +101,7 @@ class Stream(NamedTuple):
         return parse(self.name).attributes.get(_CHANNEL)
 
 
-@lru_cache(maxsize=10_000)
+@cached("cache.names", NAMES_BYTES)
 def _place_on_way(name: str) -> int | None:
     state = parse(name).attributes.get(_STATE)
     return next((place for place, states in enumerate(WAY) if state in states), None)
@@ -123,10 +123,9 @@ for _place, _flow in enumerate(FLOWS):
     _BY_METRIC.setdefault(_flow.metric, []).append(_place)
 _GATES = {flow.gate.metric for flow in FLOWS if flow.gate}
 _NAMES = (*_BY_METRIC, *_GATES)
-_LAYOUTS_MAX = 1_000
 
 
-@lru_cache(maxsize=_LAYOUTS_MAX)
+@cached("cache.readings", READINGS_BYTES)
 def layout_of(series: str) -> Layout:
     """What a layout holds; remembered for the next scrape of it."""
     return _read(series)

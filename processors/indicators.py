@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from schemas.caches import Layouts
 from schemas.records import Scrape
 from schemas.series import parse, split
 from schemas.slo import Metric, Slo, Target
 
-LAYOUTS_MAX = 1_000
 LOOKS_MAX = 5_000  # resources that are remembered
 LAST_MAX = 50_000  # counters that are remembered
 
@@ -88,7 +88,7 @@ class Reader:
 
     def __init__(self, meters: Iterable[Meter]) -> None:
         self.meters = [one for one in meters if isinstance(one.target.indicator.part, Metric)]
-        self._layouts: dict[str, Layout] = {}
+        self._layouts: Layouts[Layout] = Layouts("holder.layouts")
 
     def read(self, readings: Readings, scrape: Scrape, at_ms: int) -> Iterator[tuple[Meter, Came]]:
         """What a scrape adds to each meter. A scrape that is not newer than the last of its resource adds nothing."""
@@ -139,9 +139,7 @@ class Reader:
     def _layout(self, series: str) -> Layout:
         known = self._layouts.get(series)
         if known is None:
-            if len(self._layouts) >= LAYOUTS_MAX:
-                self._layouts.clear()
-            known = self._layouts[series] = _match(self.meters, split(series))
+            known = self._layouts.keep(series, series, _match(self.meters, split(series)))
         return known
 
 

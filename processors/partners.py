@@ -8,7 +8,8 @@ People name the channels of OCA's job queue after what they separate: `root.carr
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+
+from schemas.caches import NAMES_BYTES, cached
 
 GENERAL = frozenset(
     [
@@ -120,7 +121,7 @@ GENERAL = frozenset(
 _PREFIX = re.compile(r"^(?:connector|delivery|edi|carrier|marketplace|integration|sale|shop)_+(?=\w)")
 
 
-@lru_cache(maxsize=10_000)
+@cached("cache.names", NAMES_BYTES)
 def partner_of(channel: str) -> str | None:
     """The partner whose jobs a channel holds; None when it is nobody's alone."""
     for part in reversed(channel.lower().split(".")):

@@ -20,6 +20,7 @@ from processors.order import Place
 from schemas.codec import (
     Envelope,
     Reason,
+    Received,
     Rejected,
     Wire,
     dead_letter,
@@ -135,6 +136,8 @@ class Runner:
             decoded = decode(message.headers, message.value, message.timestamp_ms)
             if isinstance(decoded, Rejected):
                 await self._reject(message, decoded)
+            elif isinstance(decoded, Received) and decoded.refused:
+                await self._reject(message, decoded.refused)
             readable = None if isinstance(decoded, Rejected) else decoded
             self._remember()
             for found in self.fold.pieces(message.topic, message.offset, readable, message.timestamp_ms):

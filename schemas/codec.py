@@ -1,6 +1,7 @@
 """Bytes to records and back: CloudEvents 1.0 in Kafka's binary mode, JSON body.
 
-Decoding never raises: bad bytes are a value, not an accident. Headers are `ce_*`, UTF-8; extensions used are
+Decoding never raises: bad bytes are a value, not an accident. Of a scrape, one bad column costs itself only: the record comes
+without it, and what was left out comes beside it as `refused`. Headers are `ce_*`, UTF-8; extensions used are
 `partitionkey`, `sequence` and `recordedtime`, and W3C `traceparent`.
 Source: CloudEvents 1.0.2, Kafka protocol binding.
 """
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Any
 
 import orjson
 from pydantic import ValidationError
@@ -31,6 +33,7 @@ from schemas.records import (
     Signal,
     SpanBatch,
 )
+from schemas.series import join, layout, split
 
 Headers = list[tuple[str, bytes]]
 
@@ -104,6 +107,8 @@ class Received:
 
     envelope: Envelope
     record: Record
+    refused: Rejected | None = None
+    """What was left out of the record, for the dead letters: the same record with its bad columns alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,21 +166,72 @@ def _decoded(fields: dict[str, bytes], payload: bytes, timestamp_ms: int) -> Rec
     if model is None:
         return Rejected(*_unknown(event_type[:HEADER_MAX]), payload)
     # orjson and pydantic one after the other take two thirds of the time of pydantic's own JSON.
-    record = model.model_validate(orjson.loads(payload))
+    record, refused = _validated(model, orjson.loads(payload))
     if isinstance(record, Heartbeat):
         return record
     source, sequence = fields.get("ce_source") or b"", fields.get("ce_sequence") or b""
     is_number = bool(_SEQUENCE.fullmatch(sequence)) and int(sequence) <= SEQUENCE_MAX
-    if not 0 < len(source) <= SOURCE_MAX or not is_number:
+    if not 0 < len(source) <= SOURCE_MAX or not source.decode().isprintable() or not is_number:
         said = f"{source[:100]!r} and {sequence[:100]!r}"
-        wanted = f"at most {SOURCE_MAX} bytes, and a whole number below 2^63"
+        wanted = f"at most {SOURCE_MAX} printable bytes, and a whole number below 2^63"
         return Rejected(
             Reason.INVALID, f"headers ce_source and ce_sequence name a record: {wanted}; got {said}", payload
         )
     if not 0 <= timestamp_ms < END_MS:
         detail = f"the Kafka timestamp is when it was recorded, Unix ms from 0 to {END_MS - 1}; got {timestamp_ms}"
         return Rejected(Reason.INVALID, detail, payload)
-    return Received(Envelope(source.decode(), int(sequence), timestamp_ms), record)
+    return Received(Envelope(source.decode(), int(sequence), timestamp_ms), record, refused)
+
+
+def _validated(model: type[Record] | type[Heartbeat], body: Any) -> tuple[Record | Heartbeat, Rejected | None]:
+    """The record of a body and what was left out of it. Raises ValidationError when nothing can be saved."""
+    refused = None
+    if model is Scrape and isinstance(body, dict) and isinstance(series := body.get("series"), str):
+        known = layout(series)  # one look-up for a layout that was seen before
+        body["series"] = known.text
+        if known.kept is not None:
+            body, refused = parted(body)
+    try:
+        return model.model_validate(body), refused
+    except ValidationError as error:
+        if refused or not any(item["loc"][:1] == ("values",) and len(item["loc"]) > 1 for item in error.errors()):
+            raise
+        body, refused = parted(body)
+        return model.model_validate(body), refused
+
+
+def parted(body: Any) -> tuple[Any, Rejected | None]:
+    """A scrape's JSON without the columns that can never be read, and those as they came; columns are in order after it.
+
+    A layout and values of different lengths cannot be told apart: such a body comes back as it is, to be refused as a whole.
+    So does one of which no column is left.
+    """
+    known, values = layout(body["series"]), body.get("values")
+    if not isinstance(values, list) or len(values) != known.width:
+        return body, None
+    why = {fault.place: fault.why for fault in known.faults}
+    for place, value in enumerate(values):
+        if type(value) not in _NUMBERS:
+            why.setdefault(place, f"a value is a number or null, not {value!r:.100}")
+    places = range(known.width) if known.kept is None else known.kept
+    kept = [place for place in places if place not in why]
+    if not kept:
+        return body, None
+    identities = split(known.text)
+    rest = _columns(body, identities, kept)
+    if not why:
+        return rest, None
+    said = "; ".join(f"{why[place]} (column {place})" for place in sorted(why)[:5])
+    detail = f"{len(why)} of {known.width} columns are left out, the others were read: {said}"
+    return rest, Rejected(Reason.INVALID, detail, orjson.dumps(_columns(body, identities, sorted(why))))
+
+
+_NUMBERS = frozenset({float, int, type(None)})
+
+
+def _columns(body: dict[str, Any], identities: list[str], places: Iterable[int]) -> dict[str, Any]:
+    at = list(places)
+    return {**body, "series": join(identities[one] for one in at), "values": [body["values"][one] for one in at]}
 
 
 def explain(error: ValidationError) -> str:

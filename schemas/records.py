@@ -26,7 +26,7 @@ Said = Annotated[
 """What we say ourselves, of what others have written: cut rather than refused."""
 TimeMs = Annotated[int, Field(ge=0, lt=10_000_000_000_000, description="Unix time in ms, UTC.")]
 
-MAX_SERIES = 20_000  # of one scrape; a larger resource is scraped in parts
+MAX_SERIES = series_identity.SERIES_MAX
 MAX_EVENTS = 10_000  # of one batch
 
 
@@ -49,6 +49,13 @@ class Observation(Record):
     system: Name = Field(description="Kind of system the resource is: postgresql, redis, odoo, host, tls ...")
 
 
+def _whole_layout(text: str) -> str:
+    known = series_identity.layout(text)
+    if known.faults:
+        raise ValueError("; ".join(fault.why for fault in known.faults[:5]))
+    return known.text
+
+
 class Scrape(Observation):
     """One resource at one instant, in columns: a metrics record is a scrape, not a point."""
 
@@ -57,7 +64,7 @@ class Scrape(Observation):
     start_time_ms: TimeMs | None = Field(
         None, description="Since when the resource's cumulative columns count; null when nothing of it is cumulative."
     )
-    series: Annotated[str, AfterValidator(lambda text: series_identity.layout(text).text)] = Field(
+    series: Annotated[str, AfterValidator(_whole_layout)] = Field(
         description='Identities `name{attribute="value"}` in sorted order, joined by newlines.'
     )
     values: tuple[float | None, ...] = Field(

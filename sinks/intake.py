@@ -107,6 +107,8 @@ class Intake:
             message = await self._decoded(record)
             if message and self._is_new(partition, message.content, sequences):
                 messages.append(message)
+                if message.content.refused:
+                    await self._refuse(record, message.content.refused)
         return Batch(messages, dict(self._next), sequences, letters)
 
     def _letter(self, record: Any) -> list[DeadLetter]:

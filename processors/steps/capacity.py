@@ -13,7 +13,6 @@ A limit that is moved re-scales the past (see `shares`).
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,10 +23,10 @@ from processors.step import About, Findings, Item, Step, StepConfig
 from processors.steps.bounds import DAY_S, HOUR_S, NAMES, Bound, Share, readings
 from processors.steps.forecast import Course, Outlook, course, time_to
 from processors.steps.shares import SCALES, Layout, State, pack, unpack
+from schemas.caches import READINGS_BYTES, cached
 from schemas.records import Evidence, Record, Scrape, Severity
 
 NORMAL_80 = 2.563  # standard deviations between the ends of a normal distribution's middle 80 %
-LAYOUTS_MAX = 256
 
 
 class Config(StepConfig):
@@ -244,18 +243,17 @@ def duration(seconds: float) -> str:
 def _layout(config: Config, state: State, scrape: Scrape) -> Layout:
     known = state.layouts.get(scrape.series)
     if known is None:
-        if len(state.layouts) >= LAYOUTS_MAX:
-            state.layouts.clear()
         every = readings(scrape.series, scrape.resource, config.limits, config.workers)
         state.grow([one.of for one in every if one.of not in state.shares])
         places = {share: slot for slot, share in enumerate(state.shares)}
         mine = [(places[one.of], one) for one in every if one.of in places]
         pairs = [one for one in mine if one[1].limit is not None and not one[1].of.bound.is_load]
-        known = state.layouts[scrape.series] = Layout(
+        known = Layout(
             [(slot, one.share) for slot, one in mine if one.share is not None],
             [(slot, one.used[0], one.limit) for slot, one in pairs if one.limit is not None],
             [one for one in mine if one[1].share is None and one not in pairs],
         )
+        state.layouts.keep(scrape.series, scrape.series, known)
     return known
 
 
@@ -264,7 +262,7 @@ def unit(record: Record) -> str | None:
     return f"{record.resource}|{record.system}" if isinstance(record, Scrape) and _bounded(record.series) else None
 
 
-@lru_cache(maxsize=10_000)
+@cached("cache.readings", READINGS_BYTES)
 def _bounded(layout: str) -> bool:
     return any(one.partition("{")[0] in NAMES for one in layout.split("\n"))
 

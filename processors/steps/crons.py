@@ -10,7 +10,6 @@ Source: odoo/addons/base/models/ir_cron.py of 16-19, seen on running 17-19.
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 from pydantic import BaseModel, Field
@@ -18,6 +17,7 @@ from pydantic import BaseModel, Field
 from processors.episodes import Episodes, Open
 from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Step, StepConfig, json_state
+from schemas.caches import READINGS_BYTES, cached
 from schemas.records import Evidence, OperationsEvent, Record, Scrape, Severity
 from schemas.series import parse, split
 
@@ -155,7 +155,7 @@ class Columns(NamedTuple):
     runs: list[tuple[int, str]]
 
 
-@lru_cache(maxsize=1_000)
+@cached("cache.readings", READINGS_BYTES)
 def _columns(layout: str) -> Columns:
     found = [(place, parse(one)) for place, one in enumerate(split(layout)) if one.startswith(RUNS)]
     names = [(place, series.attributes.get("odoo.cron.name", "?")) for place, series in found]

@@ -11,7 +11,6 @@ Source: Reynolds & Stoumbos (1999), A CUSUM chart for monitoring a proportion wh
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +24,7 @@ from processors.flows import Floats
 from processors.partners import partner_of
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
 from processors.values import values_of
+from schemas.caches import READINGS_BYTES, cached
 from schemas.records import Evidence, Record, Scrape, Severity
 from schemas.series import parse, split
 
@@ -271,10 +271,7 @@ def _evidence(state: State, slot: int, time_ms: int) -> Evidence:
     )
 
 
-_LAYOUTS_MAX = 1_000
-
-
-@lru_cache(maxsize=_LAYOUTS_MAX)
+@cached("cache.readings", READINGS_BYTES)
 def _layout_of(series: str) -> Layout | None:
     places: dict[Channel, dict[str, int]] = {}
     for place, one in enumerate(split(series)):

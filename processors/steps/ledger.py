@@ -23,6 +23,7 @@ from processors.steps.hours import Weeks
 from processors.steps.outcomes import FAILS_OF, Slot, slot_of, speaking
 from processors.steps.seasonal import Profile
 from processors.values import values_of
+from schemas.caches import Layouts
 from schemas.calendar import MINUTE_MS
 from schemas.metrics import Departure, Kind, describe
 from schemas.records import Scrape
@@ -31,7 +32,7 @@ from schemas.series import split
 BATCHES = 24
 WINDOW_BATCHES = 10
 SLOTS_MAX = 4_000
-LAYOUTS_MAX = 1_000
+CHARACTERS_MAX = 16_000_000  # of the layouts of all resources that are known
 GAP_MS = 1_200_000  # longer between two looks is not measured
 PAST_MS = 6 * 3_600_000  # older batches say nothing about the time before a change
 DRIFT_PRIOR, DRIFT_WINDOWS = 0.05**2, 3.0  # a twentieth in ten minutes, believed as much as half an hour of looking
@@ -91,7 +92,7 @@ class Ledger:
     minute: int = -1
     slots: list[Slot] = field(default_factory=list)
     _index: dict[tuple[str, str, str | None], int] = field(default_factory=dict)
-    _layouts: dict[tuple[str, str], Held] = field(default_factory=dict)
+    _layouts: Layouts[Held] = field(default_factory=lambda: Layouts("holder.layouts", CHARACTERS_MAX))
     is_count: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     least: Floats = field(default_factory=lambda: np.zeros(0))
     settle_ms: Floats = field(default_factory=lambda: np.zeros(0))
@@ -296,15 +297,13 @@ class Ledger:
         key = (scrape.resource, scrape.series)
         known = self._layouts.get(key)
         if known is None:
-            if len(self._layouts) >= LAYOUTS_MAX:
-                self._layouts.clear()
             every, places = split(scrape.series), speaking(scrape.series)
             keys = [(scrape.resource, every[place], tenant) for place in places]
             new = [one for one in keys if one not in self._index][: SLOTS_MAX - len(self.keys)]
             if new:
                 self._extend(new)
             kept = [(place, self._index[one]) for place, one in zip(places, keys, strict=True) if one in self._index]
-            known = self._layouts[key] = self._held(kept)
+            known = self._layouts.keep(key, scrape.series, self._held(kept))
         return known
 
     def _held(self, kept: list[tuple[int, int]]) -> Held:

@@ -5,9 +5,9 @@ A series that can tell of a change has a slot. What came of it is kept in the `l
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
+from schemas.caches import NAMES_BYTES, READINGS_BYTES, cached
 from schemas.records import ChangeKind
 from schemas.series import Series, identity, parse, split
 
@@ -98,13 +98,13 @@ def speaks(series: str) -> bool:
     return of("erp.document.state") in ENDS and of("http.response.status_class") in SERVED
 
 
-@lru_cache(maxsize=1_000)
+@cached("cache.readings", READINGS_BYTES)
 def speaking(layout: str) -> tuple[int, ...]:
     """Places of the series of a layout that can tell of a change."""
     return tuple(place for place, one in enumerate(split(layout)) if speaks(one))
 
 
-@lru_cache(maxsize=10_000)
+@cached("cache.names", NAMES_BYTES)
 def _kin(text: str) -> str:
     """What the same series of other tenants has in common with it."""
     name, attributes = parse(text)

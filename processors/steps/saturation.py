@@ -13,7 +13,6 @@ lengths as what to look at. State: about 200 bytes a pool.
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 from pydantic import BaseModel, Field
@@ -22,11 +21,11 @@ from processors.episodes import Episodes, Open
 from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Step, StepConfig, json_state
 from processors.steps.bounds import knee
+from schemas.caches import READINGS_BYTES, cached
 from schemas.records import Evidence, Record, Scrape, Severity
 from schemas.series import identity, parse, split
 
 POOLS_MAX = 256
-LAYOUTS_MAX = 10_000
 
 
 class Config(StepConfig):
@@ -195,7 +194,7 @@ def _tell(config: Config, state: State, scrape: Scrape, place: Place, pool: Pool
     )
 
 
-@lru_cache(maxsize=LAYOUTS_MAX)
+@cached("cache.readings", READINGS_BYTES)
 def places(layout: str) -> tuple[Place, ...]:
     """The pools of a layout."""
     identities = split(layout)

@@ -16,6 +16,7 @@ from processors import columns
 from processors.episodes import Episodes
 from processors.step import Parts
 from processors.steps.bounds import DAY_S, HOUR_S, Reading, Share, knee
+from schemas.caches import Layouts
 
 SHARES_MAX = 256
 FULL_LEAST = 5
@@ -67,7 +68,7 @@ class State:
     last_ms: int = -1
     start_ms: int = -1
     episodes: Episodes = field(default_factory=Episodes)
-    layouts: dict[str, Layout] = field(default_factory=dict)
+    layouts: Layouts[Layout] = field(default_factory=lambda: Layouts("holder.layouts"))
 
     def take(self, layout: Layout, values: tuple[float | None, ...], elapsed_s: float) -> None:
         """Note the highest of this minute. What is used is kept in units of the first limit, see `past`."""

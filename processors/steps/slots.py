@@ -10,10 +10,9 @@ from numpy.typing import NDArray
 
 from processors.step import StepConfig
 from processors.steps.hours import Weeks
+from schemas.caches import Layouts
 from schemas.metrics import Departure, Kind, Metric, describe
 from schemas.series import Series, parse, split
-
-LAYOUTS_MAX = 64
 
 Floats = NDArray[np.float64]
 
@@ -36,7 +35,7 @@ class Slots:
     floor: Floats = field(default_factory=lambda: np.zeros(0))
     waiting: list[int] = field(default_factory=list)  # slots of what waits for people
     limited: list[tuple[int, int, float]] = field(default_factory=list)  # slot, slot of its limit (-1: fixed), limit
-    layouts: dict[str, NDArray[np.intp] | None] = field(default_factory=dict)
+    layouts: Layouts[NDArray[np.intp] | None] = field(default_factory=lambda: Layouts("holder.layouts"))
     _weeks: tuple[StepConfig, Weeks] | None = None
 
     def weeks(self, config: StepConfig) -> Weeks:
@@ -48,16 +47,17 @@ class Slots:
     def columns_of(self, layout: str) -> NDArray[np.intp] | None:
         """Slots of a layout's columns, new series appended; None when they are all slots in order."""
         if layout not in self.layouts:
-            if len(self.layouts) >= LAYOUTS_MAX:
-                self.layouts.clear()
-            self.layouts[layout] = self._learn(split(layout))
+            self.layouts.keep(layout, layout, self._learn(split(layout)))
         return self.layouts[layout]
 
     def _learn(self, identities: list[str]) -> NDArray[np.intp] | None:
         new = [one for one in identities if one not in self.index]
         if new:
+            width = len(self.identities)
+            for known, places in self.layouts.items():
+                if places is None:  # that was all slots until now
+                    self.layouts[known] = np.arange(width, dtype=np.intp)
             self.extend(new)
-            self.layouts = {known: self._places(split(known)) for known in self.layouts}
         return self._places(identities)
 
     def _places(self, identities: list[str]) -> NDArray[np.intp] | None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from functools import lru_cache
 from typing import NamedTuple
 
 from processors.steps.correlator.config import Config
 from processors.steps.correlator.state import OpenWork, State
 from processors.steps.documents import WAY
+from schemas.caches import READINGS_BYTES, cached
 from schemas.impact import Impact
 from schemas.records import Scrape
 from schemas.series import parse, split
@@ -21,7 +21,6 @@ from schemas.series import parse, split
 COUNT = "erp.document.count"
 TYPE, STATE = "erp.document.type", "erp.document.state"
 STALE_MS = 3_600_000
-_LAYOUTS_MAX = 1_000
 
 
 class _Column(NamedTuple):
@@ -32,7 +31,7 @@ class _Column(NamedTuple):
     type: str
 
 
-@lru_cache(maxsize=_LAYOUTS_MAX)
+@cached("cache.readings", READINGS_BYTES)
 def columns(series: str) -> tuple[_Column, ...]:
     """Those of a layout; remembered for the next scrape of it."""
     found = []
