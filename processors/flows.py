@@ -6,6 +6,7 @@ are one a channel. `gate` is the gauge of what waits for it: while nothing waits
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -146,6 +147,11 @@ def _read(text: str) -> Layout:
             layout.stream_of.append(index[stream.name])
         layout.gates += [(place, name) for name in _gated(series)]
     return layout
+
+
+def streams_of(identities: Iterable[str]) -> set[str]:
+    """Names of the streams that series are counted in."""
+    return {stream.name for one in identities if one.startswith(_NAMES) for stream in _streams(parse(one))}
 
 
 def _streams(series: Series) -> list[Stream]:

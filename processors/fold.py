@@ -17,6 +17,7 @@ import orjson
 from pydantic import BaseModel
 
 from processors import faults
+from processors.admission import LIMITS, Admission, Forgotten, Limits
 from processors.faults import Fault
 from processors.order import LEAP_MS, WAITING_MAX, Clock, Order, Place
 from processors.sanity import AHEAD_MS, sane
@@ -67,6 +68,7 @@ class Plan:
     state: Topic = STATE
     tells_fleet: bool = False
     one_cell: str | None = None
+    limits: Limits = LIMITS
 
     @classmethod
     def of(
@@ -177,6 +179,16 @@ class CellFold:
             found += self._step(step, item)
         return self._spread(item.at_ms, found)
 
+    def let_go(self, item: Item) -> Findings:
+        """What was told of a resource has lost its place: every step lets go of it, and of a resource that is gone its units."""
+        gone: Forgotten = item.record
+        found, ended = self.fold(item), Findings()
+        for step in self._accepting(Forgotten) if gone.is_whole else ():
+            unit = step.unit(gone)
+            if unit and (gone.is_last or unit != gone.resource):  # some steps know a resource under all of its systems
+                ended += self._begin_afresh((step.name, unit), item.at_ms)
+        return found + self._spread(item.at_ms, ended)
+
     def tick(self, at_ms: int) -> Findings:
         """Wake the units that are due at `at_ms`."""
         found: Findings = []
@@ -253,6 +265,8 @@ class CellFold:
                 return []
             key = (step.name, name)
             unit = self.units.get(key)
+            if unit is None and isinstance(item.record, Forgotten):
+                return []
             if unit is None:
                 unit = self.units[key] = Unit(step, self._configs[step.name])
             found = unit.fold(item)
@@ -431,6 +445,7 @@ class PartitionFold:
         self.plan = plan
         self.order = Order(plan.listens, plan.grace_ms, plan.stray_ms, plan.waiting_max)
         self.cells: dict[str, CellFold] = {}
+        self.admission = Admission(plan.estate, plan.limits)
         self.counts: Counter[str] = Counter()
         self.failures: list[Failure] = []
         self.refused: list[Refused] = []
@@ -510,6 +525,7 @@ class PartitionFold:
         yield ("head",), head.model_dump_json().encode()
         for key, data in self._before.items():
             yield (BEFORE, *key), data
+        yield from self.admission.pack()
         for cell in self.cells.values():
             yield from cell.parts()
             self._collect(cell)
@@ -539,6 +555,8 @@ class PartitionFold:
         return fold
 
     def _restore_cells(self, parts: Mapping[tuple[str, ...], bytes], versions: Mapping[str, int]) -> None:
+        self.admission = Admission(self.plan.estate, self.plan.limits)
+        self.admission.restore(parts)
         for (cell, step, unit), unit_parts in _by_unit(parts).items():
             self._restore_unit(cell, step, unit, unit_parts, versions)
         for key, data in parts.items():
@@ -550,6 +568,7 @@ class PartitionFold:
         now_ms = max(self.order.cursor.at_ms, self._ticked_ms)
         if now_ms >= 0 and at_ms > now_ms + LEAP_MS and not (self._before and now_ms < self._before_ms + LEAP_MS):
             self._before = {key: data for cell in self.cells.values() for key, data in cell.parts()}
+            self._before |= self.admission.pack()
             self._before_ms, self._after_ms = now_ms, at_ms
         elif self._before and at_ms > self._after_ms + BELIEVED_MS:
             self._before = {}
@@ -610,12 +629,38 @@ class PartitionFold:
         if not self._is_new(place.topic, received.envelope):
             return
         record = self._sane(place, received)
+        if record is not None and not self.plan.one_cell:
+            record = self._admit(place, received, record, found)
         if record is None:
             return
         cell = self._cell(self.plan.one_cell or record.cell)
         self._tell(cell, place.at_ms, cell.fold(Item(place.at_ms, record)), found)
         if cell.failures:
             self._collect(cell, place, received.envelope)
+
+    def _admit(self, place: Place, received: Received, record: Record, found: list[Finding]) -> Record | None:
+        """What steps get of a record; they are told first what has no place, and what has lost its."""
+        at_ms, envelope = place.at_ms, received.envelope
+        try:
+            admitted, told = self.admission.admit(at_ms, envelope.source, record)
+        except MemoryError:
+            raise
+        except Exception as error:  # noqa: BLE001 (whatever is at fault must not stop the partition)
+            self.counts["failed"] += 1
+            if len(self.failures) < FAILURES_WAITING_MAX:
+                what = Failure(at_ms, record.cell, "admission", "", "a record", error, False, record, place, envelope)
+                self.failures.append(what)
+            return None
+        for one in told:
+            cell, item = self._cell(one.cell), Item(at_ms, one)
+            self._tell(cell, at_ms, cell.let_go(item) if isinstance(one, Forgotten) else cell.fold(item), found)
+            if cell.failures:
+                self._collect(cell, place, envelope)
+        while self.admission.gone:
+            name = self.admission.gone.pop()
+            if cell_gone := self.cells.pop(name, None):
+                self._tell(cell_gone, at_ms, cell_gone.end_all(at_ms), found)
+        return admitted
 
     def _sane(self, place: Place, received: Received) -> Record | None:
         """The record as steps get it; None of one that is refused."""

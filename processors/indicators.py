@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from schemas.bounds import reached
 from schemas.caches import Layouts
 from schemas.records import Scrape
 from schemas.series import parse, split
@@ -81,6 +82,13 @@ class Readings:
             while len(known) > most:
                 known.pop(next(iter(known)))
                 self.forgotten += 1
+                reached("burn_rate.readings")
+
+    def let_go(self, resource: str) -> None:
+        """A resource has lost its place."""
+        self.looks.pop(resource, None)
+        for key in [key for key in self.last if key.split("\x1f")[-2] == resource]:
+            del self.last[key]
 
 
 class Reader:
@@ -109,6 +117,7 @@ class Reader:
                 )
                 if found:
                     yield meter, found
+        readings.looks.pop(scrape.resource, None)
         readings.looks[scrape.resource] = Look(start_ms, scrape.time_ms, at_ms)
         readings.bound()
 
@@ -129,6 +138,7 @@ class Reader:
         last = readings.last.get(key) if before else None
         if last is None and before:
             last = Last(0.0, 0.0, before.at_ms)
+        readings.last.pop(key, None)  # so that those longest unheard of stand first
         readings.last[key] = Last(part, total, at_ms)
         if last is None or part < last.part or total < last.total:
             return None

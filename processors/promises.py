@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, Field
 
 from processors.indicators import Came, Meter
+from schemas.bounds import reached
 from schemas.calendar import Calendar
 from schemas.openslo import milliseconds
 from schemas.records import BusinessBatch
@@ -113,6 +114,7 @@ def _begin(meter: Meter, promises: Promises, row: Row, calendar: Calendar, most:
     if len(promises.open) > most:
         promises.open.pop(next(iter(promises.open)))
         promises.forgotten += 1
+        reached("burn_rate.promises")
 
 
 def _go_on(promise: Promise, row: Row, kept: Documents) -> None:

@@ -23,9 +23,156 @@ class Bound(NamedTuple):
     beyond: str
 
 
+_REFUSED = "Its records are not folded, which is told; what has a place keeps it, and idle ones make room."
+_LEFT_OUT = "Columns without a place are left out of what steps get, which is told; idle ones make room."
+_LEFT = "Later ones are left out."
+_OLDEST = "The oldest is forgotten."
 _ANEW = "The oldest half is forgotten and read anew when it comes again."
 
 BOUNDS: tuple[Bound, ...] = (
+    Bound(
+        "admission.cells",
+        "processors.admission.Limits.cells",
+        "Cells of a partition that no estate declares.",
+        _REFUSED,
+    ),
+    Bound("admission.resources", "processors.admission.Limits.cell_resources", "Resources of a cell.", _REFUSED),
+    Bound(
+        "admission.series.resource", "processors.admission.Limits.resource_series", "Series of a resource.", _LEFT_OUT
+    ),
+    Bound("admission.series.cell", "processors.admission.Limits.cell_series", "Series of a cell.", _LEFT_OUT),
+    Bound(
+        "admission.series.source",
+        "processors.admission.Limits.source_series",
+        "Series of a cell that one publisher brings.",
+        _LEFT_OUT,
+    ),
+    Bound(
+        "admission.tenants",
+        "processors.admission.Limits.tenants",
+        "Tenants of a cell that no estate declares.",
+        _LEFT_OUT,
+    ),
+    Bound("absence.streams", "processors.steps.absence.Config.streams_max", "Flows of a resource.", _LEFT),
+    Bound(
+        "burn_rate.groups",
+        "processors.steps.burn_rate.Config.groups_max",
+        "Tenants of an SLO; undeclared ones find half of the room.",
+        _LEFT,
+    ),
+    Bound("burn_rate.promises", "processors.steps.burn_rate.Config.promises_max", "Open promises of an SLO.", _OLDEST),
+    Bound(
+        "burn_rate.readings",
+        "processors.indicators.LAST_MAX",
+        "Resources and counters of which the last look is remembered.",
+        _OLDEST,
+    ),
+    Bound("capacity.shares", "processors.steps.shares.SHARES_MAX", "What can run out of a resource.", _LEFT),
+    Bound(
+        "cardinality.causes",
+        "processors.steps.cardinality.CAUSES_MAX",
+        "Resources of a cell that are told to send too much.",
+        _LEFT,
+    ),
+    Bound(
+        "changes.rivals",
+        "processors.steps.rivals.RIVALS_MAX",
+        "Other trouble that may explain what a change is blamed for.",
+        _OLDEST,
+    ),
+    Bound(
+        "changes.slots",
+        "processors.steps.ledger.SLOTS_MAX",
+        "Series of a cell that speak for a change; those of undeclared resources find half of the room.",
+        _LEFT,
+    ),
+    Bound(
+        "changes.trials",
+        "processors.steps.difference_in_differences.TRIALS_MAX",
+        "Changes that are judged at once.",
+        "The oldest stays inconclusive.",
+    ),
+    Bound(
+        "contention.tenants",
+        "processors.steps.contention.Config.tenants_max",
+        "Tenants of a cell that share; undeclared ones find half of the room.",
+        _LEFT,
+    ),
+    Bound("correlator.changes", "processors.steps.correlator.config.Config.changes_max", "Changes of a cell.", _OLDEST),
+    Bound(
+        "correlator.closed",
+        "processors.steps.correlator.config.Config.closed_max",
+        "Closed incidents that may reopen.",
+        _OLDEST,
+    ),
+    Bound(
+        "correlator.signals",
+        "processors.steps.correlator.config.Config.signals_max",
+        "Signals of a cell.",
+        "Ended ones are forgotten first, then the oldest.",
+    ),
+    Bound(
+        "correlator.silences",
+        "processors.steps.correlator.config.Config.silences_max",
+        "Silences of a cell.",
+        "The one that ends first is forgotten.",
+    ),
+    Bound("crons.actions", "processors.steps.crons.Config.crons_max", "Failing actions of a tenant.", _OLDEST),
+    Bound(
+        "fleet.incidents",
+        "processors.steps.fleet.Config.incidents_max",
+        "Open incidents of all cells.",
+        "The one longest unheard of is forgotten.",
+    ),
+    Bound(
+        "fold.sources",
+        "processors.fold.SOURCES_MAX",
+        "Publishers of a partition whose last sequence is remembered.",
+        _OLDEST,
+    ),
+    Bound(
+        "journeys.documents",
+        "processors.steps.journeys.Config.documents_max",
+        "Open documents of a tenant, and ended ones.",
+        _OLDEST,
+    ),
+    Bound(
+        "locks.tenants",
+        "processors.steps.locks.TENANTS_MAX",
+        "Tenants of a cell whose lock waits are remembered.",
+        "The one longest unheard of is forgotten.",
+    ),
+    Bound("saturation.pools", "processors.steps.saturation.POOLS_MAX", "Pools of a resource.", _LEFT),
+    Bound(
+        "service_map.bins",
+        "processors.steps.service_map.OPEN_MAX",
+        "Minutes of spans that are open.",
+        "What comes for another is not booked.",
+    ),
+    Bound(
+        "service_map.calls",
+        "processors.steps.service_map.Config.calls_max",
+        "Pairs of services.",
+        "The one longest unheard of is forgotten.",
+    ),
+    Bound(
+        "service_map.counters",
+        "processors.steps.service_map.Config.calls_max",
+        "Counters of service graphs.",
+        "The one longest unheard of is forgotten.",
+    ),
+    Bound(
+        "service_map.services",
+        "processors.steps.service_map.Config.services_max",
+        "Services of a cell.",
+        "Later ones are left out until others have had no traffic for long.",
+    ),
+    Bound(
+        "service_map.spans",
+        "processors.rootcause.linking.WAITING_MAX",
+        "Spans that wait for their counterpart.",
+        _OLDEST,
+    ),
     Bound("cache.series", "schemas.series.SERIES_BYTES", "Series identities that are kept parsed, in bytes.", _ANEW),
     Bound(
         "cache.readings",

@@ -10,6 +10,7 @@ import numpy as np
 from processors import columns
 from processors.rootcause.service_map import Calls, Traffic
 from processors.step import Parts
+from schemas.bounds import reached
 
 Rows = np.ndarray[Any, np.dtype[np.float32]]
 KINDS = 3  # requests, seconds, failures
@@ -35,9 +36,13 @@ class Ledger:
 
     def take(self, counts: Mapping[str, list[float]], services_max: int) -> None:
         """A bin has ended: it becomes the newest of the recent ones. A service beyond the bound is left out."""
-        for name in sorted(counts):
-            if name not in self.services and len(self.services) < services_max:
-                self.services[name] = len(self.services)
+        new = [name for name in sorted(counts) if name not in self.services]
+        if len(self.services) + len(new) > services_max:
+            self._recycle()
+            new = new[: max(services_max - len(self.services), 0)]
+            reached("service_map.services")
+        for name in new:
+            self.services[name] = len(self.services)
         row = np.zeros((1, len(self.services), KINDS), dtype=np.float32)
         for name, count in counts.items():
             if name in self.services:
@@ -63,6 +68,7 @@ class Ledger:
         self.calls.pop((caller, callee), None)
         self.calls[caller, callee] = self.number
         if len(self.calls) > calls_max:
+            reached("service_map.calls")
             del self.calls[next(iter(self.calls))]
 
     def graph(self) -> Calls:
@@ -76,6 +82,17 @@ class Ledger:
         """Rows of this ledger in the graph's order of services."""
         places = [self.services[name] for name in calls.names]
         return Traffic(*np.moveaxis(rows[:, places].astype(np.float64), -1, 0))
+
+    def _recycle(self) -> None:
+        """Let go of services that have had no traffic in any bin that is remembered."""
+        self.normal, self.recent = self._widened(self.normal), self._widened(self.recent)
+        busy: Any = self.normal.any(axis=(0, 2)) | self.recent.any(axis=(0, 2))
+        self.normal, self.recent = self.normal[:, busy], self.recent[:, busy]
+        stays = [name for name, place in self.services.items() if busy[place]]
+        self.services = {name: place for place, name in enumerate(stays)}
+        self.calls = {
+            pair: number for pair, number in self.calls.items() if pair[0] in self.services and pair[1] in self.services
+        }
 
     def _widened(self, rows: Rows) -> Rows:
         return np.pad(rows, ((0, 0), (0, len(self.services) - rows.shape[1]), (0, 0)))

@@ -16,11 +16,13 @@ from typing import NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field
 
+from schemas.bounds import reached
 from schemas.records import SpanBatch
 
 ASKING, ANSWERING = ("client", "producer"), ("server", "consumer")
 PEERS = ("peer.service", "server.address", "db.system.name", "db.system")
 """Attributes that name what a client talks to, the most telling first."""
+NAME_MAX = 255  # characters of a service's name
 WAITING_MAX = 4_096  # spans of each kind that wait for their counterpart; the oldest go first
 
 V = TypeVar("V")
@@ -53,12 +55,12 @@ class Links(BaseModel):
         names = batch.attributes.get("service.name", ())
         peers = [batch.attributes[name] for name in PEERS if name in batch.attributes]
         for row, kind in enumerate(batch.kinds):
-            service = str(names[row]) if names and names[row] is not None else batch.resource
+            service = str(names[row])[:NAME_MAX] if names and names[row] is not None else batch.resource
             if kind in ANSWERING:
                 self._answer(batch.parent_span_ids[row], service)
                 yield _request(batch, row, service)
             elif kind in ASKING:
-                peer = next((str(column[row]) for column in peers if column[row] is not None), None)
+                peer = next((str(column[row])[:NAME_MAX] for column in peers if column[row] is not None), None)
                 self._ask(batch.span_ids[row], service, peer, _request(batch, row, peer or service))
 
     def pairs(self) -> list[tuple[str, str]]:
@@ -101,4 +103,5 @@ def _request(batch: SpanBatch, row: int, service: str) -> Request:
 def _keep(waiting: dict[str, V], key: str, value: V) -> None:
     waiting[key] = value
     if len(waiting) > WAITING_MAX:
+        reached("service_map.spans")
         del waiting[next(iter(waiting))]

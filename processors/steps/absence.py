@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from processors.admission import Forgotten
 from processors.evidence import cause_of
 from processors.flows import FLOWS, Stream, layout_of
 from processors.partners import partner_of
@@ -75,6 +76,9 @@ class Config(StepConfig):
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     """Weigh what came since the last look, and what did not."""
+    if isinstance(item.record, Forgotten):
+        state.let_go(item.record.series)
+        return state, state.episodes.close_others(set(state.causes.values()), item.at_ms)
     scrape: Scrape = item.record
     layout = layout_of(scrape.series)
     if not layout.places or scrape.time_ms <= state.last_ms:
@@ -187,7 +191,7 @@ def _evidence(state: State, slot: int, time_ms: int) -> Evidence:
 
 def unit(record: Record) -> str | None:
     """A resource is a unit, when it has a flow that must not stand still."""
-    if isinstance(record, Scrape) and layout_of(record.series).places:
+    if isinstance(record, Forgotten) or (isinstance(record, Scrape) and layout_of(record.series).places):
         return f"{record.resource}|{record.system}"
     return None
 
@@ -207,4 +211,4 @@ ABOUT = About(
         "while the calendar is closed or nothing was measured."
     ),
 )
-STEP = Step("absence", Config, (Scrape,), unit, State, step, pack, unpack, version=6, about=ABOUT)
+STEP = Step("absence", Config, (Scrape, Forgotten), unit, State, step, pack, unpack, version=6, about=ABOUT)

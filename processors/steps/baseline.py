@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from processors.admission import Forgotten
 from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Step, StepConfig
 from processors.steps import alarms
@@ -84,6 +85,9 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     A scrape not newer than the last is passed over. Of a cumulative series the rate a second is looked at; a fall or
     a new start is a reset, and its interval is not measured.
     """
+    if isinstance(item.record, Forgotten):
+        state.let_go(item.record.series)
+        return state, state.episodes.close_others(_hot(state, item.record.resource), item.at_ms)
     scrape: Scrape = item.record
     if scrape.time_ms <= state.last_ms:
         return state, []
@@ -254,8 +258,12 @@ def _judge(config: Config, state: State, scrape: Scrape, seen: Look) -> Findings
             summary=evidence[0].text,
             evidence=evidence,
         )
-    cool = {_cause(slots.series[slot], scrape.resource)[0] for slot in np.flatnonzero(arrays["hot"] > 0)}
-    return found + state.episodes.close_others(cool, scrape.time_ms)
+    return found + state.episodes.close_others(_hot(state, scrape.resource), scrape.time_ms)
+
+
+def _hot(state: State, resource: str) -> set[str]:
+    """Causes of which some series is beyond the limit, or was until lately."""
+    return {_cause(state.slots.series[slot], resource)[0] for slot in np.flatnonzero(state.arrays["hot"] > 0)}
 
 
 def _excess(
@@ -378,7 +386,7 @@ def _learn(config: Config, state: State, look: Look) -> None:
 
 def unit(record: Record) -> str | None:
     """A resource is a unit; Pilothouse's own scrapes of it are another."""
-    return f"{record.resource}|{record.system}" if isinstance(record, Scrape) else None
+    return f"{record.resource}|{record.system}" if isinstance(record, Scrape | Forgotten) else None
 
 
 ABOUT = About(
@@ -397,4 +405,4 @@ ABOUT = About(
         "more slowly than its offset follows is left to capacity."
     ),
 )
-STEP = Step("baseline", Config, (Scrape,), unit, State, step, pack, unpack, about=ABOUT, version=3)
+STEP = Step("baseline", Config, (Scrape, Forgotten), unit, State, step, pack, unpack, about=ABOUT, version=3)

@@ -190,6 +190,12 @@ def _queue(row: int, place: int, series: Series, index: Mapping[str, int]) -> li
     return [] if waits is None else [Reading(_share(row, series), (place,), None, None, None, waits)]
 
 
+def keys_of(identity: str) -> set[str]:
+    """Keys of the shares that a series is what is used of."""
+    series = parse(identity)
+    return {_share(row, series).key for row, bound in enumerate(BOUNDS) if series.name == (bound.share or bound.used)}
+
+
 def _share(row: int, series: Series) -> Share:
     where = ",".join(f"{name}={value}" for name, value in sorted(series.attributes.items()))
     return Share(row, f"{BOUNDS[row].kind} {series.name} {where}".strip(), series.tenant)

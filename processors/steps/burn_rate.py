@@ -21,6 +21,7 @@ import orjson
 from pydantic import Field, TypeAdapter
 
 from processors import columns, promises
+from processors.admission import TENANT, Forgotten
 from processors.budgets import Counts, Late, Terms, Track, doubt, group_counts
 from processors.episodes import Episodes, signal_id
 from processors.evidence import cause_of
@@ -28,6 +29,7 @@ from processors.indicators import Came, Last, Look, Meter, Reader, Readings
 from processors.promises import Promises
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
 from processors.steps.burning import Judged, evidence, rate, what_is_left
+from schemas.bounds import reached
 from schemas.burn_rates import PAGE, TICKET
 from schemas.openslo import BudgetingMethod
 from schemas.records import BusinessBatch, Record, Scrape, Severity
@@ -85,7 +87,10 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     setup = _setup(config, state)
     if not setup.meters:
         return state, []
-    if isinstance(item.record, Scrape):
+    if isinstance(item.record, Forgotten):
+        if item.record.is_last and item.record.system != TENANT:
+            state.readings.let_go(item.record.resource)
+    elif isinstance(item.record, Scrape):
         for meter, came in setup.reader.read(state.readings, item.record, item.at_ms):
             _count(config, state, meter, came, item)
     else:
@@ -177,7 +182,9 @@ def _count(config: Config, state: State, meter: Meter, came: Came, item: Item) -
 def _add(config: Config, state: State, meter: Meter, came: Came, at_ms: int) -> bool:
     groups = state.groups[meter.slo.name]
     if came.group not in groups:
-        if len(groups) >= config.groups_max:
+        is_declared = config.declared is None or came.group in ("", *config.tenants())
+        if len(groups) >= (config.groups_max if is_declared else config.groups_max // 2):
+            reached("burn_rate.groups")
             return False
         groups.append(came.group)
     budget, group, elapsed_ms = state.budgets[meter.key], groups.index(came.group), at_ms - came.since_ms
@@ -246,7 +253,7 @@ def due(state: State) -> int | None:
 
 def unit(record: Record) -> str | None:
     """The cell: an SLO sums over its resources."""
-    return "" if isinstance(record, Scrape | BusinessBatch) else None
+    return "" if isinstance(record, Scrape | BusinessBatch | Forgotten) else None
 
 
 _LAST, _LOOKS = TypeAdapter(dict[str, Last]), TypeAdapter(dict[str, Look])
@@ -343,5 +350,15 @@ ABOUT = About(
     ),
 )
 STEP = Step(
-    "burn_rate", Config, (Scrape, BusinessBatch), unit, State, step, pack, unpack, tick=tick, due=due, about=ABOUT
+    "burn_rate",
+    Config,
+    (Scrape, BusinessBatch, Forgotten),
+    unit,
+    State,
+    step,
+    pack,
+    unpack,
+    tick=tick,
+    due=due,
+    about=ABOUT,
 )

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from processors.admission import Forgotten
 from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Step, StepConfig
-from processors.steps.bounds import DAY_S, HOUR_S, NAMES, Bound, Share, readings
+from processors.steps.bounds import DAY_S, HOUR_S, NAMES, Bound, Share, keys_of, readings
 from processors.steps.forecast import Course, Outlook, course, time_to
 from processors.steps.shares import SCALES, Layout, State, pack, unpack
 from schemas.caches import READINGS_BYTES, cached
@@ -54,6 +55,9 @@ class Config(StepConfig):
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     """Take in a scrape; what has become whole by it is judged."""
+    if isinstance(item.record, Forgotten):
+        state.let_go({key for one in item.record.series for key in keys_of(one)})
+        return state, state.episodes.close_others({one.key for one in state.shares}, item.at_ms)
     scrape: Scrape = item.record
     if scrape.time_ms <= state.last_ms:
         return state, []
@@ -259,7 +263,9 @@ def _layout(config: Config, state: State, scrape: Scrape) -> Layout:
 
 def unit(record: Record) -> str | None:
     """A resource is a unit, when something of it can run out."""
-    return f"{record.resource}|{record.system}" if isinstance(record, Scrape) and _bounded(record.series) else None
+    if isinstance(record, Forgotten) or (isinstance(record, Scrape) and _bounded(record.series)):
+        return f"{record.resource}|{record.system}"
+    return None
 
 
 @cached("cache.readings", READINGS_BYTES)
@@ -282,4 +288,4 @@ ABOUT = About(
         "it did."
     ),
 )
-STEP = Step("capacity", Config, (Scrape,), unit, State, step, pack, unpack, version=2, about=ABOUT)
+STEP = Step("capacity", Config, (Scrape, Forgotten), unit, State, step, pack, unpack, version=2, about=ABOUT)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, Field
 
+from processors.admission import Forgotten
 from processors.episodes import Episodes, Open
 from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Step, StepConfig, json_state
@@ -61,9 +62,11 @@ class State(BaseModel):
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     """Take in a look at a certificate."""
-    scrape: Scrape = item.record
     episodes = Episodes(state.open)
     found: Findings = []
+    if isinstance(item.record, Forgotten):
+        return state, [told for series in item.record.series for told in episodes.close(series, item.at_ms)]
+    scrape: Scrape = item.record
     for series, value in zip(split(scrape.series), scrape.values, strict=True):
         if series.partition("{")[0] not in WHOSE or value is None:
             continue
@@ -104,7 +107,7 @@ def _tell(config: Config, episodes: Episodes, series: str, left_s: float, scrape
 
 def unit(record: Record) -> str | None:
     """A watched endpoint."""
-    return record.resource if isinstance(record, Scrape) and record.system == "tls" else None
+    return record.resource if isinstance(record, Scrape | Forgotten) and record.system == "tls" else None
 
 
 _pack, _unpack = json_state(State)
@@ -114,4 +117,4 @@ ABOUT = About(
     source="renewal at a third of the lifetime: cert-manager, Certbot; reminders of Let's Encrypt",
     limits="It knows only the certificates that are served, not one that lies renewed beside them.",
 )
-STEP = Step("certificates", Config, (Scrape,), unit, State, step, _pack, _unpack, about=ABOUT)
+STEP = Step("certificates", Config, (Scrape, Forgotten), unit, State, step, _pack, _unpack, about=ABOUT)

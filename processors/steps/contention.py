@@ -20,6 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import Field
 
+from processors.admission import TENANT, Forgotten
 from processors.demands import (
     OUTCOME_FLOORS,
     OUTCOMES,
@@ -33,7 +34,19 @@ from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Step, StepConfig
 from processors.steps.following import Following, learn, of_the_others, rates, rise_of_all_others, smooth
 from processors.steps.neighbours import Judged, Suffering, finding, pressed
-from processors.steps.pools import Flags, Pool, State, grow, pack, places_of, sums_at, unpack, values_at
+from processors.steps.pools import (
+    Flags,
+    Followed,
+    Pool,
+    State,
+    grow,
+    let_go,
+    pack,
+    places_of,
+    sums_at,
+    unpack,
+    values_at,
+)
 from processors.which import Which, only, present
 from schemas.calendar import MINUTE_MS
 from schemas.records import Evidence, Phase, Record, Scrape, Signal
@@ -68,6 +81,11 @@ class Config(StepConfig):
     tenants_max: int = Field(500, ge=2, description="Tenants that are followed; others are left out.")
 
     @cached_property
+    def followed(self) -> Followed:
+        """Which tenants are."""
+        return Followed(self.tenants_max, frozenset(self.tenants()))
+
+    @cached_property
     def following(self) -> Following:
         """How the usual is followed."""
         return Following(self.follow_ms, self.learn)
@@ -81,6 +99,8 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     if isinstance(record, Signal):
         _stuck(state, record)
         return state, []
+    if isinstance(record, Forgotten):
+        return state, _let_go(state, record, item.at_ms)
     scrape: Scrape = record
     layout = layout_of(scrape.series)
     for one, share in shares(layout.pressures, scrape):
@@ -98,6 +118,21 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     return state, found
 
 
+def _let_go(state: State, gone: Forgotten, at_ms: int) -> Findings:
+    """A tenant is gone, or a server; what was told of them is over."""
+    if not gone.is_last:
+        return []
+    if gone.system == TENANT:
+        let_go(state, tenants=(gone.resource,))
+        over = [key for key in state.episodes.open if key.startswith(f"tenant.load:{gone.resource} ")]
+    else:
+        let_go(state, pools=(gone.resource,), resources=(gone.resource,))
+        over = [key for key in state.episodes.open if key.partition(" ")[2] == gone.resource]
+    for key in over:
+        state.victims.pop(key, None)
+    return [told for key in over for told in state.episodes.close(key, at_ms)]
+
+
 def _stuck(state: State, signal: Signal) -> None:
     if signal.cause.startswith(STRAINS):
         state.strains.pop(signal.id, None)
@@ -111,7 +146,7 @@ def _stuck(state: State, signal: Signal) -> None:
 
 def _fare(config: Config, state: State, scrape: Scrape, own: Columns) -> None:
     """How long each tenant waits now. The longest of several series counts, which is what an oldest age means."""
-    where = places_of(config.tenants_max, state, state.where, own, range(len(OUTCOMES)))
+    where = places_of(config.followed, state, state.where, own, range(len(OUTCOMES)))
     grid = state.outcomes
     grow(grid, len(state.tenants))
     if where.twice:
@@ -146,7 +181,7 @@ def _take(config: Config, state: State, pool: Pool, scrape: Scrape, layout: Layo
         places_of(config.tenants_max, state, state.where, layout.waits, (0,))
     if id(own) not in pool.where:
         pool.admit(own.rows)
-    sums = sums_at(places_of(config.tenants_max, state, pool.where, own, pool.rows), own, scrape)
+    sums = sums_at(places_of(config.followed, state, pool.where, own, pool.rows), own, scrape)
     if sums.shape != pool.whole:
         grow(pool.grid, len(state.tenants))
         grow(pool.beside, len(state.tenants))
@@ -172,7 +207,7 @@ def _take(config: Config, state: State, pool: Pool, scrape: Scrape, layout: Layo
 def _take_waits(config: Config, state: State, pool: Pool, scrape: Scrape, waits: Columns) -> None:
     if not waits.places:
         return
-    waiting = np.fmax(sums_at(places_of(config.tenants_max, state, state.where, waits, (0,)), waits, scrape)[0], 0.0)
+    waiting = np.fmax(sums_at(places_of(config.followed, state, state.where, waits, (0,)), waits, scrape)[0], 0.0)
     pool.beside["waiting"] += 0.5 * (waiting - pool.beside["waiting"])
     np.copyto(pool.beside["waited_ms"], scrape.time_ms, where=waiting > 0)
 
@@ -361,8 +396,8 @@ def _victims(
 
 def unit(record: Record) -> str | None:
     """The cell, for looks at what is shared and at how tenants fare, for what is unusual there, and for documents that are stuck."""
-    if isinstance(record, Scrape):
-        return "" if layout_of(record.series).is_watched else None
+    if isinstance(record, Scrape | Forgotten):
+        return "" if isinstance(record, Forgotten) or layout_of(record.series).is_watched else None
     return "" if isinstance(record, Signal) and record.cause.startswith((JOURNEYS, *STRAINS)) else None
 
 
@@ -378,4 +413,4 @@ ABOUT = About(
     source="antagonists and victims by correlation in time, CPI2 (Zhang et al. 2013); average active sessions",
     limits="Needs two tenants and a look at each; a load that all bear alike is nobody's fault.",
 )
-STEP = Step("contention", Config, (Scrape, Signal), unit, State, step, pack, unpack, version=5, about=ABOUT)
+STEP = Step("contention", Config, (Scrape, Signal, Forgotten), unit, State, step, pack, unpack, version=5, about=ABOUT)

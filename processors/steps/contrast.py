@@ -49,6 +49,10 @@ class Since:
         """With room for more slots."""
         return Since(*(columns.wider(one, more) for one in vars(self).values()))
 
+    def kept(self, stays: Mask) -> Since:
+        """Of some slots."""
+        return Since(*(one[stays] for one in vars(self).values()))
+
     def forget(self, slots: Mask | NDArray[np.intp]) -> None:
         """As if nothing had come of these."""
         for column in vars(self).values():

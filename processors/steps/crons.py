@@ -14,15 +14,18 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, Field
 
+from processors.admission import TENANT, Forgotten
 from processors.episodes import Episodes, Open
 from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Step, StepConfig, json_state
+from schemas.bounds import reached
 from schemas.caches import READINGS_BYTES, cached
 from schemas.records import Evidence, OperationsEvent, Record, Scrape, Severity
 from schemas.series import parse, split
 
 RUNS = "odoo.cron.runs"
 SWITCHED_OFF, BY_FAILURES = "odoo.cron.switched_off", "odoo.cron.deactivated"
+NAME_MAX = 1_000  # characters of an action's name
 IDLE = "odoo.cron.idle"
 EVENTS = frozenset({SWITCHED_OFF, BY_FAILURES, IDLE, "odoo.cron.failing", "odoo.cron.failed", "odoo.cron.killed"})
 
@@ -63,6 +66,8 @@ class State(BaseModel):
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     """Take in what happened to an action, or see which of them run again."""
     record = item.record
+    if isinstance(record, Forgotten):
+        return state, []
     if isinstance(record, OperationsEvent):
         _happened(config, state, record)
     elif not state.crons:
@@ -73,7 +78,7 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
 
 
 def _happened(config: Config, state: State, event: OperationsEvent) -> None:
-    name = str(event.attributes.get("odoo.cron.name", "?"))
+    name = str(event.attributes.get("odoo.cron.name", "?"))[:NAME_MAX]
     state.tenant = event.tenant or state.tenant
     known = state.crons.get(name)
     if event.name == SWITCHED_OFF and (known is None or event.time_ms - known.last_ms > config.recent_ms):
@@ -81,6 +86,7 @@ def _happened(config: Config, state: State, event: OperationsEvent) -> None:
     if known is None:
         if len(state.crons) >= config.crons_max:
             state.crons.pop(next(iter(state.crons)))
+            reached("crons.actions")
         known = state.crons[name] = Cron(first_ms=event.time_ms, last_ms=event.time_ms)
     known.last_ms, known.body, known.is_idle = event.time_ms, event.body, event.name == IDLE
     # The log tells each failure, the table the number in a row.
@@ -164,6 +170,8 @@ def _columns(layout: str) -> Columns:
 
 def unit(record: Record) -> str | None:
     """A tenant, by its name; looks at its tables know it by their series."""
+    if isinstance(record, Forgotten):
+        return record.resource if record.system == TENANT else None
     if isinstance(record, OperationsEvent):
         return record.tenant if record.name in EVENTS else None
     return _columns(record.series).tenant if isinstance(record, Scrape) else None
@@ -182,4 +190,4 @@ ABOUT = About(
         "later only if it reports its progress."
     ),
 )
-STEP = Step("crons", Config, (OperationsEvent, Scrape), unit, State, step, _pack, _unpack, about=ABOUT)
+STEP = Step("crons", Config, (OperationsEvent, Scrape, Forgotten), unit, State, step, _pack, _unpack, about=ABOUT)

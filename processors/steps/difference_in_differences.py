@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field
 
+from processors.admission import Forgotten
 from processors.episodes import signal_id
 from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
@@ -36,6 +37,7 @@ from processors.steps.outcomes import speaking
 from processors.steps.rivals import Rival, Rivals, reached
 from processors.steps.trials import Head, Trial, follows, imagine, returns, takes_back
 from processors.steps.verdicts import advice, evidence, row_text, sufferers, summary
+from schemas import bounds
 from schemas.calendar import MINUTE_MS
 from schemas.records import Change, ChangeStatus, Phase, Record, Scrape, Severity, Signal, Verdict
 
@@ -88,11 +90,18 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     if isinstance(item.record, Signal):
         state.rivals.take(item.record, config.declared, item.at_ms)
         return state, []
+    if isinstance(item.record, Forgotten):
+        stays = state.ledger.let_go(item.record.resource, item.record.series)
+        if stays is not None:
+            for trial in state.trials:
+                trial.keep(stays)
+        return state, []
     if isinstance(item.record, Change):
         return state, _change(config, state, item.record, item.at_ms)
     scrape: Scrape = item.record
     known = config.declared.resources_by_name.get(scrape.resource) if config.declared else None
-    look = state.ledger.look(scrape, known.tenant if known else None)
+    is_declared = config.estate is None or known is not None
+    look = state.ledger.look(scrape, known.tenant if known else None, is_declared=is_declared)
     if look is not None:
         for trial in state.trials:
             trial.add(state.ledger, look)
@@ -141,6 +150,7 @@ def _change(config: Config, state: State, change: Change, at_ms: int) -> Finding
     while len(state.trials) > TRIALS_MAX:
         why = "too many changes at once to judge it"
         found += _end(config, state, state.trials[0], Verdict.INCONCLUSIVE, why, at_ms)
+        bounds.reached("changes.trials")
     return found + _tell(config, state, trial, Verdict.INCONCLUSIVE, None, _outlook(config, state, trial, at_ms), at_ms)
 
 
@@ -365,7 +375,7 @@ def unit(record: Record) -> str | None:
         return ""
     if isinstance(record, Signal):
         return "" if kind_of(record.cause) in EXCUSES else None
-    return "" if isinstance(record, Scrape) and speaking(record.series) else None
+    return "" if isinstance(record, Forgotten) or (isinstance(record, Scrape) and speaking(record.series)) else None
 
 
 def pack(state: State) -> Parts:
@@ -402,7 +412,7 @@ ABOUT = About(
 STEP = Step(
     "difference_in_differences",
     Config,
-    (Scrape, Change, Signal),
+    (Scrape, Change, Signal, Forgotten),
     unit,
     State,
     step,

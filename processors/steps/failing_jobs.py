@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from processors import columns
+from processors.admission import TENANT, Forgotten
 from processors.episodes import Episodes
 from processors.evidence import cause_of
 from processors.flows import Floats
@@ -26,7 +27,7 @@ from processors.step import About, Findings, Item, Parts, Step, StepConfig
 from processors.values import values_of
 from schemas.caches import READINGS_BYTES, cached
 from schemas.records import Evidence, Record, Scrape, Severity
-from schemas.series import parse, split
+from schemas.series import Series, parse, split
 
 DONE, FAILED, CHANNEL = "odoo.queue_job.done", "odoo.queue_job.failed", "odoo.queue_job.channel"
 
@@ -111,6 +112,9 @@ class Places(NamedTuple):
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     """Weigh the jobs that have ended since the last look."""
+    if isinstance(item.record, Forgotten):
+        _let_go(state, item.record)
+        return state, state.episodes.close_others(set(), item.at_ms) if not state.channels else []
     scrape: Scrape = item.record
     layout = _layout_of(scrape.series)
     if layout is None or scrape.time_ms <= state.last_ms:
@@ -119,6 +123,17 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     _weigh(config, state, done, failed, scrape.time_ms)
     state.last_ms = scrape.time_ms
     return state, _judge(config, state, scrape)
+
+
+def _let_go(state: State, gone: Forgotten) -> None:
+    lost = {_channel(parse(one)) for one in gone.series if one.startswith((DONE, FAILED))}
+    stays = np.array([one not in lost for one in state.channels], bool)
+    state.channels = [one for one in state.channels if one not in lost]
+    state.arrays, state.places, state.ill = columns.kept(state.arrays, stays), None, (b"", [])
+
+
+def _channel(series: Series) -> Channel:
+    return Channel(series.tenant, series.attributes.get(CHANNEL, "root"))
 
 
 def _ended(state: State, scrape: Scrape, layout: Layout) -> Floats:
@@ -277,8 +292,7 @@ def _layout_of(series: str) -> Layout | None:
     for place, one in enumerate(split(series)):
         if one.startswith((DONE, FAILED)):
             parsed = parse(one)
-            channel = Channel(parsed.tenant, parsed.attributes.get(CHANNEL, "root"))
-            places.setdefault(channel, {})[parsed.name] = place
+            places.setdefault(_channel(parsed), {})[parsed.name] = place
     both = [channel for channel, names in places.items() if DONE in names and FAILED in names]
     at = np.array([[places[one][name] for one in both] for name in (DONE, FAILED)], np.intp)
     return Layout(both, at) if both else None
@@ -306,6 +320,8 @@ def unpack(parts: Parts) -> State:
 
 def unit(record: Record) -> str | None:
     """The queue of a tenant's database."""
+    if isinstance(record, Forgotten):
+        return record.resource if record.system != TENANT else None
     return record.resource if isinstance(record, Scrape) and _layout_of(record.series) else None
 
 
@@ -318,4 +334,4 @@ ABOUT = About(
     source="Reynolds & Stoumbos (1999), A CUSUM chart for monitoring a proportion when inspecting continuously",
     limits="It takes several failures; jobs that neither end nor fail are absence's.",
 )
-STEP = Step("failing_jobs", Config, (Scrape,), unit, State, step, pack, unpack, version=4, about=ABOUT)
+STEP = Step("failing_jobs", Config, (Scrape, Forgotten), unit, State, step, pack, unpack, version=4, about=ABOUT)

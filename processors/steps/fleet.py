@@ -19,6 +19,7 @@ from processors.episodes import signal_id
 from processors.roles import Suspect, concerned
 from processors.step import About, Findings, Item, Step, StepConfig, json_state
 from processors.steps.correlator.tables import kind_of
+from schemas.bounds import reached
 from schemas.impact import Impact
 from schemas.records import Cause, Evidence, Incident, Part, Phase, Record, Silenced
 
@@ -84,6 +85,7 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
         state.where[key] = cause
         _wake(state.things[cause], item.at_ms + config.settle_ms)
     while len(state.where) > config.incidents_max:
+        reached("fleet.incidents")
         _leave(config, state, min(state.where, key=lambda one: (_at(state, one).time_ms, one)), item.at_ms)
     return state, []
 

@@ -23,6 +23,7 @@ from zoneinfo import ZoneInfo
 import orjson
 from pydantic import Field
 
+from processors.admission import TENANT, Forgotten
 from processors.durations import Durations
 from processors.episodes import Episodes
 from processors.evidence import cause_of
@@ -30,6 +31,7 @@ from processors.pace import Due, Pace, late
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
 from processors.steps.documents import HOURS, SHIPPED, SHIPS, WAY, Document, Stage, rows
 from processors.steps.stakes import impact_of, misses, said
+from schemas.bounds import reached
 from schemas.calendar import Calendar
 from schemas.records import BusinessBatch, Evidence, Record, Severity
 
@@ -88,6 +90,8 @@ class State:
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     """Move documents on; a state older than the one known is passed over."""
+    if isinstance(item.record, Forgotten):
+        return state, []
     batch: BusinessBatch = item.record
     state.cell, state.resource = batch.cell, batch.resource
     state.tenant = next((tenant for tenant in batch.tenants if tenant), state.tenant)
@@ -167,6 +171,8 @@ def _forget_ended(config: Config, state: State) -> None:
         key = next(iter(state.ended))
         if state.ended[key] > before_ms and len(state.ended) <= config.documents_max:
             return
+        if state.ended[key] > before_ms:
+            reached("journeys.documents")
         del state.ended[key]
 
 
@@ -177,6 +183,7 @@ def _enter(config: Config, state: State, key: str, document: Document) -> None:
         oldest = next(iter(state.open))
         state.stages[state.open.pop(oldest).stage].here.pop(oldest, None)
         state.forgotten += 1
+        reached("journeys.documents")
 
 
 def _leave(config: Config, calendar: Calendar, state: State, key: str, left: Document, at_ms: int) -> None:
@@ -336,6 +343,8 @@ def due(state: State) -> int | None:
 
 def unit(record: Record) -> str | None:
     """A tenant's database is a unit."""
+    if isinstance(record, Forgotten) and record.system != TENANT:
+        return record.resource
     return record.resource if isinstance(record, BusinessBatch) else None
 
 
@@ -397,5 +406,16 @@ ABOUT = About(
     ),
 )
 STEP = Step(
-    "journeys", Config, (BusinessBatch,), unit, State, step, pack, unpack, tick=tick, due=due, version=5, about=ABOUT
+    "journeys",
+    Config,
+    (BusinessBatch, Forgotten),
+    unit,
+    State,
+    step,
+    pack,
+    unpack,
+    tick=tick,
+    due=due,
+    version=5,
+    about=ABOUT,
 )

@@ -11,6 +11,7 @@ the last minutes agree with it (robust meta-analytic priors, Schmidli et al. 201
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from processors.steps.hours import Weeks
 from processors.steps.outcomes import FAILS_OF, Slot, slot_of, speaking
 from processors.steps.seasonal import Profile
 from processors.values import values_of
+from schemas.bounds import reached
 from schemas.caches import Layouts
 from schemas.calendar import MINUTE_MS
 from schemas.metrics import Departure, Kind, describe
@@ -31,7 +33,7 @@ from schemas.series import split
 
 BATCHES = 24
 WINDOW_BATCHES = 10
-SLOTS_MAX = 4_000
+SLOTS_MAX, FOREIGN_MAX = 4_000, 2_000  # series; those of resources that nobody declares find no more room than that
 CHARACTERS_MAX = 16_000_000  # of the layouts of all resources that are known
 GAP_MS = 1_200_000  # longer between two looks is not measured
 PAST_MS = 6 * 3_600_000  # older batches say nothing about the time before a change
@@ -105,9 +107,9 @@ class Ledger:
     def __post_init__(self) -> None:
         self._describe(self.keys)
 
-    def look(self, scrape: Scrape, tenant: str | None) -> Look | None:
+    def look(self, scrape: Scrape, tenant: str | None, *, is_declared: bool = True) -> Look | None:
         """Take in a scrape; None when nothing in it was measured. `tenant` is whom the resource serves alone."""
-        held = self._layout(scrape, tenant)
+        held = self._layout(scrape, tenant, is_declared=is_declared)
         if not held.slots.size:
             return None
         arrays, slots, at = self.arrays, held.slots, held.at
@@ -293,13 +295,15 @@ class Ledger:
         # A series that never moved is not known to the last digit: a twentieth, one look in a batch.
         return np.maximum(past.unit_variance, 0.05**2)
 
-    def _layout(self, scrape: Scrape, tenant: str | None) -> Held:
+    def _layout(self, scrape: Scrape, tenant: str | None, *, is_declared: bool) -> Held:
         key = (scrape.resource, scrape.series)
         known = self._layouts.get(key)
         if known is None:
             every, places = split(scrape.series), speaking(scrape.series)
             keys = [(scrape.resource, every[place], tenant) for place in places]
-            new = [one for one in keys if one not in self._index][: SLOTS_MAX - len(self.keys)]
+            wanted = [one for one in keys if one not in self._index]
+            new = wanted[: max((SLOTS_MAX if is_declared else FOREIGN_MAX) - len(self.keys), 0)]
+            reached("changes.slots", len(wanted) - len(new))
             if new:
                 self._extend(new)
             kept = [(place, self._index[one]) for place, one in zip(places, keys, strict=True) if one in self._index]
@@ -330,6 +334,24 @@ class Ledger:
         self.ring = {name: columns.wider(array, more) for name, array in self.ring.items()}
         self.profile.grow(len(self.keys))
         self._describe(keys)
+
+    def let_go(self, resource: str, series: Collection[str]) -> NDArray[np.bool_] | None:
+        """Series of a resource have lost their places; which slots stay, None when all do."""
+        gone = set(series)
+        stays = np.array([key[0] != resource or key[1] not in gone for key in self.keys], bool)
+        if stays.all():
+            return None
+        self.keys = [key for key, here in zip(self.keys, stays.tolist(), strict=True) if here]
+        self.arrays, self.ring = columns.kept(self.arrays, stays), columns.kept(self.ring, stays)
+        self.profile.keep(stays)
+        empty = np.zeros(0)
+        self.slots, self.kin, self.is_count = [], np.zeros(0, np.intp), np.zeros(0, bool)
+        self.sign, self.least, self.settle_ms = empty, empty, empty
+        self._kinds.clear()
+        self._index.clear()
+        self._layouts.clear()
+        self._describe(self.keys)
+        return stays
 
     def _describe(self, keys: list[tuple[str, str, str | None]]) -> None:
         """What is known of new slots."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +57,16 @@ class State:
             self.arrays["last_ms"][-more:] = self.arrays["quarter"][-more:] = -1
             self.profile.grow(len(self.slots.identities))
             self.spreads.grow(len(self.slots.identities))
+
+    def let_go(self, gone: Collection[str]) -> None:
+        """Series have lost their places."""
+        if self.slots.index.keys().isdisjoint(gone):
+            return
+        self.slots, stays = self.slots.without(gone)
+        self.arrays = columns.kept(self.arrays, stays)
+        self.profile.keep(stays)
+        self.spreads.keep(stays)
+        self.usual, self.abreast, self.seen_least = None, False, 0
 
 
 def pack(state: State) -> Parts:

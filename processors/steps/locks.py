@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from pydantic import BaseModel, Field
 
+from processors.admission import TENANT, Forgotten
 from processors.episodes import Episodes, Open
 from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Step, StepConfig, json_state
+from schemas.bounds import reached
 from schemas.records import Evidence, OperationsEvent, Record, Severity
 
 BLOCKED = "postgresql.lock.blocked"
@@ -56,6 +58,9 @@ class State(BaseModel):
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     """Take in a blocking tree."""
+    if isinstance(item.record, Forgotten):
+        state.waiting.pop(item.record.resource, None)
+        return state, []
     event: OperationsEvent = item.record
     if event.tenant is None:
         return state, []
@@ -106,9 +111,11 @@ def _set_due(config: Config, state: State) -> None:
 
 
 def _of_tenant(state: State, tenant: str) -> Waiting:
+    """What is known of a tenant; of too many the one whose waits are longest ago is forgotten, which has an episode only if all have."""
     if tenant not in state.waiting and len(state.waiting) >= TENANTS_MAX:
         told = {key.partition(":")[2] for key in state.open}
-        state.waiting.pop(next(one for one in state.waiting if one not in told))
+        state.waiting.pop(min(state.waiting, key=lambda one: (one in told, state.waiting[one].last_ms, one)))
+        reached("locks.tenants")
     return state.waiting.setdefault(tenant, Waiting())
 
 
@@ -172,7 +179,9 @@ def _number(event: OperationsEvent, name: str) -> float:
 
 
 def unit(record: Record) -> str | None:
-    """The cell, for the blocking trees of its databases."""
+    """The cell, for the blocking trees of its databases, and for tenants that are gone."""
+    if isinstance(record, Forgotten):
+        return "" if record.system == TENANT else None
     return "" if isinstance(record, OperationsEvent) and record.name == BLOCKED else None
 
 
@@ -186,4 +195,6 @@ ABOUT = About(
     source="average active sessions by wait class (practice of Oracle and AWS Performance Insights)",
     limits="Waits shorter than the time between two looks at PostgreSQL are seen by chance only.",
 )
-STEP = Step("locks", Config, (OperationsEvent,), unit, State, step, _pack, _unpack, tick=tick, due=due, about=ABOUT)
+STEP = Step(
+    "locks", Config, (OperationsEvent, Forgotten), unit, State, step, _pack, _unpack, tick=tick, due=due, about=ABOUT
+)

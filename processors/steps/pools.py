@@ -5,7 +5,7 @@ Demands and outcomes are rows (`processors.demands`), the cell's tenants are col
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from processors.demands import DEMANDS, FLOORS, IS_SUM, IS_WORK, LESS_WAITS, OUT
 from processors.episodes import Episodes
 from processors.step import Parts
 from processors.values import values_of
+from schemas.bounds import reached
 from schemas.records import Scrape
 
 WHERE_MAX = 256
@@ -114,7 +115,45 @@ class State:
     where: Places = field(default_factory=dict)
 
 
-def places_of(tenants_max: int, state: State, places: Places, own: Columns, rows: Sequence[int]) -> Where:
+def let_go(
+    state: State, tenants: Collection[str] = (), pools: Collection[str] = (), resources: Collection[str] = ()
+) -> None:
+    """Tenants, pools and what was measured of resources have lost their places."""
+    for name in pools:
+        state.pools.pop(name, None)
+    for name in resources:
+        state.pressures.pop(name, None)
+        for pool in state.pools.values():
+            pool.marks.pop(name, None)
+    stays = np.array([one not in tenants for one in state.tenants], bool)
+    if stays.all():
+        return
+    width = stays.size
+    state.tenants = [one for one in state.tenants if one not in tenants]
+    state.delayed = {tenant: since_ms for tenant, since_ms in state.delayed.items() if tenant not in tenants}
+    state.where, state.loads = {}, None
+    grow(state.outcomes, width)
+    state.outcomes = columns.kept(state.outcomes, stays)
+    for pool in state.pools.values():
+        grow(pool.grid, width)
+        grow(pool.beside, width)
+        pool.grid = columns.kept(pool.grid, stays)
+        pool.beside = columns.kept({**pool.beside, "both": pool.beside["both"][stays]}, stays)
+        pool.where, pool.whole = {}, ()
+
+
+class Followed(NamedTuple):
+    """How many tenants are followed, and who is declared: others find no more than half of the room."""
+
+    most: int
+    declared: frozenset[str]
+
+    def has_room(self, tenant: str, here: int) -> bool:
+        """Whether one more is."""
+        return here < (self.most if not self.declared or tenant in self.declared else self.most // 2)
+
+
+def places_of(tenants_max: Followed, state: State, places: Places, own: Columns, rows: Sequence[int]) -> Where:
     """Remembered by layout; tenants and rows that have come since change it."""
     found = places.get(id(own))
     if found is None or found[0] is not own or found[1].shape != (len(rows), len(state.tenants)):
@@ -124,11 +163,12 @@ def places_of(tenants_max: int, state: State, places: Places, own: Columns, rows
     return found[1]
 
 
-def _find(tenants_max: int, state: State, own: Columns, rows: Sequence[int]) -> Where:
+def _find(tenants_max: Followed, state: State, own: Columns, rows: Sequence[int]) -> Where:
     for tenant in dict.fromkeys(own.tenants):
         if tenant not in state.tenants:
-            if len(state.tenants) >= tenants_max:
+            if not tenants_max.has_room(tenant, len(state.tenants)):
                 state.left_out += 1
+                reached("contention.tenants")
             else:
                 state.tenants.append(tenant)
     index, width = {tenant: place for place, tenant in enumerate(state.tenants)}, len(state.tenants)

@@ -12,6 +12,7 @@ from processors.steps import (
     baseline,
     burn_rate,
     capacity,
+    cardinality,
     certificates,
     contention,
     correlator,
@@ -42,6 +43,7 @@ STEPS = by_name(
         saturation.STEP,
         difference_in_differences.STEP,
         service_map.STEP,
+        cardinality.STEP,
         watchdog.STEP,
         correlator.STEP,
     )

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 from processors.steps.correlator.tables import EXCUSES, Reach, Urgency, kind_of, known
 from processors.steps.correlator.topology import Topology
 from processors.steps.outcomes import Slot
+from schemas import bounds
 from schemas.estate import Cell
 from schemas.records import Change, Phase, Signal
 
@@ -68,6 +69,7 @@ class Rivals(BaseModel):
         elif rival is None and (rival := _rival_of(signal, cell)):
             self.open[signal.id] = rival
             if len(self.open) > RIVALS_MAX:
+                bounds.reached("changes.rivals")
                 del self.open[min(self.open, key=lambda name: (self.open[name].started_ms, name))]
 
     def against(self, change: Change, at_ms: int) -> list[Rival]:

@@ -17,10 +17,12 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, Field
 
+from processors.admission import Forgotten
 from processors.episodes import Episodes, Open
 from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Step, StepConfig, json_state
 from processors.steps.bounds import knee
+from schemas.bounds import reached
 from schemas.caches import READINGS_BYTES, cached
 from schemas.records import Evidence, Record, Scrape, Severity
 from schemas.series import identity, parse, split
@@ -96,11 +98,19 @@ class State(BaseModel):
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     """Take in a look at the pools of a resource."""
-    scrape: Scrape = item.record
     found: Findings = []
+    if isinstance(item.record, Forgotten):
+        for key in item.record.series:
+            state.pools.pop(key, None)
+            found += Episodes(state.open).close(key, item.at_ms)
+        _set_due(config, state)
+        return state, found
+    scrape: Scrape = item.record
     for place in places(scrape.series):
         if place.key in state.pools or len(state.pools) < POOLS_MAX:
             found += _look(config, state, scrape, place)
+        else:
+            reached("saturation.pools")
     _set_due(config, state)
     return state, found
 
@@ -214,7 +224,9 @@ def places(layout: str) -> tuple[Place, ...]:
 
 def unit(record: Record) -> str | None:
     """A resource that has pools."""
-    return f"{record.resource}|{record.system}" if isinstance(record, Scrape) and places(record.series) else None
+    if isinstance(record, Forgotten) or (isinstance(record, Scrape) and places(record.series)):
+        return f"{record.resource}|{record.system}"
+    return None
 
 
 _pack, _unpack = json_state(State)
@@ -230,4 +242,6 @@ ABOUT = About(
         "over at both are not seen."
     ),
 )
-STEP = Step("saturation", Config, (Scrape,), unit, State, step, _pack, _unpack, tick=tick, due=due, about=ABOUT)
+STEP = Step(
+    "saturation", Config, (Scrape, Forgotten), unit, State, step, _pack, _unpack, tick=tick, due=due, about=ABOUT
+)

@@ -55,6 +55,12 @@ class Profile:
         self.sum, self.count = wider(self.sum, more), wider(self.count, more)
         self.long_run = wider(self.long_run, more)
 
+    def keep(self, stays: Flags) -> None:
+        """Let go of the other series."""
+        self._read.clear()
+        self.mean, self.weeks, self.kinds = self.mean[:, stays], self.weeks[:, stays], None
+        self.sum, self.count, self.long_run = self.sum[stays], self.count[stays], self.long_run[stays]
+
     def expected(self, hour: Hour, into: Floats | float) -> tuple[Floats, Flags]:
         """Usual value by series `into` (0 to 1) the hour of the week, and where the profile knows it."""
         mean, days = self.usual(hour)

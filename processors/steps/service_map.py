@@ -27,6 +27,7 @@ from processors.rootcause.ledger import Ledger, Rows
 from processors.rootcause.linking import Links, Request
 from processors.rootcause.service_map import Settings, Symptom
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
+from schemas.bounds import reached
 from schemas.records import Evidence, Record, Scrape, Severity, SpanBatch
 from schemas.series import parse, split
 
@@ -40,6 +41,7 @@ KIND = {REQUESTS: 0, SECONDS: 1, FAILED: 2}
 SEEN_AS = {"latency": "answers slowly", "availability": "fails"}
 WEEK_MS = 7 * 86_400_000
 OPEN_MAX = 64  # bins
+BIN_TIMES = 4  # services of one bin, of those that are kept
 
 
 class Config(StepConfig):
@@ -127,16 +129,29 @@ def _book(config: Config, state: State, request: Request) -> None:
     if counts is None:
         state.late += 1
         return
-    booked = counts.setdefault(request.service, [0.0, 0.0, 0.0])
+    booked = _booked(config, counts, request.service)
+    if booked is None:
+        return
     booked[0] += 1
     booked[1] += request.seconds
     booked[2] += request.failed
 
 
+def _booked(config: Config, counts: dict[str, list[float]], service: str) -> list[float] | None:
+    """What a service has got in a bin; None when too many services have been asked in it."""
+    if service not in counts and len(counts) >= BIN_TIMES * config.services_max:
+        reached("service_map.services")
+        return None
+    return counts.setdefault(service, [0.0, 0.0, 0.0])
+
+
 def _open_bin(config: Config, state: State, time_ms: int) -> dict[str, list[float]] | None:
     """The bin of a time; None when it is closed, or when so many are open that the time is a clock's fault."""
     begin_ms = time_ms - time_ms % config.bin_ms
-    if begin_ms < state.closed_ms or (begin_ms not in state.counts and len(state.counts) >= OPEN_MAX):
+    if begin_ms < state.closed_ms:
+        return None
+    if begin_ms not in state.counts and len(state.counts) >= OPEN_MAX:
+        reached("service_map.bins")
         return None
     return state.counts.setdefault(begin_ms, {})
 
@@ -155,8 +170,8 @@ def _counters(config: Config, state: State, scrape: Scrape) -> None:
             state.ledger.see(client, server, config.calls_max)
         if counts is None:
             state.late += 1
-        elif more:
-            counts.setdefault(server, [0.0, 0.0, 0.0])[KIND[series.name]] += more
+        elif more and (booked := _booked(config, counts, server)):
+            booked[KIND[series.name]] += more
 
 
 def _more(config: Config, state: State, key: str, start_ms: int | None, value: float) -> float:
@@ -165,6 +180,7 @@ def _more(config: Config, state: State, key: str, start_ms: int | None, value: f
     state.counters[key] = (start_ms, value)
     if len(state.counters) > len(KIND) * config.calls_max:
         del state.counters[next(iter(state.counters))]
+        reached("service_map.counters")
     return value - known[1] if known and known[0] == start_ms and value >= known[1] else 0.0
 
 

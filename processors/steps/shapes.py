@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from processors import columns
+from processors.admission import Forgotten
 from processors.episodes import Episodes
 from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
@@ -87,6 +88,8 @@ def _hours(calendar: Calendar, times_ms: Times) -> NDArray[np.int64]:
 
 def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     """Score one scrape and learn from it. A scrape not newer than the last is passed over."""
+    if isinstance(item.record, Forgotten):
+        return state, _let_go(state, item.record, item.at_ms)
     scrape: Scrape = item.record
     if scrape.time_ms <= state.last_ms:
         return state, []
@@ -101,6 +104,14 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     )[0]
     before_ms, state.last_ms, state.start_ms = state.last_ms, scrape.time_ms, started
     return state, _tell(config, state, scrape, before_ms, values, scores)
+
+
+def _let_go(state: State, gone: Forgotten, at_ms: int) -> Findings:
+    if state.slots.index.keys().isdisjoint(gone.series):
+        return []
+    state.slots, stays = state.slots.without(gone.series)
+    state.arrays = {name: array[stays] for name, array in state.arrays.items()}
+    return state.episodes.close_others(set(state.slots.index), at_ms)
 
 
 def _tell(config: Config, state: State, scrape: Scrape, before_ms: int, values: Floats, scores: Floats) -> Findings:
@@ -185,4 +196,4 @@ ABOUT = About(
         "what returns soon after it was told is not told again."
     ),
 )
-STEP = Step("shapes", Config, (Scrape,), unit, State, step, pack, unpack, about=ABOUT)
+STEP = Step("shapes", Config, (Scrape, Forgotten), unit, State, step, pack, unpack, about=ABOUT)

@@ -7,6 +7,7 @@ What is used is kept in units of the first limit that was seen, so a limit that 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from processors import columns
 from processors.episodes import Episodes
 from processors.step import Parts
 from processors.steps.bounds import DAY_S, HOUR_S, Reading, Share, knee
+from schemas.bounds import reached
 from schemas.caches import Layouts
 
 SHARES_MAX = 256
@@ -156,9 +158,26 @@ class State:
         known = np.flatnonzero(~np.isnan(values))
         return values[known[0] :] if known.size else values[:0]
 
+    def let_go(self, gone: Collection[str]) -> None:
+        """Shares with these keys have lost what is used of them."""
+        stays = [slot for slot, one in enumerate(self.shares) if one.key not in gone]
+        if len(stays) == len(self.shares):
+            return
+        slots, places = {slot: place for place, slot in enumerate(stays)}, np.array(stays, np.intp)
+        self.shares = [self.shares[slot] for slot in stays]
+        self.rings = [ring[:, places] for ring in self.rings]
+        self.peaks = [[peaks[slot] for slot in stays] for peaks in self.peaks]
+        self.limits, self.units = [self.limits[slot] for slot in stays], [self.units[slot] for slot in stays]
+        self.totals, self.servers = [self.totals[slot] for slot in stays], [self.servers[slot] for slot in stays]
+        self.waited = [self.waited[slot] for slot in stays]
+        self.hot = [[hot[slot] for slot in stays] for hot in self.hot]
+        self.loads = {slots[slot]: load for slot, load in self.loads.items() if slot in slots}
+        self.layouts.clear()
+
     def grow(self, shares: list[Share]) -> None:
         """Follow more shares, within the bound."""
         new = shares[: SHARES_MAX - len(self.shares)]
+        reached("capacity.shares", len(shares) - len(new))
         self.shares += new
         self.rings = [columns.wider(ring, len(new), np.nan) for ring in self.rings]
         self.peaks = [peaks + [-1.0] * len(new) for peaks in self.peaks]

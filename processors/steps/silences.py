@@ -6,6 +6,7 @@ week stands by itself (`season`), since it changes once an hour.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -14,10 +15,11 @@ from numpy.typing import NDArray
 
 from processors import columns
 from processors.episodes import Episodes
-from processors.flows import FLOWS, Layout, Stream
+from processors.flows import FLOWS, Layout, Stream, streams_of
 from processors.step import Parts
 from processors.steps.seasonal import HOURS, Floats
 from processors.values import values_of
+from schemas.bounds import reached
 from schemas.records import Scrape
 
 Flags = NDArray[np.bool_]
@@ -155,6 +157,7 @@ class State:
                 if one.name not in streams and len(streams) < streams_max:
                     streams[one.name] = len(streams)
                     self.streams.append(one)
+            reached("absence.streams", sum(one.name not in streams for one in layout.streams))
             self.series = list(series)
             self._grow()
             self.places = Places(
@@ -177,6 +180,21 @@ class State:
             for table in (self.season, self.rings):
                 table.update({name: columns.wider(one, more) for name, one in table.items()})
             self.clock = self.now = None
+
+    def let_go(self, gone: Collection[str]) -> None:
+        """Series have lost their places: streams that no other series is counted in go with them."""
+        stays = np.array([one not in gone for one in self.series], bool)
+        if stays.all():
+            return
+        self.series = [one for one in self.series if one not in gone]
+        self.last = self.last[stays]
+        names = streams_of(self.series)
+        flows = np.array([one.name in names for one in self.streams], bool)
+        self.streams = [one for one in self.streams if one.name in names]
+        self.arrays, self.season = columns.kept(self.arrays, flows), columns.kept(self.season, flows)
+        self.rings = columns.kept(self.rings, flows)
+        self.causes = {name: cause for name, cause in self.causes.items() if name in names}
+        self.places = self.clock = self.now = None
 
     def _take_gates(self, places: Places, values: Floats, came: Floats) -> None:
         """Whether work is seen to wait for a stream.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,6 +70,13 @@ class Slots:
             self.identities.append(identity)
             self.series.append(parse(identity))
         self._describe()
+
+    def without(self, gone: Collection[str]) -> tuple[Slots, NDArray[np.bool_]]:
+        """The slots of the other series, in order, and which those were."""
+        stays = np.array([one not in gone for one in self.identities], bool)
+        slots = Slots()
+        slots.extend([one for one in self.identities if one not in gone])
+        return slots, stays
 
     def _describe(self) -> None:
         metrics = [describe(series.name) for series in self.series]

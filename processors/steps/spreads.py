@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from processors.columns import Arrays, wider
+from processors.columns import Arrays, kept, wider
 from processors.steps.seasonal import Profile
 
 KINDS = 2
@@ -66,6 +66,10 @@ class Spreads:
         more = width - self.present["pooled"].size
         self.season = {name: wider(array, more) for name, array in self.season.items()}
         self.present = {name: wider(array, more) for name, array in self.present.items()}
+
+    def keep(self, stays: Flags) -> None:
+        """Let go of the other series."""
+        self.season, self.present = kept(self.season, stays), kept(self.present, stays)
 
     def bend(self, profile: Profile, quarter: NDArray[np.int16]) -> Floats:
         """How far the series lies from the line between hourly means in this quarter of an hour; or in each row of several."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from processors import columns
@@ -48,6 +49,14 @@ class Trial:
         if more > 0:
             self.past = Past(*(columns.wider(one, more) for one in self.past))
             self.since, self.lately = self.since.grown(more), self.lately.grown(more)
+
+    def keep(self, stays: NDArray[np.bool_]) -> None:
+        """Let go of the other slots."""
+        self.grow(stays.size)
+        slots = (np.cumsum(stays) - 1).tolist()
+        self.past = Past(*(one[stays] for one in self.past))
+        self.since, self.lately = self.since.kept(stays), self.lately.kept(stays)
+        self.head.guilty = [slots[slot] for slot in self.head.guilty if stays[slot]]
 
     def add(self, ledger: Ledger, look: Look) -> None:
         """Count what lies wholly after the change and after the restart that it brings."""

@@ -13,8 +13,10 @@ import pytest
 
 from pilothouse.explanation import Measured, Told, answer
 from pilothouse.explanation_text import text
+from processors.admission import Forgotten, Limits
 from processors.fold import PartitionFold, Plan
 from processors.lineage import Writer, restore
+from processors.step import Item
 from processors.steps.registry import ON_REQUEST, STEPS, chosen
 from schemas.codec import Envelope, Received, encode
 from schemas.estate import Estate
@@ -30,7 +32,7 @@ from schemas.records import (
     Signal,
     SpanBatch,
 )
-from schemas.series import parse
+from schemas.series import parse, split
 from schemas.silences import Silence
 from schemas.topics import INPUTS, topic_of
 from tests.support import script
@@ -100,6 +102,9 @@ def events(rng: random.Random, tick: int) -> Iterator[Record]:
             system="tls",
             time_ms=time_ms,
         )
+    if tick % 10 == 5:  # an id among the attributes: more series than this test has places for, and new ones each time
+        chatty = {f'shop.requests{{request.id="{tick}-{number}"}}': 1.0 for number in range(12)}
+        yield Scrape.of(chatty, cell="eu1", resource="chatty", system="otlp", time_ms=time_ms)
     if tick in (85, 120):
         yield Change(
             cell="eu1", time_ms=time_ms, change_id="c1", kind="release", status="succeeded" if tick == 85 else "rolled_back",
@@ -211,7 +216,7 @@ def plan(only: str | None = None) -> Plan:
         "watchdog": {"every_ms": 60_000},
         "service_map": {"bin_ms": 2_000, "wait_ms": 1_000, "learn_bins": 60, "false_alarms_per_week": 100.0},
     }
-    return Plan(steps=steps, estate=ESTATE, settings=settings)
+    return Plan(steps=steps, estate=ESTATE, settings=settings, limits=Limits(other_series=8))
 
 
 def run(fold: PartitionFold, messages: Any) -> list[bytes]:
@@ -301,6 +306,44 @@ def test_state_survives_a_restart(name: str, cut: int) -> None:
 
 
 @every_step
+def test_it_lets_go_of_series_and_of_whole_resources(name: str) -> None:
+    """What has lost its place is gone from the state; what stays goes on, and what comes again begins anew."""
+    fold, messages = PartitionFold(plan(name)), log()
+    run(fold, messages[: len(messages) // 2])
+    cell, at_ms = fold.cells["eu1"], T0 + 140_000
+    record = next(one.record for _, _, one in messages if isinstance(one, Received) and isinstance(one.record, Scrape))
+    some = tuple(split(record.series)[::2])
+    for series, is_whole in ((some, False), (tuple(split(record.series)), False), ((), True)):
+        gone = Forgotten(
+            cell="eu1", time_ms=at_ms, resource="pg-eu1", system="postgresql", series=series, is_whole=is_whole, is_last=is_whole,
+        )  # fmt: skip
+        cell.let_go(Item(at_ms, gone))
+        parts = fold.snapshot()
+        assert PartitionFold.restore(plan(name), parts).snapshot() == parts
+        if series == some:
+            told = b"\n".join(parts[key] for key in parts if key[0] == "eu1" and key[1] in PER_SERIES)
+            assert not [one for one in some if orjson.dumps(one) in told]
+        run(fold, _again(messages, at_ms))
+        at_ms += 4_000
+
+
+PER_SERIES = ("baseline", "shapes", "absence", "capacity", "saturation", "difference_in_differences")
+"""Steps whose state is by series, each spelled out."""
+
+
+def _again(messages: list[tuple[int, int, Received | Heartbeat]], at_ms: int) -> list[Any]:
+    """A look at the database, as new as `at_ms`, and heartbeats past it."""
+    last = {topic: offset for topic, offset, _ in messages}
+    made = scrape(random.Random(at_ms), (at_ms - T0) // 2_000, ill=False)
+    out: list[Any] = [
+        (TOPIC[topic_of(made).name], last[0] + at_ms, Received(Envelope("later", at_ms, made.time_ms), made))
+    ]
+    return out + [
+        (topic, last[topic] + at_ms + 1, Heartbeat(publisher="test", time_ms=at_ms + 4_000)) for topic in last
+    ]
+
+
+@every_step
 def test_a_redelivered_record_changes_nothing(name: str) -> None:
     once = log()
     offsets: dict[int, int] = {}
@@ -351,7 +394,11 @@ def test_the_order_of_series_in_a_scrape_is_irrelevant(name: str) -> None:
     def with_newcomers(prefix: str) -> list[bytes]:
         messages = []
         for topic, offset, message in log():
-            if isinstance(message, Received) and isinstance(message.record, Scrape):
+            if (
+                isinstance(message, Received)
+                and isinstance(message.record, Scrape)
+                and message.record.resource != "chatty"
+            ):
                 record = message.record
                 points = dict(zip(record.series.split("\n"), record.values, strict=True))
                 late = (

@@ -17,6 +17,7 @@ from processors.steps.correlator import exposure, grouping, quiet, recovery, tel
 from processors.steps.correlator.config import Config
 from processors.steps.correlator.state import Deed, Kept, State, cause_of, pack, unpack, verdict_of
 from processors.steps.correlator.tables import kind_of
+from schemas.bounds import reached
 from schemas.records import Change, ChangeStatus, OperationsEvent, Phase, Record, Scrape, Signal, Verdict
 from schemas.silences import EVENT, Silence
 
@@ -101,6 +102,7 @@ def _evict(state: State) -> None:
     oldest = min(ended or state.kept.values(), key=lambda one: (one.ended_ms or 0, one.first_ms, one.signal.id))
     state.drop(oldest.signal.id)
     state.forgotten += 1
+    reached("correlator.signals")
 
 
 def _take_change(config: Config, state: State, change: Change) -> None:
@@ -120,6 +122,7 @@ def _take_change(config: Config, state: State, change: Change) -> None:
         state.deeds[cause] = Deed(change=change.model_copy(update={"time_ms": first_ms}))
         state.renew(cause)
     if len(state.deeds) > config.changes_max:
+        reached("correlator.changes")
         _forget_change(state, min(state.deeds, key=lambda one: (state.deeds[one].change.time_ms, one)))
 
 
@@ -154,6 +157,7 @@ def _forget(config: Config, state: State, at_ms: int) -> None:
         # What has come back in time may wait to be told.
         if place >= config.closed_max or state.closed[cause].incident.time_ms < at_ms - 2 * config.reopen_ms:
             del state.closed[cause]
+    reached("correlator.closed", max(len(latest) - config.closed_max, 0))
     if len(state.looked_at) > 2 * len(state.nodes) + 100:
         state.looked_at.clear()
     most = 2 * len(state.nodes) + 100

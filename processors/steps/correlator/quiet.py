@@ -19,6 +19,7 @@ from collections.abc import Iterable
 from processors.step import Findings
 from processors.steps.correlator.config import Config
 from processors.steps.correlator.state import State, Story
+from schemas.bounds import reached
 from schemas.calendar import Calendar
 from schemas.records import Incident, Phase, Silenced
 from schemas.silences import Silence
@@ -63,6 +64,7 @@ def silence(config: Config, state: State, one: Silence, at_ms: int) -> None:
     kept = sorted(
         (one for one in state.silences.values() if one.until_ms > at_ms), key=lambda one: (one.until_ms, one.id)
     )
+    reached("correlator.silences", max(len(kept) - config.silences_max, 0))
     state.silences = {one.id: one for one in kept[-config.silences_max :]}
 
 

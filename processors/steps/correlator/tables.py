@@ -65,6 +65,12 @@ KINDS: dict[str, Kind] = {
     "host.cpu": Kind(0.5, Reach.MACHINE, Urgency.SYMPTOM, "a busy CPU is somebody's work"),
     "host.memory": Kind(0.8, Reach.MACHINE, Urgency.SYMPTOM, "swapping slows all on the host"),
     "host.pressure": Kind(0.3, Reach.MACHINE, Urgency.SYMPTOM, "says that something waits, not for whom"),
+    # What Pilothouse cannot follow: nobody's trouble but that of who looks at what is left out.
+    "pilothouse.series": Kind(0.3, Reach.TENANT, Urgency.FINDING, "what is left out explains nothing of what is seen"),
+    "pilothouse.publisher": Kind(0.3, Reach.TENANT, Urgency.FINDING, "what is left out explains nothing of what is seen"),
+    "pilothouse.resources": Kind(0.3, Reach.TENANT, Urgency.FINDING, "what is left out explains nothing of what is seen"),
+    "pilothouse.tenants": Kind(0.3, Reach.TENANT, Urgency.FINDING, "what is left out explains nothing of what is seen"),
+    "pilothouse.cells": Kind(0.3, Reach.TENANT, Urgency.FINDING, "what is left out explains nothing of what is seen"),
     # What calls show of any service.
     "service.fault": Kind(1.0, Reach.NEEDING, Urgency.FINDING, "its callers wait for it, its callees do not explain it"),
     # What runs out. Owned forecasts: told early, and causes only once their time has come.
