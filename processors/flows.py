@@ -35,8 +35,12 @@ class Gate(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """One row. `cause` is the kind of cause that its silence speaks for, `alone` when others of the tenant move on."""
+    """One row. `cause` is the kind of cause that its silence speaks for, `alone` when others of the tenant move on.
 
+    State knows a row by its `name`, so rows may be added, moved and taken out.
+    """
+
+    name: str
     metric: str
     cause: str
     by: tuple[str, ...] = ()
@@ -62,25 +66,30 @@ _JOBS = Gate(
 _TO_RESERVE = Gate("erp.document.count", (_STATE, frozenset({"confirmed"})), (_KIND,))
 
 FLOWS: tuple[Flow, ...] = (
-    Flow("odoo.queue_job.done", "odoo.workers", (_CHANNEL,), alone="queue.stuck", is_machine=True, gate=_JOBS),
-    Flow("odoo.cron.runs", "odoo.workers", alone="odoo.cron", is_machine=True, around_the_clock=True),
+    Flow("jobs", "odoo.queue_job.done", "odoo.workers", (_CHANNEL,), alone="queue.stuck", is_machine=True, gate=_JOBS),
+    Flow("actions", "odoo.cron.runs", "odoo.workers", alone="odoo.cron", is_machine=True, around_the_clock=True),
     # A document may pass through a state between two looks; where its way ends it must be seen.
-    Flow("erp.document.transitions", "process.stopped", (_KIND, _STATE), only=(_STATE, OUTCOMES)),
+    Flow("documents", "erp.document.transitions", "process.stopped", (_KIND, _STATE), only=(_STATE, OUTCOMES)),
     Flow(
-        "erp.document.transitions", "process.stopped", (_KIND,), only=(_STATE, frozenset({"assigned"})), gate=_TO_RESERVE,
+        "reservations", "erp.document.transitions", "process.stopped", (_KIND,), only=(_STATE, frozenset({"assigned"})), gate=_TO_RESERVE,
         needs_gate=True, leaves_some=True,
     ),
-    Flow("odoo.http.requests", "odoo.web"),
+    Flow("requests", "odoo.http.requests", "odoo.web"),
     # Of a shop that sells little, what is ordered is seen sooner in its carts than in what is still confirmed of them.
     Flow(
-        "erp.document.transitions", "process.stopped", (_KIND,), only=(_STATE, frozenset({"draft"})),
+        "carts", "erp.document.transitions", "process.stopped", (_KIND,), only=(_STATE, frozenset({"draft"})),
         kinds=frozenset({"sale.order"}),
     ),
 )  # fmt: skip
 
 
+FLOW_NAMED = {flow.name: place for place, flow in enumerate(FLOWS)}
+FLOWS_NUMBERED = ("jobs", "actions", "documents", "reservations", "requests", "carts")
+"""Rows as they stood when state knew them by their number."""
+
+
 class Stream(NamedTuple):
-    """One flow of one tenant, and its name as a series identity."""
+    """One flow of one tenant, and its name as a series identity. `flow` is its row, in this process."""
 
     name: str
     flow: int

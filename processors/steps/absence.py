@@ -211,4 +211,4 @@ ABOUT = About(
         "while the calendar is closed or nothing was measured."
     ),
 )
-STEP = Step("absence", Config, (Scrape, Forgotten), unit, State, step, pack, unpack, version=6, about=ABOUT)
+STEP = Step("absence", Config, (Scrape, Forgotten), unit, State, step, pack, unpack, version=7, about=ABOUT)

@@ -37,8 +37,12 @@ class Bound(NamedTuple):
     is_load: bool = False
     waits: str = ""
 
+    @property
+    def name(self) -> str:
+        """By which state knows the row, so that rows may be added, moved and taken out."""
+        return f"{self.kind} {self.share or self.used}"
 
-# Snapshots know a row by its number: new ones come last.
+
 BOUNDS = (
     Bound(
         "capacity.disk", "system.filesystem.usage", "system.filesystem.limit", 14 * DAY_S, 2 * DAY_S,
@@ -110,6 +114,27 @@ BOUNDS = (
     ),
 )  # fmt: skip
 
+
+BOUND_NAMED = {bound.name: place for place, bound in enumerate(BOUNDS)}
+BOUNDS_NUMBERED = (
+    "capacity.disk system.filesystem.utilization",
+    "capacity.memory redis.memory.used",
+    "capacity.memory system.memory.utilization",
+    "capacity.connections postgresql.connection.used",
+    "capacity.connections redis.client.connected",
+    "capacity.wal postgresql.replication.slot.retained",
+    "capacity.transactions postgresql.database.wraparound.age",
+    "capacity.io system.disk.io_time",
+    "capacity.workers odoo.http.request.time",
+    "capacity.disk system.filesystem.inodes.usage",
+    "capacity.files system.file_handle.usage",
+    "capacity.files odoo.worker.files",
+    "capacity.connections postgresql.connection.pool.max",
+    "capacity.connections pgbouncer.server.active",
+    "capacity.workers odoo.worker.busy",
+    "capacity.queue odoo.queue_job.count",
+)
+"""Rows as they stood when state knew them by their number."""
 
 NAMES = frozenset(bound.share or bound.used for bound in BOUNDS)
 

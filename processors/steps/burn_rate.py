@@ -12,7 +12,7 @@ Sources: see `processors.budgets` and `schemas.burn_rates`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from pydantic import Field, TypeAdapter
 
 from processors import columns, promises
 from processors.admission import TENANT, Forgotten
-from processors.budgets import Counts, Late, Terms, Track, doubt, group_counts
+from processors.budgets import Counts, Flags, Late, Terms, Track, doubt, group_counts
 from processors.episodes import Episodes, signal_id
 from processors.evidence import cause_of
 from processors.indicators import Came, Last, Look, Meter, Reader, Readings
@@ -30,12 +30,15 @@ from processors.promises import Promises
 from processors.step import About, Findings, Item, Parts, Step, StepConfig
 from processors.steps.burning import Judged, evidence, rate, what_is_left
 from schemas.bounds import reached
-from schemas.burn_rates import PAGE, TICKET
+from schemas.burn_rates import PAGE, TICKET, WORKBOOK
 from schemas.openslo import BudgetingMethod
 from schemas.records import BusinessBatch, Record, Scrape, Severity
 from schemas.slo import Column, Indicator, Period, Slo, Target
 
 CHUNK_ROWS = 60  # of a ring, in one part of a snapshot
+_RULES = [f"{rule.severity} {rule.long_ms}" for rule in WORKBOOK]
+RULES_NUMBERED = ("page 3600000", "page 21600000", "ticket 86400000", "ticket 259200000")
+"""Rules of the workbook as they stood when state knew them by their number."""
 SEVERITY = {PAGE: Severity.CRITICAL, TICKET: Severity.WARNING}
 
 
@@ -284,7 +287,7 @@ def pack(state: State) -> Parts:
     for key, budget in state.budgets.items():
         track = budget.track
         small = {name: array for name, array in track.small().items() if name != "raw"}
-        parts[f"track\x1f{key}"] = columns.pack(small, [track.step, track.period_ms])
+        parts[f"track\x1f{key}"] = columns.pack(small, [track.step, track.period_ms, _RULES])
         for grain, ring in track.rings.items():
             for number in range(-(-len(ring) // CHUNK_ROWS)):
                 rows = ring[number * CHUNK_ROWS : (number + 1) * CHUNK_ROWS]
@@ -311,12 +314,22 @@ def unpack(parts: Parts) -> State:
     )
     rings = _unpack_rings(parts)
     for key, late in more["late"].items():
-        small, (last_step, period_ms) = columns.unpack(parts[f"track\x1f{key}"])
+        small, (last_step, period_ms, *rules) = columns.unpack(parts[f"track\x1f{key}"])
+        small["legs"] = _legs_of(small["legs"], rules[0] if rules else RULES_NUMBERED)
         track = Track.restored(_TERMS, small | {"raw": counted[f"raw\x1f{key}"]}, rings[key], last_step, period_ms)
         state.budgets[key] = Budget(
             track, [Late(group, since, until, np.array(rows, np.int64)) for group, since, until, rows in late]
         )
     return state
+
+
+def _legs_of(packed: Flags, rules: Sequence[str]) -> Flags:
+    """Rows in the order of the workbook; a rule that was not there yet holds for nobody."""
+    legs = np.zeros((len(_RULES), packed.shape[1]), bool)
+    for row, rule in enumerate(rules):
+        if rule in _RULES:
+            legs[_RULES.index(rule)] = packed[row]
+    return legs
 
 
 def _unpack_rings(parts: Parts) -> dict[str, dict[int, Counts]]:

@@ -288,4 +288,4 @@ ABOUT = About(
         "it did."
     ),
 )
-STEP = Step("capacity", Config, (Scrape, Forgotten), unit, State, step, pack, unpack, version=2, about=ABOUT)
+STEP = Step("capacity", Config, (Scrape, Forgotten), unit, State, step, pack, unpack, version=3, about=ABOUT)

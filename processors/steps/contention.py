@@ -413,4 +413,4 @@ ABOUT = About(
     source="antagonists and victims by correlation in time, CPI2 (Zhang et al. 2013); average active sessions",
     limits="Needs two tenants and a look at each; a load that all bear alike is nobody's fault.",
 )
-STEP = Step("contention", Config, (Scrape, Signal, Forgotten), unit, State, step, pack, unpack, version=5, about=ABOUT)
+STEP = Step("contention", Config, (Scrape, Signal, Forgotten), unit, State, step, pack, unpack, version=6, about=ABOUT)

@@ -49,6 +49,9 @@ def _beside() -> columns.Arrays:
 
 Flags = NDArray[np.bool_]
 _ROWS = [one.name for one in DEMANDS]
+_OUTCOMES = [one.metric for one in OUTCOMES]
+OUTCOMES_NUMBERED = ("odoo.http.request.duration.mean", "odoo.queue_job.age.max")
+"""Outcomes as they stood when state knew them by their number."""
 
 
 class Where(NamedTuple):
@@ -158,6 +161,7 @@ def places_of(tenants_max: Followed, state: State, places: Places, own: Columns,
     found = places.get(id(own))
     if found is None or found[0] is not own or found[1].shape != (len(rows), len(state.tenants)):
         if len(places) >= WHERE_MAX:
+            reached("holder.layouts")
             places.clear()
         found = places[id(own)] = (own, _find(tenants_max, state, own, rows))
     return found[1]
@@ -215,6 +219,7 @@ def pack(state: State) -> Parts:
     """Pools and outcomes by themselves."""
     more = {
         "tenants": state.tenants,
+        "outcomes": _OUTCOMES,
         "pressures": state.pressures,
         "delayed": state.delayed,
         "strains": state.strains,
@@ -234,7 +239,7 @@ def unpack(parts: Parts) -> State:
     outcomes, more = columns.unpack(parts[""])
     state = State(
         tenants=more["tenants"],
-        outcomes=outcomes,
+        outcomes=_outcomes_of(outcomes, more.get("outcomes", OUTCOMES_NUMBERED)),
         pressures={
             resource: (system, {metric: (share, at_ms) for metric, (share, at_ms) in measured.items()})
             for resource, (system, measured) in more["pressures"].items()
@@ -256,3 +261,13 @@ def unpack(parts: Parts) -> State:
                     [_ROWS.index(one) for one in rows], grid, beside, **marks
                 )
     return state
+
+
+def _outcomes_of(packed: columns.Arrays, names: Sequence[str]) -> columns.Arrays:
+    """Rows in the order of the table; an outcome that was not there yet begins anew, one that was taken out is left out."""
+    made = _grid(len(OUTCOMES), packed["now"].shape[1])
+    for name, array in packed.items():
+        for row, outcome in enumerate(names):
+            if outcome in _OUTCOMES:
+                made[name][_OUTCOMES.index(outcome)] = array[row]
+    return made

@@ -7,7 +7,7 @@ What is used is kept in units of the first limit that was seen, so a limit that 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 from processors import columns
 from processors.episodes import Episodes
 from processors.step import Parts
-from processors.steps.bounds import DAY_S, HOUR_S, Reading, Share, knee
+from processors.steps.bounds import BOUND_NAMED, BOUNDS_NUMBERED, DAY_S, HOUR_S, Reading, Share, knee
 from schemas.bounds import reached
 from schemas.caches import Layouts
 
@@ -41,6 +41,10 @@ SCALES = (
     Scale("hour", HOUR_S, 336, 336, 24, 8, 1),
     Scale("day", DAY_S, 84, 84, 7, 8, 1),
 )
+
+
+SCALES_NUMBERED = ("minute", "hour", "day")
+"""Scales as they stood when state knew them by their number."""
 
 
 class Layout(NamedTuple):
@@ -192,13 +196,13 @@ class State:
 def pack(state: State) -> Parts:
     """Each grain by itself, since days change rarely."""
     more = {
-        "shares": [tuple(share) for share in state.shares],
-        "numbers": state.numbers,
-        "peaks": state.peaks,
+        "shares": [[one.bound.name, one.key, one.tenant] for one in state.shares],
+        "numbers": _by_scale(state.numbers),
+        "peaks": _by_scale(state.peaks),
         "limits": state.limits,
         "units": state.units,
         "totals": state.totals,
-        "hot": state.hot,
+        "hot": _by_scale(state.hot),
         "servers": state.servers,
         "waited": state.waited,
         "loads": [(slot, *load) for slot, load in state.loads.items()],
@@ -212,20 +216,46 @@ def pack(state: State) -> Parts:
 def unpack(parts: Parts) -> State:
     """What `pack` gave."""
     _, more = columns.unpack(parts["present"])
-    return State(
-        shares=[Share(*one) for one in more["shares"]],
-        rings=[columns.unpack(parts[scale.name])[0]["ring"] for scale in SCALES],
-        numbers=more["numbers"],
-        peaks=more["peaks"],
+    width = len(more["shares"])
+    named = [(_bound_name(bound), key, tenant) for bound, key, tenant in more["shares"]]
+    state = State(
+        # What belongs to a row that was taken out stands at row 0 until it is let go of below.
+        shares=[Share(BOUND_NAMED.get(bound, 0), key, tenant) for bound, key, tenant in named],
+        rings=[_ring(parts, scale, width) for scale in SCALES],
+        numbers=_of_scales(more["numbers"], lambda: -1),
+        peaks=_of_scales(more["peaks"], lambda: [-1.0] * width),
         limits=more["limits"],
         units=more.get("units", list(more["limits"])),
         totals=more["totals"],
-        hot=more["hot"],
-        servers=more.get("servers", [0.0] * len(more["shares"])),
-        waited=more.get("waited", [[0, 0] for _ in more["shares"]]),
+        hot=_of_scales(more["hot"], lambda: [0] * width) if width else [],
+        servers=more.get("servers", [0.0] * width),
+        waited=more.get("waited", [[0, 0] for _ in range(width)]),
         loads={slot: (total, count) for slot, total, count in more.get("loads", ())},
         first_ms=more["times"][0],
         last_ms=more["times"][1],
         start_ms=more["times"][2],
         episodes=Episodes.load(more["episodes"]),
     )
+    state.let_go({key for bound, key, _ in named if bound not in BOUND_NAMED})
+    return state
+
+
+def _bound_name(bound: str | int) -> str:
+    """Version 2 knew rows by their number."""
+    return BOUNDS_NUMBERED[bound] if isinstance(bound, int) else bound
+
+
+def _by_scale(values: Sequence[Any]) -> dict[str, Any]:
+    return {scale.name: value for scale, value in zip(SCALES, values, strict=False)}
+
+
+def _of_scales(packed: Any, begun: Callable[[], Any]) -> list[Any]:
+    """By scale; one that was not there yet begins anew. Version 2 knew scales by their number."""
+    values = packed if isinstance(packed, dict) else dict(zip(SCALES_NUMBERED, packed, strict=False))
+    return [values[scale.name] if scale.name in values else begun() for scale in SCALES]
+
+
+def _ring(parts: Parts, scale: Scale, width: int) -> Any:
+    """Of another length it begins anew."""
+    ring = columns.unpack(parts[scale.name])[0]["ring"] if scale.name in parts else np.zeros((0, width))
+    return ring if ring.shape == (scale.kept, width) else np.full((scale.kept, width), np.nan, np.float32)

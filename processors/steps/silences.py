@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from processors import columns
 from processors.episodes import Episodes
-from processors.flows import FLOWS, Layout, Stream, streams_of
+from processors.flows import FLOW_NAMED, FLOWS, FLOWS_NUMBERED, Layout, Stream, streams_of
 from processors.step import Parts
 from processors.steps.seasonal import HOURS, Floats
 from processors.values import values_of
@@ -233,7 +233,7 @@ def pack(state: State) -> Parts:
     """The season by itself, since it changes once an hour."""
     more = {
         "series": state.series,
-        "streams": [list(one) for one in state.streams],
+        "streams": [[one.name, FLOWS[one.flow].name, one.tenant] for one in state.streams],
         "causes": state.causes,
         "last_ms": state.last_ms,
         "start_ms": state.start_ms,
@@ -248,18 +248,27 @@ def unpack(parts: Parts) -> State:
     """What `pack` gave."""
     arrays, more = columns.unpack(parts["present"])
     season, _ = columns.unpack(parts["season"])
-    arrays.setdefault("spared_ms", np.zeros(len(more["streams"])))  # version 5 spared nothing
-    arrays.setdefault("left", np.full(arrays["waits"].size, np.nan))  # version 5 did not keep it
+    last, rings_ms = arrays.pop("last"), arrays.pop("rings_ms")
+    rings = {name: arrays.pop(f"ring_{name}") for name in ("due", "came")}
+    named = [(name, _flow_name(flow), tenant) for name, flow, tenant in more["streams"]]
+    known = np.array(
+        [flow in FLOW_NAMED for _, flow, _ in named], bool
+    )  # a row that was taken out takes its flows along
     return State(
         series=more["series"],
-        last=arrays.pop("last"),
-        rings={name: arrays.pop(f"ring_{name}") for name in ("due", "came")},
-        rings_ms=arrays.pop("rings_ms"),
-        streams=[Stream(*one) for one in more["streams"]],
-        arrays=arrays,
-        season=season,
+        last=last,
+        rings=columns.kept(rings, known),
+        rings_ms=rings_ms,
+        streams=[Stream(name, FLOW_NAMED[flow], tenant) for name, flow, tenant in named if flow in FLOW_NAMED],
+        arrays=columns.kept(arrays, known),
+        season=columns.kept(season, known),
         causes=more["causes"],
         last_ms=more["last_ms"],
         start_ms=more["start_ms"],
         episodes=Episodes.load(more["episodes"]),
     )
+
+
+def _flow_name(flow: str | int) -> str:
+    """Version 6 knew rows by their number."""
+    return FLOWS_NUMBERED[flow] if isinstance(flow, int) else flow
