@@ -35,8 +35,10 @@ from ingest.scheduler import Scheduler, Watched
 from ingest.spool import Bounds, Clock, Spool, SpoolError, SpoolFull
 from ingest.steady_clock import SteadyClock
 from ingest.topics import ensure_topics
+from schemas import bounds as limits
 from schemas.estate import AnyKey, Cell, Estate, Resource
 from schemas.records import DeadLetter, Name, Observation, Record, Scrape
+from schemas.series import identity
 from schemas.topics import PARTITIONS
 
 log = logging.getLogger(__name__)
@@ -260,6 +262,7 @@ async def _tell_own(spool: Spool, cell: str, name: str, clock: Clock, counts: Co
         await asyncio.sleep(OWN_SCRAPE_S)
         points: dict[str, float | None] = {str(count): float(value) for count, value in counts.items()}
         points["pilothouse.spool.clock.steps"] = float(steady.steps)
+        points |= {identity(limits.METRIC, {limits.NAME: bound}): float(n) for bound, n in limits.counts().items()}
         points |= {"pilothouse.spool.records": float(spool.records), "pilothouse.spool.bytes": float(spool.bytes)}
         told = Scrape.of(points, cell=cell, resource=name, system="pilothouse", time_ms=clock(), start_time_ms=start_ms)
         with contextlib.suppress(SpoolFull):

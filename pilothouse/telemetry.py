@@ -19,6 +19,7 @@ from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMe
 from opentelemetry.sdk.resources import Resource
 
 from pilothouse.settings import Settings
+from schemas import bounds
 from schemas.metrics.metric import Kind
 from schemas.metrics.pilothouse import METRICS
 from sinks.context import Task
@@ -70,6 +71,12 @@ def of_sinks(tasks: Sequence[Task | Part]) -> Iterator[Reading]:
             yield Reading(f"pilothouse.sink.{kind}.{one.name}", getattr(own, one.name), who)
 
 
+def of_bounds() -> Iterator[Reading]:
+    """How often each bound was reached."""
+    for name, value in bounds.counts().items():
+        yield Reading(bounds.METRIC, value, {bounds.NAME: name})
+
+
 @contextmanager
 def reporting(settings: Settings, program: str, instance: str | None, read: Read) -> Iterator[None]:
     """Tell the counts every 15 s and once more at the end; nothing without an OTLP endpoint."""
@@ -81,8 +88,8 @@ def reporting(settings: Settings, program: str, instance: str | None, read: Read
     provider = MeterProvider([reader], resource=Resource.create(about), shutdown_on_exit=False)
     meter = provider.get_meter("pilothouse")
     for metric in METRICS:
-        if metric.name.startswith(("pilothouse.worker.", "pilothouse.sink.")):
-            told = _told(metric.name, read)
+        if metric.name.startswith(("pilothouse.worker.", "pilothouse.sink.")) or metric.name == bounds.METRIC:
+            told = _told(metric.name, of_bounds if metric.name == bounds.METRIC else read)
             make = meter.create_observable_gauge if metric.kind is Kind.GAUGE else meter.create_observable_counter
             make(metric.name, [told], metric.unit, metric.description)
     try:

@@ -26,6 +26,7 @@ class Bound(NamedTuple):
 _REFUSED = "Its records are not folded, which is told; what has a place keeps it, and idle ones make room."
 _LEFT_OUT = "Columns without a place are left out of what steps get, which is told; idle ones make room."
 _LEFT = "Later ones are left out."
+_ANEW_ONE = "The one longest unused is asked of the database again."
 _OLDEST = "The oldest is forgotten."
 _ANEW = "The oldest half is forgotten and read anew when it comes again."
 
@@ -52,6 +53,94 @@ BOUNDS: tuple[Bound, ...] = (
         "processors.admission.Limits.tenants",
         "Tenants of a cell that no estate declares.",
         _LEFT_OUT,
+    ),
+    Bound(
+        "alerts.incidents",
+        "sinks.alerts.Config.incidents_max",
+        "Incidents of a partition whose last notification is remembered.",
+        _OLDEST,
+    ),
+    Bound(
+        "odoo.channels", "ingest.collectors.odoo.jobs.MAX_CHANNELS", "Job channels of a tenant that are counted.", _LEFT
+    ),
+    Bound(
+        "odoo.counters",
+        "ingest.collectors.odoo.look.MAX_COUNTERS",
+        "Series of one group of a look that are counted.",
+        _LEFT,
+    ),
+    Bound(
+        "odoo.crons",
+        "ingest.collectors.odoo.crons.MAX_CRONS",
+        "Scheduled actions of a tenant that are looked at.",
+        _LEFT,
+    ),
+    Bound(
+        "odoo.documents.settled",
+        "ingest.collectors.odoo.memory.MAX_SETTLED",
+        "Documents of a type whose last state is remembered for good.",
+        _OLDEST,
+    ),
+    Bound(
+        "odoo.documents.window",
+        "ingest.collectors.odoo.memory.MAX_WINDOW",
+        "Documents of a type that were written within the overlap.",
+        "What is sure to have been read is not read again.",
+    ),
+    Bound(
+        "odoo.jobs.failed",
+        "ingest.collectors.odoo.jobs.MAX_FAILED",
+        "Failed jobs of a tenant that are remembered.",
+        "Older ones are not counted again when they are begun again.",
+    ),
+    Bound(
+        "odoo.jobs.told",
+        "ingest.collectors.odoo.jobs.MAX_EVENTS",
+        "Kinds of failed jobs that one look tells.",
+        "Those with the fewest jobs are only counted.",
+    ),
+    Bound(
+        "odoo_log.remembered",
+        "ingest.collectors.odoo_log_events.MAX_REMEMBERED",
+        "Killed processes and failing actions that are remembered.",
+        _OLDEST,
+    ),
+    Bound(
+        "otlp.templates",
+        "sinks.otlp_encode.MAX_CACHED_SERIES",
+        "Series of the layouts that stand ready for OTLP.",
+        "Layouts longest unused are encoded anew.",
+    ),
+    Bound(
+        "postgresql.texts",
+        "ingest.collectors.postgresql.statements.MAX_TEXTS",
+        "Texts of statements that are remembered.",
+        "Those longest unused are asked for again.",
+    ),
+    Bound(
+        "postgresql.trees",
+        "ingest.collectors.postgresql.locks.MAX_TREES",
+        "Blocking trees that one look tells.",
+        "Those with the shortest waits are left out.",
+    ),
+    Bound(
+        "redis.slowlog",
+        "ingest.collectors.redis.MAX_SLOW",
+        "Slow commands that one look reads.",
+        "Older ones are counted and not told.",
+    ),
+    Bound("sink.sources", "sinks.sink.Config.sources_max", "Publishers whose last sequence a sink remembers.", _OLDEST),
+    Bound(
+        "timescale.layouts",
+        "sinks.timescale.series_index.SeriesIndex.layouts_bytes_max",
+        "Layouts whose ids are known, in bytes.",
+        _ANEW_ONE,
+    ),
+    Bound(
+        "timescale.series",
+        "sinks.timescale.series_index.SeriesIndex.series_max",
+        "Series whose ids are known.",
+        _ANEW_ONE,
     ),
     Bound("absence.streams", "processors.steps.absence.Config.streams_max", "Flows of a resource.", _LEFT),
     Bound(

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from schemas import metrics
+from schemas.bounds import BOUNDS, METRIC, NAME
 from schemas.contracts import MODELS, asyncapi, file_name, json_schema, odcs
 from schemas.topics import TOPICS
 
@@ -32,6 +33,7 @@ def files() -> Mapping[Path, str]:
     out[Path("schemas/generated/asyncapi.yaml")] = _yaml(asyncapi())
     out[Path("docs/reference/topics.md")] = topics_page()
     out[Path("docs/reference/metrics.md")] = metrics_page()
+    out[Path("docs/reference/bounds.md")] = bounds_page()
     return out
 
 
@@ -61,6 +63,16 @@ def metrics_page() -> str:
     table = _table(("metric", "in sentences", "kind", "unit", "meaning", "bad", "speaks for"), rows)
     return (
         f"# Metrics\n\nGenerated from `schemas/metrics/`. Units are UCUM; a sum is cumulative and monotone.\n\n{table}"
+    )
+
+
+def bounds_page() -> str:
+    """The bounds as a page."""
+    rows = [(f"`{one.name}`", one.holds, one.beyond, f"`{one.where}`") for one in sorted(BOUNDS)]
+    table = _table(("bound", "of what", "beyond it", "stands in"), rows)
+    return (
+        "# Bounds\n\nGenerated from `schemas/bounds.py`. How often each was reached since its program began is "
+        f"`{METRIC}`, by `{NAME}`.\n\n{table}"
     )
 
 

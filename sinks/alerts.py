@@ -26,6 +26,7 @@ from aiokafka import TopicPartition
 from standardwebhooks import Webhook
 
 from schemas import topics
+from schemas.bounds import reached
 from schemas.codec import Reason, Rejected
 from schemas.estate import Route
 from schemas.records import Incident, Phase, Signal
@@ -204,6 +205,7 @@ class Alerts:
         if len(known.told) > self.config.incidents_max:
             del known.told[next(iter(known.told))]
             self.counts.forgotten += 1
+            reached("alerts.incidents")
 
     def _is_stale(self, known: Partition, incident: Incident) -> bool:
         last = known.last.get(incident.id)

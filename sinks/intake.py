@@ -16,6 +16,7 @@ from typing import Any
 from aiokafka import TopicPartition
 from pydantic import ValidationError
 
+from schemas.bounds import reached
 from schemas.codec import Headers, Reason, Received, Rejected, decode, explain
 from schemas.records import DeadLetter, Heartbeat
 from sinks.letters import Letters
@@ -90,6 +91,7 @@ class Intake:
         while len(self.sequences) > self._config.sources_max:
             del self.sequences[next(iter(self.sequences))]
             self._counts.sources_forgotten += 1
+            reached("sink.sources")
 
     async def batch(self, fetched: list[Any]) -> Batch:
         """The messages of what was fetched; the offsets pass all that came since the batch under way."""

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, ArrayValue, InstrumentationScope, KeyValue
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 
+from schemas.bounds import reached
 from schemas.metrics import Kind, describe
 from schemas.records import Scalar, Scrape
 from schemas.series import Series, parse, split
@@ -72,7 +73,7 @@ class Origin:
     environment: str | None = None
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=8_192)  # each of a few names of at most 255 characters
 def resource_of(origin: Origin, tenant: str | None) -> bytes:
     """The serialized Resource. A service is unique by namespace, name and instance: cell, service and resource."""
     attributes: Attributes = {
@@ -273,6 +274,7 @@ class Templates:
             _, oldest = self._templates.popitem(last=False)
             self.series -= len(oldest.order)
             self.evicted += 1
+            reached("otlp.templates")
         return template
 
 

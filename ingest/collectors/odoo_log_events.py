@@ -17,6 +17,7 @@ from ingest.collector import ERROR, INFO, WARN, Target
 from ingest.collectors.odoo_log_bodies import body, exception_type
 from ingest.collectors.odoo_log_groups import GROUPS, Group
 from ingest.collectors.odoo_log_lines import Entry, Fault, Form, Request, printable
+from schemas.bounds import reached
 from schemas.masking import masked
 from schemas.records import LogBatch, OperationsEvent, Record, Scalar, SecurityEvent
 from schemas.series import identity
@@ -431,6 +432,7 @@ def trim(memory: Memory) -> None:
     """Forget what no longer matters by the log's own clock, and beyond the bound what is oldest."""
     newest_ms = max(memory.killed.values(), default=0)
     recent = [(pid, time_ms) for pid, time_ms in memory.killed.items() if newest_ms - time_ms < KILL_MEMORY_MS]
+    reached("odoo_log.remembered", sum(len(known) > MAX_REMEMBERED for known in (recent, memory.failing)))
     memory.killed = dict(recent[-MAX_REMEMBERED:])
     memory.failing = dict(list(memory.failing.items())[-MAX_REMEMBERED:])
 

@@ -151,6 +151,12 @@ METRICS = (
         "pilothouse.worker.units_dropped", Kind.SUM, "{unit}", "Units of state that no step could read; begun afresh."
     ),
     Metric("pilothouse.worker.sources_forgotten", Kind.SUM, "{source}", "Sources beyond the bound that is remembered."),
+    Metric(
+        "pilothouse.bound.reached",
+        Kind.SUM,
+        "{event}",
+        "Times that a bound was reached, by `pilothouse.bound.name`; what each holds, and what happens beyond it, is in Bounds.",
+    ),
     Metric("pilothouse.sink.records", Kind.SUM, "{record}", "Records read, heartbeats left out."),
     Metric("pilothouse.sink.heartbeats", Kind.SUM, "{record}", "Heartbeats read."),
     Metric("pilothouse.sink.repeated", Kind.SUM, "{record}", "Records that had been written before; passed over."),

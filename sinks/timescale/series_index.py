@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from schemas import series as series_identity
+from schemas.bounds import reached
 from schemas.records import Scrape
 from sinks.timescale.rows import clean, json
 
@@ -75,6 +76,7 @@ class SeriesIndex:
             _, oldest = self._series.popitem(last=False)
             self._series_known -= len(oldest)
             self.dropped += len(oldest)
+            reached("timescale.series")
         return np.fromiter((by_identity[identity] for identity in identities), np.int64, len(identities))
 
     def _remember(self, layout: tuple[Place, str], ids: Ids) -> None:
@@ -84,6 +86,7 @@ class SeriesIndex:
             oldest, its_ids = self._layouts.popitem(last=False)
             self._layouts_bytes -= _size(oldest, its_ids)
             self.dropped += 1
+            reached("timescale.layouts")
 
 
 async def _look_up(connection: Any, place: Place, rows: Sequence[tuple[str, str, str | None, str]]) -> dict[str, int]:

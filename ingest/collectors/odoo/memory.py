@@ -8,6 +8,8 @@ from typing import NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from schemas.bounds import reached
+
 MAX_SETTLED = 10_000  # documents of a type whose last state is remembered for good
 MAX_WINDOW = 20_000  # documents of a type written within the overlap
 MAX_LOOKS = 400  # of those at which some transaction had been given an id since the one before
@@ -140,9 +142,11 @@ class Documents:
         if len(window) > MAX_WINDOW:
             # A bulk write beyond all measure: what is sure to be read goes before what might still appear late.
             self.floor_us, self.floor_id = window[-MAX_WINDOW - 1]
+            reached("odoo.documents.window")
         settled = [number for number, one in self.known.items() if not self._above(number, one)]
         for number in settled[: max(len(settled) - MAX_SETTLED, 0)]:
             del self.known[number]
+            reached("odoo.documents.settled")
 
     def _above(self, number: int, one: Known) -> int:
         """How far above the floor it was written, us, from 1 on; 0 at or below it."""

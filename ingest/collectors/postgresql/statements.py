@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from schemas.bounds import reached
+
 Row = Mapping[str, Any]
 Key = tuple[str, int]
 
@@ -77,6 +79,7 @@ class Texts:
         self._texts.update(texts)
         while len(self._texts) > MAX_TEXTS:
             self._texts.popitem(last=False)
+            reached("postgresql.texts")
 
     def get(self, one: int) -> str | None:
         """The text, None if the server no longer had it."""
