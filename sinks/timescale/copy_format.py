@@ -31,9 +31,11 @@ POINT_COLUMNS = ("time", "series_id", "value")
 
 
 def points(time_ms: int, series: NDArray[np.int64], values: Iterable[float | None]) -> tuple[bytes, int]:
-    """The rows of one scrape and their number. A value that was not measured has no row: a gap is not a zero."""
+    """The rows of one scrape and their number. A value that was not measured has no row, as a gap is not a zero; nor has one of a
+    series that has no id (it is below 0).
+    """
     column = np.array(values, dtype=np.float64)
-    measured = ~np.isnan(column)
+    measured = ~np.isnan(column) & (series >= 0)
     if not measured.all():
         column, series = column[measured], series[measured]
     rows = np.empty(len(column), _ROW)

@@ -6,6 +6,7 @@ from scrape to scrape asks the database about the new ones alone.
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from schemas import series as series_identity
 from schemas.bounds import reached
 from schemas.records import Scrape
+from sinks.timescale.allowance import Allowance
 from sinks.timescale.rows import clean, json
 
 Ids = NDArray[np.int64]
@@ -23,6 +25,7 @@ Place = tuple[str, str, str]
 """Cell, system, resource."""
 
 CHUNK = 5_000
+NOT_ADDED = -1
 
 _FIND = """
     SELECT w.identity, s.id FROM unnest($4::text[]) AS w (identity)
@@ -36,7 +39,13 @@ _ADD = """
 class SeriesIndex:
     """The ids of series. `layouts_bytes_max` and `series_max` bound it; what is dropped is counted and asked again."""
 
-    def __init__(self, layouts_bytes_max: int = 64 * 1024 * 1024, series_max: int = 500_000) -> None:
+    def __init__(
+        self,
+        layouts_bytes_max: int = 64 * 1024 * 1024,
+        series_max: int = 500_000,
+        allowance: Allowance | None = None,
+    ) -> None:
+        self._allowance = allowance or Allowance(time.monotonic)
         self._layouts: OrderedDict[tuple[Place, str], Ids] = OrderedDict()
         self._series: OrderedDict[Place, dict[str, int]] = OrderedDict()
         self._layouts_bytes_max, self._series_max = layouts_bytes_max, series_max
@@ -46,13 +55,15 @@ class SeriesIndex:
     async def ids(self, connection: Any, scrape: Scrape) -> Ids:
         """The ids in the order of the scrape's values; unknown series are added to the database.
 
+        A series that may not be added now has the id `NOT_ADDED`, and its points are left out.
         Raises ValueError when an identity is not `name{attribute="value"}`.
         """
         place = (scrape.cell, scrape.system, scrape.resource)
         known = self._layouts.get((place, scrape.series))
         if known is None:
             known = await self._resolve(connection, place, series_identity.split(scrape.series))
-            self._remember((place, scrape.series), known)
+            if not np.count_nonzero(known == NOT_ADDED):
+                self._remember((place, scrape.series), known)
         else:
             self._layouts.move_to_end((place, scrape.series))
         return known
@@ -69,7 +80,7 @@ class SeriesIndex:
         missing = sorted({identity for identity in identities if identity not in by_identity})
         rows = [_row(identity) for identity in missing]
         for start in range(0, len(rows), CHUNK):
-            found = await _look_up(connection, place, rows[start : start + CHUNK])
+            found = await self._look_up(connection, place, rows[start : start + CHUNK])
             by_identity.update(found)
             self._series_known += len(found)
         while self._series_known > self._series_max and len(self._series) > 1:
@@ -77,7 +88,22 @@ class SeriesIndex:
             self._series_known -= len(oldest)
             self.dropped += len(oldest)
             reached("timescale.series")
-        return np.fromiter((by_identity[identity] for identity in identities), np.int64, len(identities))
+        return np.fromiter((by_identity.get(one, NOT_ADDED) for one in identities), np.int64, len(identities))
+
+    async def _look_up(
+        self, connection: Any, place: Place, rows: Sequence[tuple[str, str, str | None, str]]
+    ) -> dict[str, int]:
+        """Ids of series by identity as the scrape spells it. The database spells it without U+0000."""
+        spelled = {clean(row[0]): row[0] for row in rows}
+        found = await _find(connection, place, spelled)
+        absent = [row for row in rows if clean(row[0]) not in found]
+        added = absent[: self._allowance.take(place[0], place[1:], len(absent))]
+        reached("timescale.series.new", len(absent) - len(added))
+        if added:
+            columns = [list(map(clean, column)) for column in zip(*added, strict=True)]
+            await connection.execute(_ADD, *map(clean, place), *columns)
+            found.update(await _find(connection, place, [clean(row[0]) for row in added]))
+        return {row[0]: found[spelled_as] for row in rows if (spelled_as := clean(row[0])) in found}
 
     def _remember(self, layout: tuple[Place, str], ids: Ids) -> None:
         self._layouts[layout] = ids
@@ -87,18 +113,6 @@ class SeriesIndex:
             self._layouts_bytes -= _size(oldest, its_ids)
             self.dropped += 1
             reached("timescale.layouts")
-
-
-async def _look_up(connection: Any, place: Place, rows: Sequence[tuple[str, str, str | None, str]]) -> dict[str, int]:
-    """Ids of series by identity as the scrape spells it. The database spells it without U+0000."""
-    spelled = {clean(row[0]): row[0] for row in rows}
-    found = await _find(connection, place, spelled)
-    absent = [row for row in rows if clean(row[0]) not in found]
-    if absent:
-        columns = [list(map(clean, column)) for column in zip(*absent, strict=True)]
-        await connection.execute(_ADD, *map(clean, place), *columns)
-        found.update(await _find(connection, place, [clean(row[0]) for row in absent]))
-    return {row[0]: found[clean(row[0])] for row in rows}
 
 
 async def _find(connection: Any, place: Place, identities: Iterable[str]) -> dict[str, int]:

@@ -42,7 +42,7 @@ def severity_of(
     if forecast_ms is not None:
         return Severity.WARNING if forecast_ms <= config.forecast_warns_ms else Severity.INFO
     suffering = {tenant for node in members for tenant in _victims(node)}
-    told = max(one.signal.severity for node in members for one in node.kept)
+    told = max((one.signal.severity for node in members for one in node.kept), default=Severity.WARNING)
     return told if suffering else min(told, Severity.WARNING)
 
 
