@@ -32,7 +32,7 @@ from schemas.caches import Layouts
 from schemas.calendar import DAY_MS, HOUR_MS
 from schemas.estate import Cell, Estate
 from schemas.metrics import BY_NAME
-from schemas.records import Observation, Record, Scrape
+from schemas.records import BusinessBatch, Observation, Record, Scrape
 from schemas.series import layout, parse, split
 
 QUANTUM_MS = 600_000  # times are kept so coarsely, so that what goes on changes a snapshot once in ten minutes
@@ -143,6 +143,7 @@ class _Resource:
     """The places of one resource."""
 
     is_declared: bool
+    begun_by: int
     begun: int
     seen: int
     swept: int = -1
@@ -170,7 +171,7 @@ class _Resource:
         """As one part; the same bytes while nothing has changed."""
         key = (self.changed, self.seen, self.swept, self.is_declared)
         if self.packed is None or self.packed[0] != key:
-            more = [self.begun, self.seen, self.swept, self.identities]
+            more = [self.begun_by, self.begun, self.seen, self.swept, self.identities]
             arrays: columns.Arrays = {"first": self.first, "last": self.last, "source": self.source}
             self.packed = key, columns.pack(arrays, more)
         return self.packed[1]
@@ -178,11 +179,11 @@ class _Resource:
     @classmethod
     def unpack(cls, data: bytes, *, is_declared: bool) -> _Resource:
         """What `pack` gave."""
-        arrays, (begun, seen, swept, identities) = columns.unpack(data)
+        arrays, (begun_by, begun, seen, swept, identities) = columns.unpack(data)
         index = {one: slot for slot, one in enumerate(identities)}
         places = arrays["first"], arrays["last"], arrays["source"]
         others = sum(map(_is_other, identities))
-        return cls(is_declared, begun, seen, swept, identities, index, *places, others=others)
+        return cls(is_declared, begun_by, begun, seen, swept, identities, index, *places, others=others)
 
 
 @dataclass
@@ -199,7 +200,6 @@ class _Cell:
     version: int = 0
     series: int = 0
     foreign_series: int = 0
-    foreign_resources: int = 0
     by_source: Counter[int] = field(default_factory=Counter)
     foreign_by_source: Counter[int] = field(default_factory=Counter)
 
@@ -236,17 +236,19 @@ class Admission:
         if not isinstance(record, Observation):
             return record, []
         told = self._turn(cell, record, now) if now // HOUR != cell.hour else []
+        if not self._is_known_tenant(cell, record, now, told):
+            return None, [*told, self._refused(record, source, "admission.tenants")]
+        if not isinstance(record, Scrape | BusinessBatch):
+            return record, told  # what is told of events is kept by tenant, of spans by service
         known = cell.resources.get((record.resource, record.system))
         if known is None:
-            known = self._begin(cell, record, now, told)
+            known = self._begin(cell, record, source, now, told)
             if known is None:
                 return None, [*told, self._refused(record, source, "admission.resources")]
         if known.seen < now:
             known.seen = now
-        if not isinstance(record, Scrape):
-            if self._is_known_tenant(cell, record, now, told):
-                return record, told
-            return None, [*told, self._refused(record, source, "admission.tenants")]
+        if isinstance(record, BusinessBatch):
+            return record, told
         mask = known.masks.get(record.series)
         if mask is None or (mask.refusal and self._may_have_changed(cell, known, mask, source, now)):
             mask = self._read(cell, known, record, source, now, told)
@@ -284,7 +286,6 @@ class Admission:
             resource, _, system = place.rpartition("|")
             is_declared = self._is_declared(cell, resource)
             known = cell.resources[resource, system] = _Resource.unpack(data, is_declared=is_declared)
-            cell.foreign_resources += not is_declared
             cell.count(known, known.source.tolist(), 1)
 
     # Cells.
@@ -334,23 +335,24 @@ class Admission:
         # What Pilothouse says of a cell, its silences among it, comes under the cell's own name.
         return resource in cell.declared.resources_by_name or resource == cell.declared.name
 
-    def _begin(self, cell: _Cell, record: Observation, now: int, told: Told) -> _Resource | None:
-        is_declared = self._is_declared(cell, record.resource)
-        if not self._has_room(cell, record, is_declared=is_declared):
+    def _begin(self, cell: _Cell, record: Observation, source: str, now: int, told: Told) -> _Resource | None:
+        is_declared, number = self._is_declared(cell, record.resource), self._number(cell, source)
+        if not self._has_room(cell, record, number, is_declared=is_declared):
             if cell.swept != now:
                 cell.swept = now
                 told += self._forget_resources(cell, record.cell, lambda one: not one.is_declared and one.is_idle(now))
-            if not self._has_room(cell, record, is_declared=is_declared):
+            if not self._has_room(cell, record, number, is_declared=is_declared):
                 return None
-        known = cell.resources[record.resource, record.system] = _Resource(is_declared, now, now)
-        cell.foreign_resources += not is_declared
+        known = cell.resources[record.resource, record.system] = _Resource(is_declared, number, now, now)
         return known
 
-    def _has_room(self, cell: _Cell, record: Observation, *, is_declared: bool) -> bool:
+    def _has_room(self, cell: _Cell, record: Observation, source: int, *, is_declared: bool) -> bool:
+        """Of what nobody declares, one publisher finds no more than half of the room."""
         limits = self.limits
         if not is_declared:
             most = limits.foreign_cell_resources if cell.is_foreign else limits.foreign_resources
-            return cell.foreign_resources < most
+            foreign = [known.begun_by for known in cell.resources.values() if not known.is_declared]
+            return len(foreign) < most and foreign.count(source) < (most + 1) // 2
         if self._estate is None:
             return len(cell.resources) < limits.cell_resources
         systems = sum(resource == record.resource for resource, _ in cell.resources)
@@ -360,7 +362,6 @@ class Admission:
         told: Told = []
         for place in sorted(place for place, known in cell.resources.items() if is_gone(known)):
             known = cell.resources.pop(place)
-            cell.foreign_resources -= not known.is_declared
             cell.count(known, known.source.tolist(), -1)
             cell.version += 1
             is_last = not any(resource == place[0] for resource, _ in cell.resources)
@@ -431,7 +432,7 @@ class Admission:
         refused = [place for place in new if not self._has_tenant(cell, parse(identities[place]).tenant, now)]
         strangers = set(refused)
         new = [place for place in new if place not in strangers]
-        number = cell.sources.setdefault(source, len(cell.sources)) if self._knows(cell, source) else -1
+        number = self._number(cell, source)
         room, bound = self._room(cell, known, number)
         placed = _first(new, room, max(self.limits.other_series - known.others, 0), identities)
         if len(placed) < len(new):
@@ -446,9 +447,11 @@ class Admission:
             cell.version += 1
         return sorted(refused), bound
 
-    def _knows(self, cell: _Cell, source: str) -> bool:
-        """Whether a publisher is counted by itself; those beyond the bound are counted together."""
-        return source in cell.sources or len(cell.sources) < self.limits.sources
+    def _number(self, cell: _Cell, source: str) -> int:
+        """The number of a publisher; those beyond the bound are counted together."""
+        if source not in cell.sources and len(cell.sources) < self.limits.sources:
+            cell.sources[source] = len(cell.sources)
+        return cell.sources.get(source, -1)
 
     def _room(self, cell: _Cell, known: _Resource, source: int) -> tuple[int, str]:
         """How many more series the resource may have, and what bounds it."""

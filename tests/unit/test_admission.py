@@ -110,19 +110,30 @@ def test_it_is_told_what_has_no_place_and_what_that_has_in_common(small: Admissi
     assert (told.metric, told.of_metric, told.attribute, told.values) == ("shop.requests", 80, "path", 80)
 
 
-def test_resources_beyond_the_bound_are_refused_with_all_their_records(small: Admission) -> None:
+def test_resources_beyond_the_bound_are_refused(small: Admission) -> None:
     for number in range(4):
-        assert kept(small, scrape(f"r{number}", ["a"]))
-    event = OperationsEvent(cell="eu1", resource="r9", system="odoo", time_ms=T0, name="odoo.worker.killed")
-    for record in (scrape("r9", ["a"]), event):
-        found, (told,) = small.admit(T0, "s", record)
-        assert found is None
-        assert isinstance(told, Refused)
-        assert told.bound == "admission.resources"
-    declared = OperationsEvent(
-        cell="eu1", resource="pg", system="postgresql", time_ms=T0, name="postgresql.lock.blocked"
+        assert kept(small, scrape(f"r{number}", ["a"]), source="st"[number % 2])
+    found, (told,) = small.admit(T0, "u", scrape("r9", ["a"]))
+    assert found is None
+    assert isinstance(told, Refused)
+    assert told.bound == "admission.resources"
+    assert kept(small, scrape("pg", ["a"]))
+
+
+def test_events_need_no_place_of_their_resource(small: Admission) -> None:
+    """A lock in a database that nobody declared is told whatever else floods the cell."""
+    for number in range(50):
+        kept(small, scrape(f"r{number}", ["a"]))
+    event = OperationsEvent(
+        cell="eu1", resource="pg9", system="postgresql", time_ms=T0, tenant="acme", name="postgresql.lock.blocked"
     )
-    assert small.admit(T0, "s", declared) == (declared, [])
+    assert small.admit(T0, "s", event) == (event, [])
+
+
+def test_one_publisher_takes_no_more_than_half_of_the_places_for_undeclared_resources(small: Admission) -> None:
+    for number in range(50):
+        kept(small, scrape(f"r{number}", ["a"]), source="bad")
+    assert kept(small, scrape("mine", ["a"]), source="good")
 
 
 def test_a_silence_passes_whatever_floods_its_cell(small: Admission) -> None:
