@@ -123,7 +123,7 @@ _BOUNDS = {
 
 
 def _evidence(refused: Refused, known: Without, at_ms: int) -> tuple[Evidence, ...]:
-    facts = [_what(refused, at_ms)]
+    facts = [_what(refused, at_ms - known.since_ms, at_ms)]
     if refused.metric:
         most = f"{refused.of_metric:,} of them are of {refused.metric}"
         if refused.attribute:
@@ -136,23 +136,25 @@ def _evidence(refused: Refused, known: Without, at_ms: int) -> tuple[Evidence, .
     return tuple(facts)
 
 
-def _what(refused: Refused, at_ms: int) -> Evidence:
+def _what(refused: Refused, window_ms: int, at_ms: int) -> Evidence:
     if refused.bound == "admission.cells":
         text = f"cell {masked(refused.sample or '?')} is not declared, and no more undeclared cells are followed"
-        return Evidence(text=text, unit="{cell}", value=1.0, expected=0.0, time_ms=at_ms)
+        return Evidence(text=text, unit="{cell}", value=1.0, expected=0.0, window_ms=window_ms, time_ms=at_ms)
     if refused.bound == "admission.resources":
         text = (
             f"{refused.resource} ({refused.system}) is not followed: no more undeclared resources are in {refused.cell}"
         )
-        return Evidence(text=text, unit="{resource}", value=1.0, expected=0.0, time_ms=at_ms)
+        return Evidence(text=text, unit="{resource}", value=1.0, expected=0.0, window_ms=window_ms, time_ms=at_ms)
     if not refused.series:
         text = f"events of an undeclared tenant are not followed: {_BOUNDS.get(refused.bound, refused.bound)}"
-        return Evidence(text=text, unit="{tenant}", value=1.0, expected=0.0, time_ms=at_ms)
+        return Evidence(text=text, unit="{tenant}", value=1.0, expected=0.0, window_ms=window_ms, time_ms=at_ms)
     text = (
         f"{refused.series:,} series of {refused.resource} are not followed, {refused.followed:,} are: "
         f"{_BOUNDS.get(refused.bound, refused.bound)}"
     )
-    return Evidence(text=text, unit="{series}", value=float(refused.series), expected=0.0, time_ms=at_ms)
+    return Evidence(
+        text=text, unit="{series}", value=float(refused.series), expected=0.0, window_ms=window_ms, time_ms=at_ms
+    )
 
 
 def _advice(refused: Refused, known: Without) -> str:

@@ -227,7 +227,7 @@ def unpack(parts: Parts) -> State:
         limits=more["limits"],
         units=more.get("units", list(more["limits"])),
         totals=more["totals"],
-        hot=_of_scales(more["hot"], lambda: [0] * width) if width else [],
+        hot=_of_scales(more["hot"], lambda: [0] * width) if more["hot"] else [],
         servers=more.get("servers", [0.0] * width),
         waited=more.get("waited", [[0, 0] for _ in range(width)]),
         loads={slot: (total, count) for slot, total, count in more.get("loads", ())},
