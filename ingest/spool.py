@@ -34,6 +34,7 @@ from ingest.oversize import letters as letters_of
 from ingest.oversize import parts
 from ingest.private_files import make_private
 from ingest.references import ConfigurationError
+from schemas.bounds import reached
 from schemas.codec import MAX_PAYLOAD_BYTES, Reason, encode_dead_letter
 from schemas.records import DeadLetter, Heartbeat, Record
 from schemas.topics import DEAD_LETTERS, INPUTS, topic_of
@@ -439,6 +440,7 @@ class Spool:
             self.cells[name] = now_ms
             db.execute("INSERT OR REPLACE INTO cells VALUES (?, ?)", (name, now_ms))
         while len(self.cells) > CELLS_MAX:
+            reached("spool.cells")
             oldest = min(self.cells, key=lambda one: (self.cells[one], one))
             del self.cells[oldest]
             db.execute("DELETE FROM cells WHERE name = ?", [oldest])

@@ -103,7 +103,7 @@ class Refused(Observation):
     metric: str | None = Field(None, description="Metric that most of them are of.")
     of_metric: int = Field(0, description="How many of them.")
     attribute: str | None = Field(None, description="Attribute of that metric with the most values.")
-    values: int = Field(0, description="How many values it has among them.")
+    distinct: int = Field(0, description="How many values it has among them.")
     sample: str | None = Field(None, description="One of those values.")
 
 
@@ -113,7 +113,7 @@ class Offender(NamedTuple):
     metric: str
     of_metric: int
     attribute: str | None
-    values: int
+    distinct: int
     sample: str | None
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field
 from processors.episodes import Episodes, Open
 from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Step, StepConfig, json_state, whole_cell
+from schemas.bounds import reached
 from schemas.calendar import HOUR_MS
 from schemas.masking import masked
 from schemas.records import Evidence, Record, Severity, Text
@@ -61,6 +62,7 @@ def step(config: Config, state: State, item: Item) -> tuple[State, Findings]:
     """Take in a failure."""
     fault: Fault = item.record
     if fault.step not in state.marks and len(state.marks) >= STEPS_MAX:
+        reached("faults.steps")
         return state, []
     mark = state.marks.setdefault(fault.step, Mark())
     mark.times_ms = [*(one for one in mark.times_ms if one > item.at_ms - HOUR_MS), item.at_ms][-FAILURES_KEPT:]

@@ -23,6 +23,7 @@ from processors.order import LEAP_MS, WAITING_MAX, Clock, Order, Place
 from processors.sanity import AHEAD_MS, sane
 from processors.step import Findings, Item, Parts, Step, StepConfig
 from processors.units import FAILURES_MAX, NO_RUNS, TICK_AGAIN_MS, Runs, Unit
+from schemas.bounds import reached
 from schemas.codec import Envelope, Received
 from schemas.estate import Estate
 from schemas.records import Heartbeat, Incident, Phase, Record, Signal
@@ -694,6 +695,7 @@ class PartitionFold:
         if key not in self._sequences and len(self._sequences) >= SOURCES_MAX:
             self._sequences.pop(next(iter(self._sequences)))
             self.counts["sources_forgotten"] += 1
+            reached("fold.sources")
         self._sequences[key] = envelope.sequence
         self.counts["records"] += 1
         return True

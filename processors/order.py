@@ -32,6 +32,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel, Field
 
+from schemas.bounds import reached
 from schemas.codec import Received
 from schemas.records import Heartbeat
 
@@ -101,6 +102,7 @@ class Clock(BaseModel):
         newest = max(self.beats.values())
         self.beats = {name: at for name, at in self.beats.items() if at > newest - FORGET_MS}
         if len(self.beats) > PUBLISHERS_MAX:
+            reached("order.publishers")
             del self.beats[min(self.beats, key=lambda one: (self.beats[one], one))]
         alive = [time_ms for time_ms in self.beats.values() if time_ms > newest - stray_ms]
         self.time_ms = max(self.time_ms, min(alive))
@@ -113,6 +115,7 @@ class Clock(BaseModel):
     def doubt(self, name: str, said_ms: int) -> Doubt | None:
         """The doubt about a publisher, None beyond the bound of what is remembered."""
         if name not in self.doubts and len(self.doubts) >= DOUBTS_MAX:
+            reached("order.doubts")
             return None
         return self.doubts.setdefault(name, Doubt(said_ms=said_ms))
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field
 
 from processors.admission import Refused
 from processors.episodes import Episodes, Open
+from processors.evidence import cause_of
 from processors.step import About, Findings, Item, Step, StepConfig, json_state, whole_cell
 from schemas.bounds import reached
 from schemas.masking import masked
@@ -19,7 +20,6 @@ from schemas.records import Evidence, Severity
 
 CAUSES_MAX = 100  # of a cell, that are told at once
 SOURCES_MAX = 5  # of one cause, that are named
-CAUSE_CHARACTERS = 255  # of a record's name
 
 
 KIND = {
@@ -110,8 +110,8 @@ def _set_due(config: Config, state: State) -> None:
 
 def _cause(refused: Refused) -> str:
     """One for each bound of a resource, a publisher or the cell, however many records reach it."""
-    whose = {"admission.series.resource": refused.resource, "admission.series.source": "_".join(refused.source.split())}
-    return f"{KIND[refused.bound]}:{whose.get(refused.bound, refused.cell)}"[:CAUSE_CHARACTERS]
+    whose = {"admission.series.resource": refused.resource, "admission.series.source": refused.source}
+    return cause_of(KIND[refused.bound], whose.get(refused.bound, refused.cell))
 
 
 _BOUNDS = {
@@ -128,8 +128,10 @@ def _evidence(refused: Refused, known: Without, at_ms: int) -> tuple[Evidence, .
         most = f"{refused.of_metric:,} of them are of {refused.metric}"
         if refused.attribute:
             sample = masked(refused.sample or "")[:100]
-            most += f", whose attribute {refused.attribute} has at least {refused.values:,} values, such as {sample!r}"
-        facts.append(Evidence(text=most, unit="{value}", value=float(refused.values), expected=0.0, time_ms=at_ms))
+            most += (
+                f", whose attribute {refused.attribute} has at least {refused.distinct:,} values, such as {sample!r}"
+            )
+        facts.append(Evidence(text=most, unit="{value}", value=float(refused.distinct), expected=0.0, time_ms=at_ms))
     named = sorted(known.sources.items(), key=lambda pair: (-pair[1], pair[0]))
     said = ", ".join(f"{source} ({count} records)" for source, count in named)
     facts.append(Evidence(text=f"published by {said}", time_ms=at_ms))

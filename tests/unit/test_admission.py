@@ -107,7 +107,7 @@ def test_it_is_told_what_has_no_place_and_what_that_has_in_common(small: Admissi
     _, (told,) = small.admit(T0, "bad", scrape("app", named))
     assert isinstance(told, Refused)
     assert (told.bound, told.source, told.series, told.followed) == ("admission.series.resource", "bad", 80, 20)
-    assert (told.metric, told.of_metric, told.attribute, told.values) == ("shop.requests", 80, "path", 80)
+    assert (told.metric, told.of_metric, told.attribute, told.distinct) == ("shop.requests", 80, "path", 80)
 
 
 def test_resources_beyond_the_bound_are_refused(small: Admission) -> None:
