@@ -34,9 +34,11 @@ from pydantic import BaseModel, Field
 
 from schemas.bounds import reached
 from schemas.codec import Received
-from schemas.records import Heartbeat
+from schemas.records import Heartbeat, Scrape
 
 WAITING_MAX = 10_000
+WAITING_BYTES = 256 * 2**20  # of what waits, roughly; a wide scrape is megabytes
+VALUE_BYTES, WIDE = 32, 2_000  # of a value; columns from which a scrape's layout is taken for one of its own
 FORGET_MS = 3_600_000  # a publisher that has been away for longer is forgotten
 LEAP_MS = 300_000  # no clock goes wrong by less without being put right by itself
 SUSTAINED = 5  # further heartbeats after which a leap is believed when nobody speaks against it
@@ -272,12 +274,20 @@ class Order:
 
     def ahead(self) -> frozenset[int]:
         """Topics of which nothing more is to be read for now: none until too many records wait, or once half are gone."""
-        self._is_full = len(self._waiting) > (self.waiting_max // 2 if self._is_full else self.waiting_max)
+        part = 2 if self._is_full else 1
+        self._is_full = len(self._waiting) > self.waiting_max // part or self._size() > WAITING_BYTES // part
         if not self._is_full:
             return frozenset()
         slowest = min(self._stands(topic) for topic in self.topics)
         wanted = self._held or {topic for topic in self.topics if self._stands(topic) == slowest}
         return frozenset(self.topics) - wanted
+
+    def _size(self) -> int:
+        """Bytes of the scrapes that wait, roughly; layouts that are not wide are mostly shared."""
+        scrapes = (item[-1].record for item in self._waiting if isinstance(item[-1].record, Scrape))
+        return sum(
+            VALUE_BYTES * len(one.values) + (len(one.series) if len(one.values) > WIDE else 0) for one in scrapes
+        )
 
     def floor(self) -> list[int]:
         """By topic, the first offset that is not folded yet: everything before it may be acknowledged."""

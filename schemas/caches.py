@@ -31,6 +31,8 @@ def like_its_key(text: str, _: Any) -> int:
 class Cache(Generic[V]):
     """A pure function of one text, with its answers. `bound` names the row of `schemas.bounds` that is counted."""
 
+    __wrapped__: Callable[[str], V]
+
     def __init__(self, function: Callable[[str], V], bound: str, bytes_max: int, weigh: Weigh = like_its_key) -> None:
         self._function, self.bound, self.bytes_max, self._weigh = function, bound, bytes_max, weigh
         self._young: dict[str, V] = {}

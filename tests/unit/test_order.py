@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from processors.order import Clock, Order, Place
 from schemas.codec import Envelope, Received
-from schemas.records import Heartbeat, OperationsEvent
+from schemas.records import Heartbeat, OperationsEvent, Scrape
 
 SLOW, FAST, OTHER = 0, 1, 2
 
@@ -62,3 +62,16 @@ def test_a_topic_made_anew_is_read_from_its_beginning_and_holds_nobody_up() -> N
     assert order.clocks[SLOW].next_offset == 2
     assert order.horizon_ms == 20_000
     assert [order.pop()[0].at_ms for _ in range(2)] == [9_200, 9_500]
+
+
+def test_wide_scrapes_that_wait_are_bounded_by_their_size() -> None:
+    """A flood of a million series in wide scrapes on one topic does not fill the memory while another topic is waited for."""
+    order = Order((SLOW, FAST), grace_ms=0, stray_ms=10_000)
+    wide = Scrape.of(
+        {f"m_{number:05}": 1.0 for number in range(20_000)}, cell="eu1", resource="r", system="s", time_ms=1_000
+    )
+    held = 0
+    while not order.ahead() and held < 1_000:
+        order.add(FAST, held, Received(Envelope("bad", held, 1_000), wide))
+        held += 1
+    assert 100 < held < 500
