@@ -133,7 +133,7 @@ class Clock(BaseModel):
     def _know_voices(self) -> None:
         """A snapshot of the version before knows heartbeats alone."""
         if self.said_ms < 0 and self.time_ms >= 0:
-            self.said_ms = max(self.time_ms, *self.beats.values())
+            self.said_ms = max([self.time_ms, *self.beats.values()])
         if self.upheld is None:
             self.upheld = sorted(name for name, at in self.beats.items() if at >= self.said_ms - LEAP_MS)
 

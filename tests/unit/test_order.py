@@ -70,7 +70,8 @@ def test_wide_scrapes_that_wait_are_bounded_by_their_size() -> None:
     wide = Scrape.of(
         {f"m_{number:05}": 1.0 for number in range(20_000)}, cell="eu1", resource="r", system="s", time_ms=1_000
     )
-    held = 0
+    order.beat(FAST, 0, Heartbeat(publisher="p", time_ms=1_000))
+    held = 1
     while not order.ahead() and held < 1_000:
         order.add(FAST, held, Received(Envelope("bad", held, 1_000), wide))
         held += 1
