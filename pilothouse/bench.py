@@ -1,4 +1,4 @@
-"""`pilothouse bench`: the measurements of `benchmarks/` on servers of their own."""
+"""`pilothouse bench`: the measurements of `pilothouse/evaluation/` on servers of their own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def run(settings: Settings, names: list[str]) -> dict[str, dict[str, Any]]
 
 def labelled(data: Path, out: Path | None) -> dict[str, Any]:
     """Judge by labelled data; the answers are also written to `out`, a file a data set. Raises ValueError if there are none."""
-    benchmark = importlib.import_module(f"benchmarks.{LABELLED}")
+    benchmark = importlib.import_module(f"pilothouse.evaluation.{LABELLED}")
     found: dict[str, Any] = benchmark.measure(data)
     if not found:
         raise ValueError(f"--data {data} holds none of nab/, petshop/ and slo/")
@@ -43,7 +43,7 @@ def labelled(data: Path, out: Path | None) -> dict[str, Any]:
 
 
 async def _measure(name: str, settings: Settings) -> dict[str, Any]:
-    found: dict[str, Any] = await importlib.import_module(f"benchmarks.{name}").measure(settings)
+    found: dict[str, Any] = await importlib.import_module(f"pilothouse.evaluation.{name}").measure(settings)
     return found
 
 

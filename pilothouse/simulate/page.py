@@ -240,7 +240,7 @@ def _other(name: str, result: Mapping[str, Any] | None) -> Iterable[str]:
 def _growth(result: Mapping[str, Any] | None) -> Iterable[str]:
     yield "## Cost grows with the points"
     if result is None:
-        yield "Not measured yet: `python -m benchmarks.growth`."
+        yield "Not measured yet: `python -m pilothouse.evaluation.growth`."
         return
     yield f"`{result['command']}` {_measured(result)}"
     yield f"All steps over simulated scrapes, CPU time by points: once the days grow, once the tenants of the cell.\n\n![CPU time by points]({PLOT.name})"

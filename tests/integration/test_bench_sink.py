@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import sink
+from pilothouse.evaluation import sink
 
 
 async def test_the_sink_is_not_far_from_plain_copy(kafka: str, database_url: str) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from benchmarks import nab
 from pilothouse.cli import app
+from pilothouse.evaluation import nab
 
 START = datetime.fromisoformat("2014-01-01")
 ROWS, WINDOW = 1_000, (500, 599)

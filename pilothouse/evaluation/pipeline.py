@@ -31,8 +31,8 @@ import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
-from benchmarks.estate import POINTS, RESOURCES, START_MS, Estate
 from ingest.topics import ensure_topics
+from pilothouse.evaluation.estate import POINTS, RESOURCES, START_MS, Estate
 from pilothouse.settings import Settings
 from processors.agents import Batch, Worker, run
 from processors.fold import CellFold, Plan
@@ -144,7 +144,7 @@ async def _child(role: str, spec: dict[str, Any]) -> dict[str, float]:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "benchmarks.pipeline",
+        "pilothouse.evaluation.pipeline",
         role,
         env={**os.environ, SPEC: json.dumps(spec)},
         stdout=asyncio.subprocess.PIPE,

@@ -1,6 +1,6 @@
 """Does the cost of all steps grow with the points, and no faster? CPU time over simulated scrapes of a healthy cell.
 
-python -m benchmarks.growth > docs/measured/growth.json
+python -m pilothouse.evaluation.growth > docs/measured/growth.json
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def measure() -> dict[str, object]:
     cost(2, 1)
     days = {"name": "days", "points": [cost(4, count) for count in (1, 2, 4, 8)]}
     tenants = {"name": "tenants", "points": [cost(count, 2) for count in (2, 4, 8, 16)]}
-    return {"command": "python -m benchmarks.growth", "measured": machine(), "curves": [days, tenants]}
+    return {"command": "python -m pilothouse.evaluation.growth", "measured": machine(), "curves": [days, tenants]}
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import nab, rootcause
 from pilothouse import rca
 from pilothouse.detect import detect
+from pilothouse.evaluation import nab, rootcause
 from pilothouse.simulate.command import machine
 from pilothouse.slo_eval import evaluate
 from processors.rootcause.diagnosis import diagnose

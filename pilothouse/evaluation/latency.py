@@ -17,8 +17,8 @@ from typing import Any
 import yaml
 from aiokafka import AIOKafkaProducer
 
-from benchmarks.estate import CELLS, POINTS, Estate, cell
 from pilothouse.demo.receiver import Receiver
+from pilothouse.evaluation.estate import CELLS, POINTS, Estate, cell
 from pilothouse.settings import Settings
 from pilothouse.supervisor import Program, Supervisor
 from pilothouse.whole import environment, make_topics
