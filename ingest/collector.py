@@ -125,11 +125,16 @@ class Collector(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CollectorKind:
-    """One registered collector: the estate's `system`, how to make it and the options it takes."""
+    """One registered collector: the estate's `system`, how to make it and the options it takes.
+
+    `schemes` are those that its url may have; without any it takes no url. `needs_tenant`: it reads what is one tenant's.
+    """
 
     system: str
     make: Callable[[Target], Collector]
     options: type[Options] = Options
+    schemes: tuple[str, ...] = ()
+    needs_tenant: bool = False
 
 
 def by_system(kinds: Iterable[CollectorKind]) -> dict[str, CollectorKind]:

@@ -12,13 +12,14 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pilothouse.errors import Misuse
 from pilothouse.replay import instant
 
 ROWS = 8_192  # of a block
 LATEST_S = 1e11  # a larger number of seconds is in fact one of milliseconds
 
 
-class InputError(ValueError):
+class InputError(Misuse, ValueError):
     """The file cannot be used; the message names the file, the line, the value and what would be right."""
 
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from pilothouse import kafka_log
 from pilothouse.broker import partitions
+from pilothouse.errors import Misuse
 from pilothouse.explanation import Measured, Told, UnknownId, answer, holds, whole_id
 from schemas.calendar import Calendar
 from schemas.codec import Received, decode, rfc3339
@@ -22,7 +23,7 @@ from schemas.topics import DETECTIONS, INCIDENTS, METRICS
 RECORDS_MAX = 500_000  # of the metrics; more are not read, which is said
 
 
-class Unreadable(ValueError):  # noqa: N818 (it is an answer)
+class Unreadable(Misuse, ValueError):  # noqa: N818 (it is an answer)
     """A file holds something else than findings; the message says where."""
 
 

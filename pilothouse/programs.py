@@ -12,47 +12,26 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-import uvloop
-
-from ingest.app import IngestSettings, ReceiverSettings, run_ingest
-from ingest.references import ConfigurationError, resolve
-from pilothouse import telemetry
-from pilothouse.settings import Settings, SettingsError
-from processors.agents import Worker
-from processors.agents import run as run_worker
-from processors.fold import Plan
-from processors.steps.fleet import FLEET as FLEET_CELL
-from processors.steps.registry import FLEET as FLEET_STEPS
-from processors.steps.registry import ON_REQUEST, chosen
+from pilothouse.errors import Failing
+from pilothouse.settings import NotConfigured, Settings, SettingsError, kafka_options
 from schemas.estate import Estate, Reference
 from schemas.topics import FLEET, FLEET_STATE
-from sinks import registry as sinks
-from sinks import supervision
-from sinks.context import Context
+
+if TYPE_CHECKING:
+    from processors.fold import Plan
+    from sinks.supervision import Part
+
+# Each program imports its own layer when it runs: a process holds in memory what it needs, and starts as fast.
 
 GROUP = "pilothouse-processors"
 
 
-class NotConfigured(Exception):  # noqa: N818 (it reads as a state, not as a mistake)
-    """A program was asked for that the environment does not say enough for; the message names the variable."""
-
-
-class Failing(Exception):  # noqa: N818 (it reads as a state, not as a mistake)
-    """A part of a program did not work when the program was told to stop; the message says which and why."""
-
-
-def kafka_options(settings: Settings) -> dict[str, object]:
-    """aiokafka's arguments. Raises NotConfigured without a broker."""
-    if settings.kafka is None:
-        raise NotConfigured(
-            "PILOTHOUSE_KAFKA is not set: name the brokers, such as kafka-1:9092, or run `pilothouse up`, which brings its own"
-        )
-    return settings.kafka.aiokafka_options()
-
-
 def ingest(estate: Estate, settings: Settings, *, host: str = "127.0.0.1", port: int = 0) -> None:
     """Collectors, receivers, spool and publisher, until SIGTERM."""
+    from ingest.app import IngestSettings, ReceiverSettings, run_ingest
+
     configured = IngestSettings(
         spool=settings.data_dir / "ingest" / "spool.db",
         kafka=kafka_options(settings),
@@ -72,6 +51,9 @@ def plans(estate: Estate | None, steps: Collection[str] = ()) -> tuple[Plan, Pla
 
 def plan(estate: Estate | None, steps: Collection[str] = ()) -> Plan:
     """What every partition is folded with. Raises SettingsError for a step that is not there on request."""
+    from processors.fold import Plan
+    from processors.steps.registry import ON_REQUEST, chosen
+
     if unknown := [name for name in steps if name not in ON_REQUEST]:
         raise SettingsError(f"PILOTHOUSE_STEPS names {unknown[0]!r}; steps on request are {', '.join(ON_REQUEST)}")
     return replace(Plan.of(chosen(steps), estate), tells_fleet=True)
@@ -82,12 +64,20 @@ def fleet_plan(estate: Estate | None) -> Plan:
 
     A partition whose worker was killed is waited for until another has taken it over: hence its longer patience.
     """
+    from processors.fold import Plan
+    from processors.steps.fleet import FLEET as FLEET_CELL
+    from processors.steps.registry import FLEET as FLEET_STEPS
+
     steps = tuple(FLEET_STEPS.values())
     return Plan(steps, estate, listens=(0,), stray_ms=60_000, inputs=(FLEET,), state=FLEET_STATE, one_cell=FLEET_CELL)
 
 
 def process(estate: Estate, settings: Settings, instance: str | None = None) -> None:
     """A Faust worker, until SIGTERM. `instance` makes its group membership static."""
+    from pilothouse import telemetry
+    from processors.agents import Worker
+    from processors.agents import run as run_worker
+
     worker, fleet = (
         Worker(one, kafka_options(settings), settings.topic_prefix) for one in plans(estate, settings.steps)
     )
@@ -100,6 +90,11 @@ def sink(names: list[str], estate: Estate, settings: Settings, instance: str | N
 
     Raises NotConfigured when none can be made, and Failing when one did not work when it was told to stop.
     """
+    from pilothouse import telemetry
+    from sinks import registry as sinks
+    from sinks import supervision
+    from sinks.context import Context
+
     context = Context(
         kafka=kafka_options(settings),
         estate=estate,
@@ -126,7 +121,7 @@ def sink(names: list[str], estate: Estate, settings: Settings, instance: str | N
         raise Failing("stopped while failing: " + "; ".join(failing))
 
 
-def _require_one(parts: list[supervision.Part]) -> None:
+def _require_one(parts: list[Part]) -> None:
     """Raise NotConfigured when not one part can be made: nothing would be done, and nobody would see it."""
     faults = []
     for part in parts:
@@ -140,6 +135,8 @@ def _require_one(parts: list[supervision.Part]) -> None:
 
 def resolved(reference: str | Reference | None, wanted_by: str) -> str:
     """The value that an estate refers to, "" for none. Raises ValueError naming who wants it when it is not there."""
+    from ingest.references import ConfigurationError, resolve
+
     try:
         return "" if reference is None else resolve(reference, wanted_by, os.environ)
     except ConfigurationError as error:
@@ -147,6 +144,8 @@ def resolved(reference: str | Reference | None, wanted_by: str) -> str:
 
 
 def _until_stopped(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:
+    import uvloop
+
     async def run() -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()

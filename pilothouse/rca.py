@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
+from pilothouse.errors import Misuse
 from processors.rootcause.diagnosis import Case, Diagnosis, Ranked, diagnose
 from processors.rootcause.service_map import Calls, Settings, Symptom, Traffic
 
@@ -27,7 +28,7 @@ HEADERS = ("microservice", "metric", "statistic")
 NORMAL_BINS_MAX = 20_000  # of a longer normal period, the newest are used
 
 
-class CaseError(Exception):
+class CaseError(Misuse):
     """The folder is not a case; the message names the file, the place and what would be right."""
 
 

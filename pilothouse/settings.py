@@ -23,9 +23,11 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from aiokafka.helpers import create_ssl_context
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pilothouse.errors import Misuse
+from schemas import masking
+from schemas.masking import masked
 from schemas.topics import PARTITIONS
 
 SecurityProtocol = Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"]
@@ -37,12 +39,14 @@ REDIS_EXAMPLE = "redis://:PASSWORD@cache.example:6379/0"
 OTLP_EXAMPLE = "grpc://collector.example:4317"
 
 _BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:,?/@\[\]]++):(\d{1,5})")
-_PASSWORD = re.compile(r"(://[^:/@]{0,255}:)(.{0,1024})(@)")  # greedy: a password may hold an unescaped @
-_SECRET_OPTION = re.compile(r"(password=)[^&]*", re.IGNORECASE)
 
 
-class SettingsError(ValueError):
+class SettingsError(Misuse, ValueError):
     """A variable of the environment is wrong; the message names it, its value and what would be right."""
+
+
+class NotConfigured(Misuse):
+    """A program was asked for that the environment does not say enough for; the message names the variable."""
 
 
 class Model(BaseModel):
@@ -60,6 +64,7 @@ class KafkaSettings(Model):
     sasl_username: str = Field("", description="name at the brokers, with SASL")
     sasl_password: str = Field("", description="from the variable that sasl_password_env names", repr=False)
     ssl_cafile: Path | None = Field(None, description="PEM file of the authority; the system's are used without it")
+    written: str = Field("", description="as PILOTHOUSE_KAFKA says it; the password is not in it")
 
     @model_validator(mode="after")
     def _sasl_is_complete(self) -> KafkaSettings:
@@ -79,6 +84,8 @@ class KafkaSettings(Model):
         """Keyword arguments that every aiokafka client takes. Reads `ssl_cafile`."""
         options: dict[str, Any] = {"bootstrap_servers": self.bootstrap, "security_protocol": self.security_protocol}
         if self.uses_tls:
+            from aiokafka.helpers import create_ssl_context
+
             options["ssl_context"] = create_ssl_context(cafile=str(self.ssl_cafile) if self.ssl_cafile else None)
         if self.uses_sasl:
             options["sasl_mechanism"] = self.sasl_mechanism
@@ -121,9 +128,14 @@ def from_env(environ: Mapping[str, str]) -> Settings:
     )
 
 
-def masked(value: str) -> str:
-    """The value with its passwords hidden, fit for a message."""
-    return _SECRET_OPTION.sub(r"\1***", _PASSWORD.sub(r"\1***\3", value))
+def kafka_options(settings: Settings) -> dict[str, Any]:
+    """aiokafka's arguments. Raises NotConfigured without a broker."""
+    if settings.kafka is None:
+        raise NotConfigured(
+            "PILOTHOUSE_KAFKA is not set, and no `pilothouse up` runs on this machine with the data directory "
+            f"{settings.data_dir}: name the brokers, such as kafka-1:9092, or run `pilothouse up`, which brings its own"
+        )
+    return settings.kafka.aiokafka_options()
 
 
 def _default_data_dir(home: str) -> Path:
@@ -134,8 +146,11 @@ def _default_data_dir(home: str) -> Path:
 
 def _kafka(environ: Mapping[str, str]) -> KafkaSettings | None:
     value = environ.get("PILOTHOUSE_KAFKA", "").strip()
-    if not value:
-        return None
+    return kafka_of(value, environ) if value else None
+
+
+def kafka_of(value: str, environ: Mapping[str, str]) -> KafkaSettings:
+    """How to reach the brokers, as `PILOTHOUSE_KAFKA` says it. Raises SettingsError. Reads the file of a password."""
     bootstrap, _, query = value.partition("?")
     brokers = [_BROKER.fullmatch(one) for one in bootstrap.split(",")]
     if not all(one and 1 <= int(one[2]) <= 65535 for one in brokers):
@@ -154,8 +169,17 @@ def _kafka(environ: Mapping[str, str]) -> KafkaSettings | None:
         if password_variable not in environ:
             raise _wrong("PILOTHOUSE_KAFKA", value, f"the variable {password_variable} is not set", KAFKA_EXAMPLE)
         options["sasl_password"] = environ[password_variable]
+    if password_file := options.pop("sasl_password_file", ""):
+        try:
+            options["sasl_password"] = Path(password_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is no text"
+            raise _wrong(
+                "PILOTHOUSE_KAFKA", value, f"{password_file} cannot be read: {reason}", KAFKA_EXAMPLE
+            ) from None
+    masking.learn(options.get("sasl_password", ""))
     try:
-        return KafkaSettings.model_validate({**options, "bootstrap": bootstrap})
+        return KafkaSettings.model_validate({**options, "bootstrap": bootstrap, "written": value})
     except ValidationError as error:
         raise _wrong("PILOTHOUSE_KAFKA", value, _first_problem(error), KAFKA_EXAMPLE) from None
 
@@ -169,18 +193,28 @@ def _url(environ: Mapping[str, str], variable: str, schemes: tuple[str, ...], ex
     value = environ.get(variable, "").strip()
     if not value:
         return None
+    right = f"it must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}"
     try:
         parts = urlsplit(value)
         host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise _wrong(variable, value, str(error), example) from None
+    except ValueError:
+        # The parser's words quote what it took for a port, which may be a part of the password.
+        problem = "Port could not be cast to a whole number; signs such as / # ? @ in a password are percent-encoded"
+        raise _wrong_url(variable, value, problem, example) from None
     if parts.scheme not in schemes:
-        raise _wrong(
-            variable, value, f"it must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}", example
-        )
+        raise _wrong_url(variable, value, right, example)
     if not host:
-        raise _wrong(variable, value, "it names no host", example)
+        raise _wrong_url(variable, value, "it names no host", example)
+    for secret in (parts.password or "", unquote(parts.password or "")):
+        masking.learn(secret)
     return value
+
+
+def _wrong_url(variable: str, value: str, problem: str, example: str) -> SettingsError:
+    """Of a URL only the scheme is said: anything behind it may be a secret, whatever kind of URL it is."""
+    scheme, marked, _ = value.partition("://")
+    form = f"of the form {scheme}://..." if marked and scheme.isalnum() else "no URL"
+    return SettingsError(f"{variable} is {form}: {problem}; for example {example}")
 
 
 def _headers(environ: Mapping[str, str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from aiokafka import AIOKafkaProducer, TopicPartition
 
 from pilothouse import kafka_log
 from pilothouse.broker import partitions
+from pilothouse.errors import Misuse
 from schemas.codec import Envelope, Received, decode, encode, rfc3339
 from schemas.records import OperationsEvent
 from schemas.silences import EVENT, LONGEST_MS, Silence
@@ -25,7 +26,7 @@ from schemas.topics import OPERATIONS
 UNITS_S = {"m": 60, "h": 3_600, "d": 86_400}
 
 
-class SilenceError(ValueError):
+class SilenceError(Misuse, ValueError):
     """What was asked cannot be done; the message says what would be right."""
 
 

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pilothouse.csv_blocks import ROWS, Block, InputError, blocks
+from pilothouse.errors import Misuse
 from processors import budgets
 from processors.budgets import EVENT, Burning, Counts, Terms, Track
 from schemas import openslo
@@ -30,7 +31,7 @@ STEP_MS = 60_000
 ALWAYS = 10**9  # windows that move by a step, however long they are
 
 
-class SloError(ValueError):
+class SloError(Misuse, ValueError):
     """The SLO file cannot be used; the message names the file, the place, the value and what would be right."""
 
 

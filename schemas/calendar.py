@@ -11,9 +11,11 @@ from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from functools import lru_cache
 from typing import NamedTuple, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+from zoneinfo import ZoneInfo
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AwareDatetime, Field, field_validator, model_validator
+
+from schemas.written import Written, known_zone
 
 DAY_MS = 86_400_000
 HOUR_MS = 3_600_000
@@ -37,30 +39,24 @@ DAYS = tuple(Day)
 WORKDAYS = DAYS[:5]
 
 
-class Shift(BaseModel):
+class Shift(Written):
     """Hours in which people work. A shift that closes at or before it opens runs over midnight."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     days: tuple[Day, ...] = Field(WORKDAYS, min_length=1, description="Days on which the shift begins.")
     opens: time = Field(description="Local time at which it begins.")
     closes: time = Field(description="Local time at which it ends.")
 
 
-class CutOff(BaseModel):
+class CutOff(Written):
     """When a carrier takes the last parcel of a day."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     carrier: str = Field("*", description="Carrier's name; * for all.")
     at: time = Field(description="Local time.")
     days: tuple[Day, ...] = Field(WORKDAYS, min_length=1)
 
 
-class Window(BaseModel):
+class Window(Written):
     """A stretch of time with a name."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     starts: AwareDatetime
@@ -115,10 +111,8 @@ class Moment(NamedTuple):
         return "open" if self.is_open else "closed"
 
 
-class Calendar(BaseModel):
+class Calendar(Written):
     """The business calendar of a tenant."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field(min_length=1)
     time_zone: str = Field("UTC", description="IANA name, such as Europe/Berlin.")
@@ -132,13 +126,7 @@ class Calendar(BaseModel):
     @field_validator("time_zone")
     @classmethod
     def _known_zone(cls, name: str) -> str:
-        try:
-            ZoneInfo(name)
-        except (ZoneInfoNotFoundError, ValueError) as error:
-            raise ValueError(
-                f"time_zone {name!r} is not in the IANA database; write one such as Europe/Berlin"
-            ) from error
-        return name
+        return known_zone(name)
 
     def at(self, time_ms: int) -> Moment:
         """What the calendar says of an instant (Unix ms UTC)."""

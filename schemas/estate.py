@@ -7,19 +7,24 @@ without a network and says every fault at once.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from functools import cached_property
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, ValidationInfo, model_validator
 
 from schemas.calendar import ALWAYS_OPEN, Calendar
 from schemas.openslo import AnyDocument
 from schemas.records import Name, Role
-from schemas.slo import Column, Slo, slos
+from schemas.slo import Column, Slo, SloFaults, slos
 from schemas.topics import INPUTS
+from schemas.written import Written
+
+APART = {"parts": "apart"}
+"""Validation context in which the parts of an estate are checked and not whether they fit together (`Estate.faults`)."""
+NAMES_SHOWN = 20
+"""How many names a message lists; an estate may have thousands."""
 
 
 class Tier(StrEnum):
@@ -31,13 +36,42 @@ class Tier(StrEnum):
     LOW = "low"
 
 
-class Reference(BaseModel):
+Variable = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
+
+_AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
+_BEHIND_AT = re.compile(r"://[^:@/?#]*:(?!\d{1,5}([/?#]|$))[^@]*@")
+_SECRET_NAME = re.compile(
+    r"(?i)(?:.*[._-])?(?:password|passwd|passphrase|pass|pwd|sslpassword|secret|.*token|api[_-]?key|access[_-]?key|key"
+    r"|sig|signature|auth|authorization|credentials?)"
+)
+
+
+def secret_in(url: str) -> str:
+    """Where a secret stands in a URL, in words; empty when none is seen. The secret itself is not in the answer."""
+    authority = _AUTHORITY.match(url)
+    user = authority[1].rpartition("@")[0] if authority else ""
+    if ":" in user or _BEHIND_AT.search(url):
+        return "a password before its host"
+    if user and url.lower().startswith(("http:", "https:")):
+        return "credentials before its host"
+    for pair in re.split(r"[?&;#]", url)[1:]:
+        name, _, value = pair.partition("=")
+        if value and _SECRET_NAME.fullmatch(name):
+            return f"a secret in its parameter {name}"
+    return ""
+
+
+def _without_secret(url: str | Reference) -> str | Reference:
+    if isinstance(url, str) and (where := secret_in(url)):
+        raise ValueError(f"the url holds {where}; write url: {{env: NAME}} or url: {{file: PATH}}")
+    return url
+
+
+class Reference(Written):
     """Where a value stands that must not stand here: an environment variable or a file, exactly one of them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    env: str | None = Field(None, description="Name of an environment variable.")
-    file: str | None = Field(None, description="Path of a file; its first line counts.")
+    env: Variable | None = Field(None, description="Name of an environment variable.")
+    file: str | None = Field(None, min_length=1, description="Path of a file; its first line counts.")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -46,10 +80,11 @@ class Reference(BaseModel):
         return self
 
 
-class Tenant(BaseModel):
-    """One customer's Odoo, which is one database."""
+Url = Annotated[str | Reference, AfterValidator(_without_secret)]
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class Tenant(Written):
+    """One customer's Odoo, which is one database."""
 
     name: Name
     database: str = Field("", description="Database name; the tenant's name when left out.")
@@ -63,32 +98,21 @@ class Tenant(BaseModel):
         return self.database or self.name
 
 
-class Resource(BaseModel):
+class Resource(Written):
     """A thing that is observed, and how to reach it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name = Field(description="Unique in its cell; causes name it, as redis.latency:valkey-eu1.")
     system: Name = Field(description="Collector that reads it: postgresql, redis, odoo, odoo_log, host, tls ...")
-    url: str | Reference | None = Field(None, description="Where it is; by reference when it holds a password.")
+    url: Url | None = Field(None, description="Where it is; by reference when it holds a password.")
     tenant: Name | None = Field(None, description="Tenant it serves alone; null when the cell shares it.")
     interval_s: float = Field(15.0, gt=0, le=3600, description="Time from one look to the next, s.")
     timeout_s: float = Field(5.0, gt=0, le=300, description="A look that takes longer is given up, s.")
     depends_on: tuple[Name, ...] = Field((), description="Resources of the cell that it needs to work.")
     options: dict[str, Any] = Field(default_factory=dict, description="What the collector takes besides.")
 
-    @field_validator("url")
-    @classmethod
-    def _no_password(cls, url: str | Reference | None) -> str | Reference | None:
-        if isinstance(url, str) and re.search(r"://[^/@\s:]*+:[^/@\s]++@", url):
-            raise ValueError("the url holds a password; write url: {env: NAME} or url: {file: PATH}")
-        return url
 
-
-class Cell(BaseModel):
+class Cell(Written):
     """A blast radius: one shared platform with its tenants, or one dedicated environment."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name
     environment: str = Field("production", description="deployment.environment.name.")
@@ -116,13 +140,11 @@ class Cell(BaseModel):
         return len(self.tenants) == 1
 
 
-class Route(BaseModel):
+class Route(Written):
     """Where alerts go."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     name: Name
-    url: str | Reference = Field(description="Webhook that takes the alerts.")
+    url: Url = Field(description="Webhook that takes the alerts.")
     secret: Reference | None = Field(None, description="Key of the Standard Webhooks signature (whsec_...).")
     min_severity: str = Field("warning", pattern="^(info|warning|critical)$")
     cells: tuple[Name, ...] = Field((), description="Only these cells; empty for all.")
@@ -172,8 +194,11 @@ class Key(Reference):
         """What of cells, tenants and topics it does not restrict."""
         return tuple(part for part in ("cells", "tenants", "topics") if not getattr(self, part))
 
-    def faults(self, estate: Estate) -> Iterable[str]:
-        """What of its scope is not there, so that a typing error does not lock a sender out or let one in."""
+    def faults(self, estate: Estate) -> Iterable[tuple[str, int, str]]:
+        """What of its scope is not there, so that a typing error does not lock a sender out or let one in.
+
+        Each as the part, the place in it, and a sentence.
+        """
         cells = [cell for cell in estate.cells if not self.cells or cell.name in self.cells]
         known = {
             "cells": {cell.name for cell in estate.cells},
@@ -181,9 +206,9 @@ class Key(Reference):
             "topics": {topic.name for topic in INPUTS},
         }
         for part, names in known.items():
-            for name in getattr(self, part):
+            for at, name in enumerate(getattr(self, part)):
                 if name not in names:
-                    yield f"key {self.holder}: {part} names {name!r}; there are {', '.join(sorted(names))}"
+                    yield part, at, f"key {self.holder}: {part} names {name!r}; there are {_listed(names)}"
 
 
 def _as_key(given: Any) -> Any:
@@ -194,19 +219,32 @@ AnyKey = Annotated[Key, BeforeValidator(_as_key)]
 """A key, also from a bare reference."""
 
 
-class Receiver(BaseModel):
+class Receiver(Written):
     """An HTTP receiver that listens for others' events."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Name = Field(description="Which one: change, github, events ...")
     keys: tuple[AnyKey, ...] = Field(min_length=1, description="Where its keys stand and what each may write.")
 
 
-class Estate(BaseModel):
-    """Everything that is watched."""
+class Fault(NamedTuple):
+    """What does not fit together: where, in the estate's own words, and a sentence."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    place: tuple[str | int, ...]
+    text: str
+    wanted: tuple[str, str] | None = None
+    """Kind and name of what is not declared."""
+
+
+class Faults(ValueError):  # noqa: N818 (it is a list of them)
+    """Everything in an estate that does not fit together."""
+
+    def __init__(self, faults: Iterable[Fault]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(one.text for one in self.faults))
+
+
+class Estate(Written):
+    """Everything that is watched."""
 
     cells: tuple[Cell, ...] = Field(min_length=1)
     calendars: tuple[Calendar, ...] = ()
@@ -215,9 +253,9 @@ class Estate(BaseModel):
     openslo: tuple[AnyDocument, ...] = Field((), description="OpenSLO v1 documents: what is promised to tenants.")
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
-        if faults := list(self.faults()):
-            raise ValueError("; ".join(faults))
+    def _whole(self, info: ValidationInfo) -> Self:
+        if info.context is not APART and (faults := list(self.faults())):
+            raise Faults(faults)
         return self
 
     @cached_property
@@ -259,47 +297,138 @@ class Estate(BaseModel):
             if key.unrestricted
         )
 
-    def faults(self) -> Iterable[str]:
+    def faults(self) -> Iterable[Fault]:
         """What does not fit together, each as a sentence that names the thing, the value and what would be right."""
-        yield from _twice("cell", (cell.name for cell in self.cells))
-        yield from _twice("receiver", (receiver.name for receiver in self.receivers))
-        yield from _twice("route", (route.name for route in self.routes))
-        yield from _twice("calendar", (calendar.name for calendar in self.calendars))
-        for receiver in self.receivers:
-            yield from (f"receiver {receiver.name}: {fault}" for key in receiver.keys for fault in key.faults(self))
-        for cell in self.cells:
-            yield from _twice(f"cell {cell.name}: tenant", (tenant.name for tenant in cell.tenants))
-            yield from _twice(f"cell {cell.name}: database", (tenant.db_namespace for tenant in cell.tenants))
-            yield from _twice(f"cell {cell.name}: resource", (resource.name for resource in cell.resources))
-            yield from self._cell_faults(cell)
+        for part in ("cells", "receivers", "routes", "calendars"):
+            yield from _twice((part,), part.removesuffix("s"), (one.name for one in getattr(self, part)))
+        if any(calendar.name == ALWAYS_OPEN.name for calendar in self.calendars):
+            yield Fault(("calendars",), f"calendar {ALWAYS_OPEN.name!r} is there already; choose another name")
+        yield from self._key_faults()
+        for number, cell in enumerate(self.cells):
+            place, about = ("cells", number), f"cell {cell.name}: "
+            tenants, resources = (*place, "tenants"), (*place, "resources")
+            yield from _twice(tenants, f"{about}tenant", (tenant.name for tenant in cell.tenants))
+            yield from _twice(tenants, f"{about}database", (tenant.db_namespace for tenant in cell.tenants))
+            yield from _twice(resources, f"{about}resource", (resource.name for resource in cell.resources))
+            yield from self._cell_faults(cell, place)
+        yield from self._route_faults()
         yield from self._slo_faults()
 
-    def _slo_faults(self) -> Iterable[str]:
+    def _key_faults(self) -> Iterable[Fault]:
+        kinds = {"cells": "cell", "tenants": "tenant"}
+        for number, receiver in enumerate(self.receivers):
+            for at, key in enumerate(receiver.keys):
+                for part, place, text in key.faults(self):
+                    wanted = (kinds[part], getattr(key, part)[place]) if part in kinds else None
+                    yield Fault(
+                        ("receivers", number, "keys", at, part, place), f"receiver {receiver.name}: {text}", wanted
+                    )
+
+    def _route_faults(self) -> Iterable[Fault]:
+        tenants = {tenant.name for cell in self.cells for tenant in cell.tenants}
+        for number, route in enumerate(self.routes):
+            for kind, names, known in (
+                ("cell", route.cells, set(self.cells_by_name)),
+                ("tenant", route.tenants, tenants),
+            ):
+                for at, name in enumerate(names):
+                    if name not in known:
+                        yield Fault(
+                            ("routes", number, f"{kind}s", at),
+                            f"route {route.name}: {kind} {name!r} is not declared; declared are {_listed(known)}",
+                            (kind, name),
+                        )
+
+    def _slo_faults(self) -> Iterable[Fault]:
         try:
             found = self.slos
-        except ValueError as error:
-            yield str(error)
+        except SloFaults as error:
+            yield from (Fault(("openslo", number), text) for number, text in error.faults)
             return
+        places = {
+            one.metadata.name: ("openslo", number) for number, one in enumerate(self.openslo) if one.kind == "SLO"
+        }
         for slo in found:
+            place = places[slo.name]
             for name in slo.options.cell_names:
                 if name not in self.cells_by_name:
-                    yield f"SLO {slo.name}: cell {name!r} is not declared; declared are {', '.join(self.cells_by_name)}"
+                    known = _listed(self.cells_by_name)
+                    yield Fault(
+                        place, f"SLO {slo.name}: cell {name!r} is not declared; declared are {known}", ("cell", name)
+                    )
             if any(isinstance(one.indicator.part, Column) for one in slo.targets):
-                yield f"SLO {slo.name}: metricSource type csv is for `pilothouse slo eval`; here it is of type pilothouse"
+                yield Fault(
+                    place,
+                    f"SLO {slo.name}: metricSource type csv is for `pilothouse slo eval`; here it is of type pilothouse",
+                )
 
-    def _cell_faults(self, cell: Cell) -> Iterable[str]:
-        for tenant in cell.tenants:
+    def _cell_faults(self, cell: Cell, place: tuple[str | int, ...]) -> Iterable[Fault]:
+        for number, tenant in enumerate(cell.tenants):
             if tenant.calendar not in self.calendars_by_name:
-                known = ", ".join(sorted(self.calendars_by_name))
-                yield f"tenant {tenant.name}: calendar {tenant.calendar!r} is not declared; declared are {known}"
-        for resource in cell.resources:
+                yield Fault(
+                    (*place, "tenants", number, "calendar"),
+                    f"tenant {tenant.name}: calendar {tenant.calendar!r} is not declared; "
+                    f"declared are {_listed(self.calendars_by_name)}",
+                    ("calendar", tenant.calendar),
+                )
+        for number, resource in enumerate(cell.resources):
+            where = (*place, "resources", number)
             if resource.tenant and resource.tenant not in cell.tenants_by_name:
-                known = ", ".join(sorted(cell.tenants_by_name))
-                yield f"resource {resource.name}: tenant {resource.tenant!r} is not in cell {cell.name}; it has {known}"
-            for other in resource.depends_on:
+                yield Fault(
+                    (*where, "tenant"),
+                    f"resource {resource.name}: tenant {resource.tenant!r} is not in cell {cell.name}; "
+                    f"it has {_listed(cell.tenants_by_name)}",
+                    ("tenant", resource.tenant),
+                )
+            for at, other in enumerate(resource.depends_on):
                 if other not in cell.resources_by_name or other == resource.name:
-                    yield f"resource {resource.name}: depends_on {other!r} is no other resource of cell {cell.name}"
+                    yield Fault(
+                        (*where, "depends_on", at),
+                        f"resource {resource.name}: depends_on {other!r} is no other resource of cell {cell.name}",
+                        ("resource", other) if other != resource.name else None,
+                    )
+        for circle in _circles({one.name: one.depends_on for one in cell.resources}):
+            at = next(number for number, one in enumerate(cell.resources) if one.name == circle[0])
+            yield Fault(
+                (*place, "resources", at, "depends_on"),
+                f"cell {cell.name}: {' -> '.join(circle)} depend on each other in a circle; leave one depends_on out",
+            )
 
 
-def _twice(what: str, names: Iterable[str]) -> Iterable[str]:
-    return (f"{what} {name!r} is declared {count} times" for name, count in Counter(names).items() if count > 1)
+def _listed(names: Iterable[str]) -> str:
+    found = sorted(names)
+    more = f" and {len(found) - NAMES_SHOWN} more" if len(found) > NAMES_SHOWN else ""
+    return (", ".join(found[:NAMES_SHOWN]) or "none") + more
+
+
+def _twice(place: tuple[str | int, ...], what: str, names: Iterable[str]) -> Iterable[Fault]:
+    """A fault for each name that is declared again, at its second place."""
+    places: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        places.setdefault(name, []).append(number)
+    return (
+        Fault((*place, at[1]), f"{what} {name!r} is declared {len(at)} times")
+        for name, at in places.items()
+        if len(at) > 1
+    )
+
+
+def _circles(needs: Mapping[str, Iterable[str]]) -> Iterable[list[str]]:
+    """Circles of names that need each other, each once, from its first name back to it; one alone is none."""
+    done: set[str] = set()
+    for start in needs:
+        way: list[str] = []
+        stack = [(start, 0)]
+        while stack:
+            name, depth = stack.pop()
+            del way[depth:]
+            if name in way:
+                circle = [*way[way.index(name) :], name]
+                if len(circle) > 2:
+                    yield circle
+                continue
+            if name in done or name not in needs:
+                continue
+            way.append(name)
+            stack += [(other, depth + 1) for other in needs[name]]
+            done.add(name)

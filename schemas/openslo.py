@@ -11,12 +11,20 @@ import re
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from schemas.records import Name
+from schemas.written import Written, known_zone
 
 MINUTE_MS = 60_000
 UNITS_MS = {
@@ -39,6 +47,13 @@ def _duration(text: str) -> str:
     return text
 
 
+def _filled(entries: Any) -> Any:
+    """The entries of a mapping that have a value; a key with nothing behind it says nothing."""
+    if not isinstance(entries, dict):
+        return entries
+    return {key: value for key, value in entries.items() if value is not None}
+
+
 Duration = Annotated[str, AfterValidator(_duration)]
 Description = Annotated[str, StringConstraints(max_length=1050)]
 
@@ -56,12 +71,10 @@ def milliseconds(duration: Duration) -> int:
     return number * UNITS_MS[unit]
 
 
-class Document(BaseModel):
-    """Frozen, in camelCase, refuses unknown fields."""
+class Document(Written):
+    """What is written, in camelCase."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, validate_by_name=True, validate_by_alias=True
-    )
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
 
 
 class Metadata(Document):
@@ -69,8 +82,10 @@ class Metadata(Document):
 
     name: Name
     display_name: str | None = None
-    labels: dict[str, str | tuple[str, ...]] = Field(default_factory=dict)
-    annotations: dict[str, str] = Field(default_factory=dict, description="What the program is told besides.")
+    labels: Annotated[dict[str, str | tuple[str, ...]], BeforeValidator(_filled)] = Field(default_factory=dict)
+    annotations: Annotated[dict[str, str], BeforeValidator(_filled)] = Field(
+        default_factory=dict, description="What the program is told besides."
+    )
 
 
 class MetricSource(Document):
@@ -78,7 +93,7 @@ class MetricSource(Document):
 
     metric_source_ref: Name | None = None
     type: Name | None = None
-    spec: dict[str, Any] = Field(default_factory=dict)
+    spec: Annotated[dict[str, Any], BeforeValidator(_filled)] = Field(default_factory=dict)
 
 
 class Metric(Document):
@@ -178,12 +193,7 @@ class CalendarStart(Document):
     def _local(self) -> Self:
         if self.start_time.tzinfo:
             raise ValueError(f"startTime {self.start_time.isoformat()} names a zone; timeZone says it")
-        try:
-            ZoneInfo(self.time_zone)
-        except (ZoneInfoNotFoundError, ValueError):
-            raise ValueError(
-                f"timeZone {self.time_zone!r} is not in the IANA database; write one such as Europe/Berlin"
-            ) from None
+        known_zone(self.time_zone)
         return self
 
 

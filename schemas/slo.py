@@ -12,7 +12,6 @@ What OpenSLO has no field for stands in the SLO's annotations, see `Options`.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -199,29 +198,41 @@ def _plus_months(start: datetime, months: int) -> datetime:
 
 
 def slos(documents: Sequence[openslo.AnyDocument]) -> tuple[Slo, ...]:
-    """The SLOs of some documents. Raises ValueError with every fault, one sentence each, parted by semicolons."""
+    """The SLOs of some documents. Raises SloFaults with every fault."""
     faults = list(_twice(documents))
     indicators = {one.metadata.name: one.spec for one in documents if isinstance(one, openslo.Sli)}
     sources = {one.metadata.name: one.spec.type for one in documents if isinstance(one, openslo.DataSource)}
     found = []
-    for one in documents:
+    for number, one in enumerate(documents):
         if isinstance(one, openslo.Slo):
             try:
                 found.append(_slo(one, indicators, sources))
             except _Fault as fault:
-                faults.append(f"SLO {one.metadata.name}: {fault}")
+                faults.append((number, f"SLO {one.metadata.name}: {fault}"))
     if faults:
-        raise ValueError("; ".join(faults))
+        raise SloFaults(faults)
     return tuple(found)
+
+
+class SloFaults(ValueError):  # noqa: N818 (it is a list of them)
+    """What is wrong with some documents: the number of the document and a sentence, each."""
+
+    def __init__(self, faults: Iterable[tuple[int, str]]) -> None:
+        self.faults = tuple(faults)
+        super().__init__("; ".join(text for _, text in self.faults))
 
 
 class _Fault(Exception):  # noqa: N818 (it is a sentence)
     pass
 
 
-def _twice(documents: Iterable[openslo.AnyDocument]) -> Iterator[str]:
-    counts = Counter((one.kind, one.metadata.name) for one in documents)
-    return (f"{kind} {name!r} is declared {count} times" for (kind, name), count in counts.items() if count > 1)
+def _twice(documents: Iterable[openslo.AnyDocument]) -> Iterator[tuple[int, str]]:
+    numbers: dict[tuple[str, Name], list[int]] = {}
+    for number, one in enumerate(documents):
+        numbers.setdefault((one.kind, one.metadata.name), []).append(number)
+    return (
+        (at[1], f"{kind} {name!r} is declared {len(at)} times") for (kind, name), at in numbers.items() if len(at) > 1
+    )
 
 
 def _slo(document: openslo.Slo, indicators: dict[Name, openslo.SliSpec], sources: dict[Name, Name]) -> Slo:

@@ -93,4 +93,4 @@ class OdooHealth:
         return _Answer(status == 200, time.perf_counter() - begun_s, f"HTTP {status}")
 
 
-KIND = CollectorKind("odoo_health", OdooHealth, OdooHealthOptions)
+KIND = CollectorKind("odoo_health", OdooHealth, OdooHealthOptions, schemes=("https", "http"))

@@ -244,4 +244,4 @@ def _path(target: Target, options: OdooLogOptions) -> Path:
     return Path(unquote(parts.path))
 
 
-KIND = CollectorKind("odoo_log", OdooLog, OdooLogOptions)
+KIND = CollectorKind("odoo_log", OdooLog, OdooLogOptions, schemes=("file",))

@@ -343,4 +343,4 @@ def _address(target: Target) -> Address:
     return address(target.url, whose, FORM, ("redis", "rediss", "unix"), needs_host=not is_socket)
 
 
-KIND = CollectorKind("redis", Redis, RedisOptions)
+KIND = CollectorKind("redis", Redis, RedisOptions, schemes=("redis", "rediss", "unix"))

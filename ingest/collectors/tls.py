@@ -208,4 +208,4 @@ def _place(url: str, server_name: str | None, resource: str) -> Place:
     return Place(one.host, one.port or HTTPS_PORT, name)
 
 
-KIND = CollectorKind("tls", Tls, TlsOptions)
+KIND = CollectorKind("tls", Tls, TlsOptions, schemes=("tls", "https"))

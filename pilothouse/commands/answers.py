@@ -1,4 +1,7 @@
-"""What all commands have in common: options, exit codes, how an answer or an error is said."""
+"""What all commands have in common: options, exit codes, how an answer or an error is said.
+
+Nothing heavy is imported here or by any file of commands: a command imports what it needs when it runs.
+"""
 
 from __future__ import annotations
 
@@ -9,15 +12,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ingest.references import ConfigurationError
-from pilothouse import programs
-from pilothouse.estate_files import EstateError
-from pilothouse.services.child import ServiceError
-from pilothouse.settings import Settings, SettingsError, from_env
+from pilothouse.errors import Failing, Misuse, Unreachable
+from pilothouse.terminal import clean, shown
+
+if TYPE_CHECKING:
+    from pilothouse.settings import Settings
+    from schemas.estate import Estate
 
 FINDING, MISUSE, UNREACHABLE = 1, 2, 3
 
@@ -44,21 +48,50 @@ def errors_told(*misuse: type[Exception]) -> Iterator[None]:
     """Errors that a user can mend become one message and an exit code, without a traceback. `misuse` are the command's own."""
     try:
         yield
+    except (typer.Exit, typer.Abort, BrokenPipeError):
+        raise
     except misuse as error:
         raise misused(error) from None
-    except (EstateError, SettingsError, ConfigurationError, programs.NotConfigured) as error:
-        raise misused(error) from None
-    except programs.Failing as error:
-        complain(str(error))
-        raise typer.Exit(FINDING) from None
-    except (ServiceError, ConnectionError) as error:
-        complain(str(error))
-        raise typer.Exit(UNREACHABLE) from None
+    except Exception as error:
+        if (code := _outside(error)) is None:
+            raise
+        complain(_sentence(error))
+        raise typer.Exit(code) from None
+
+
+def _outside(error: BaseException) -> int | None:
+    """The exit code of an error that is not our fault; None of one that is."""
+    if isinstance(error, BaseExceptionGroup):
+        codes = {_outside(one) for one in error.exceptions}
+        return None if None in codes else max(code for code in codes if code is not None)
+    if isinstance(error, Unreachable | ConnectionError | TimeoutError):
+        return UNREACHABLE
+    if isinstance(error, Misuse) or _is_misconfigured(error):
+        return MISUSE
+    if isinstance(error, Failing):
+        return FINDING
+    if type(error).__module__.partition(".")[0] in ("aiokafka", "asyncpg", "redis", "socket"):
+        return UNREACHABLE
+    return MISUSE if isinstance(error, OSError) else None
+
+
+def _is_misconfigured(error: BaseException) -> bool:
+    from ingest.references import ConfigurationError
+
+    return isinstance(error, ConfigurationError)
+
+
+def _sentence(error: BaseException) -> str:
+    if isinstance(error, BaseExceptionGroup):
+        return "\n".join(dict.fromkeys(_sentence(one) for one in error.exceptions))
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error) or type(error).__name__
 
 
 def complain(message: str) -> None:
     """Say an error on standard error."""
-    typer.echo(f"pilothouse: {message}", err=True)
+    typer.echo(f"pilothouse: {shown(message)}", err=True)
 
 
 def misused(error: object) -> typer.Exit:
@@ -69,15 +102,33 @@ def misused(error: object) -> typer.Exit:
 
 def settings_now() -> Settings:
     """Settings of this process, from its environment."""
+    from pilothouse.settings import from_env
+
     return from_env(os.environ)
+
+
+def settings_of_running() -> Settings:
+    """The same; what the environment does not name is that which `pilothouse up` or a demo runs on this machine."""
+    from pilothouse.running import with_running
+
+    return with_running(settings_now())
+
+
+def estate_of(config: Path | None) -> Estate | None:
+    """The estate of a folder; None without one."""
+    if config is None:
+        return None
+    from pilothouse.estate_files import load
+
+    return load(config)
 
 
 def show(answer: Any, output: Output, text: str) -> None:
     """Say the answer to whom it is for."""
-    typer.echo(json.dumps(answer, indent=2) if output is Output.JSON else text)
+    typer.echo(json.dumps(answer, indent=2) if output is Output.JSON else shown(text))
 
 
 def progress(line: str) -> None:
     """Say how far something is, to a terminal."""
     if sys.stderr.isatty():
-        typer.echo(f"\r{line}", err=True, nl=False)
+        typer.echo(f"\r{clean(line)}", err=True, nl=False)

@@ -35,9 +35,8 @@ def detect(
 ) -> None:
     """Score series from files with the pipeline's own step shapes: anomaly_score, 0 to 1, one row an input row."""
     from pilothouse import detect as detecting
-    from pilothouse.csv_blocks import InputError
 
-    with errors_told(InputError):
+    with errors_told():
         answer = detecting.detect(source, out, _say_rows())
     show(detecting.as_json(answer), output, detecting.text(answer))
 
@@ -72,10 +71,9 @@ def slo_eval(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """When page and ticket would have fired, and what is left of the budget."""
-    from pilothouse.csv_blocks import InputError
-    from pilothouse.slo_eval import SloError, evaluate
+    from pilothouse.slo_eval import evaluate
 
-    with errors_told(SloError, InputError):
+    with errors_told():
         answer = evaluate(slo, rows, name=name, step_s=step, progress=lambda count: progress(f"{count:,} rows"))
     show(answer.as_json(), output, answer.text() if output is Output.TEXT else "")
 
@@ -91,7 +89,7 @@ def rca(
     """Rank the services that may have caused a symptom; exits with 1 when there is one, silent where health looks alike."""
     from pilothouse import rca as causes
 
-    with errors_told(causes.CaseError):
+    with errors_told():
         diagnosis = causes.answer(case)
     show(causes.report(diagnosis), output, causes.text(diagnosis))
     raise typer.Exit(FINDING if diagnosis.ranked else 0)
@@ -127,13 +125,12 @@ def bench(
 
 def _bench_labelled(data: Path | None, out: Path | None, output: Output) -> None:
     from pilothouse import bench as benches
-    from pilothouse.csv_blocks import InputError
 
     if data is None or not data.is_dir() or (out is not None and not out.is_dir()):
         raise misused(
             f"bench {benches.LABELLED} needs --data DIR, a folder with nab/, petshop/ or slo/; --out is a folder too"
         )
-    with errors_told(InputError, OSError, ValueError):
+    with errors_told(ValueError):
         answer = benches.labelled(data, out)
     show(answer, output, "\n".join(f"{key:52} {value}" for key, value in _flat(answer)))
 
@@ -171,7 +168,7 @@ def simulate(
     """Labelled simulations: draw estates, let things happen, say what was found. Exits with 1 below the bar."""
     from pilothouse.simulate import command
 
-    with errors_told(command.SimulateError):
+    with errors_told():
         settings = command.settings_of(config)
         if name == "healthy":
             verdict = command.healthy(cells, weeks, seed, settings, processes, progress)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pilothouse import logs, programs
 from pilothouse.commands.answers import (
     FINDING,
-    MISUSE,
     EstateDir,
     Instance,
     Output,
@@ -20,36 +19,53 @@ from pilothouse.commands.answers import (
     errors_told,
     misused,
     settings_now,
+    settings_of_running,
     show,
 )
-from pilothouse.estate_files import EstateError, load
-from schemas.estate import Estate
-from sinks.alerts_route import faults as route_faults
-from sinks.registry import SINKS
+
+if TYPE_CHECKING:
+    from schemas.estate import Estate
 
 app = typer.Typer()
 
 
 @app.command(epilog="Example: pilothouse check -c estate/")
-def check(config: EstateDir, output: OutputOption = Output.TEXT) -> None:
-    """Validate an estate, without a network."""
-    try:
-        estate = load(config)
-        if wrong := list(route_faults(estate, programs.resolved)):
-            raise EstateError("\n".join(wrong))
-    except EstateError as error:
-        if output is Output.JSON:
-            show({"ok": False, "faults": str(error).splitlines()}, output, "")
-        else:
-            complain(str(error))
-        raise typer.Exit(FINDING if config.is_dir() else MISUSE) from None
-    counted, untold = _counts(estate), [role.value for role in estate.untold_roles()]
+def check(
+    config: EstateDir,
+    references: Annotated[
+        bool,
+        typer.Option(
+            help="Whether the variables and files that hold secrets must be there, as where the programs run."
+        ),
+    ] = True,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Validate an estate, without a network: every fault at once, with file and line. Exits with 1 when there is one."""
+    from pilothouse.estate_check import check as look
+
+    with errors_told():
+        found = look(config, os.environ, references=references)
+    if output is Output.TEXT:
+        for one in found.faults:
+            complain(str(one))
+        for one in found.warnings:
+            complain(f"warning: {one}")
+    answer: dict[str, Any] = {
+        "ok": found.estate is not None,
+        "faults": [str(one) for one in found.faults],
+        "warnings": [str(one) for one in found.warnings],
+        "findings": [one.as_json() for one in (*found.faults, *found.warnings)],
+    }
+    if found.estate is None:
+        show(answer, output, f"{len(found.faults)} faults, {len(found.warnings)} warnings")
+        raise typer.Exit(FINDING)
+    counted, untold = _counts(found.estate), [role.value for role in found.estate.untold_roles()]
     text = "fine: " + ", ".join(f"{what} {count}" for what, count in counted.items())
     if untold:
         text += f"\nno route takes {', '.join(untold)}: what concerns nobody else is told to nobody"
-    unscoped = estate.unscoped_keys()
+    unscoped = found.estate.unscoped_keys()
     text = "\n".join([text, *(f"{one}; cells, tenants and topics beside the key restrict it" for one in unscoped)])
-    show({"ok": True, **counted, "untold_roles": untold, "unscoped_keys": unscoped}, output, text)
+    show({**answer, **counted, "untold_roles": untold, "unscoped_keys": unscoped}, output, text)
 
 
 def _counts(estate: Estate) -> dict[str, int]:
@@ -71,17 +87,23 @@ def ingest(
     port: Annotated[int, typer.Option(help="Port the receivers listen on; 0 for any.", min=0, max=65535)] = 0,
 ) -> None:
     """Run collectors and receivers, and publish what they see."""
+    from pilothouse import logs, programs
+    from pilothouse.estate_files import load
+
     with errors_told():
         logs.configure()
-        programs.ingest(load(config), settings_now(), host=host, port=port)
+        programs.ingest(load(config), settings_of_running(), host=host, port=port)
 
 
 @app.command(epilog="Example: PILOTHOUSE_KAFKA=kafka-1:9092 pilothouse process -c estate/ --instance worker-0")
 def process(config: EstateDir, instance: Instance = None) -> None:
     """Run a stream processor; more of them share the partitions."""
+    from pilothouse import logs, programs
+    from pilothouse.estate_files import load
+
     with errors_told():
         logs.configure()
-        programs.process(load(config), settings_now(), instance)
+        programs.process(load(config), settings_of_running(), instance)
 
 
 @app.command(epilog="Example: pilothouse sink timescale alerts -c estate/")
@@ -91,22 +113,27 @@ def sink(
     instance: Instance = None,
 ) -> None:
     """Run sinks: to the store, to OTLP, to alert webhooks."""
+    from pilothouse import logs, programs
+    from pilothouse.estate_files import load
+    from sinks.registry import SINKS
+
     known = sorted(SINKS)
     if unknown := [name for name in names if name not in known]:
         raise misused(f"sink {unknown[0]!r} is unknown; known are {', '.join(known)}")
     with errors_told():
         logs.configure()
-        programs.sink(names, load(config), settings_now(), instance)
+        programs.sink(names, load(config), settings_of_running(), instance)
 
 
 @app.command(epilog="Example: pilothouse up -c estate/")
 def up(config: EstateDir) -> None:
     """Run everything: what the environment does not name is started here, on loopback, as the real servers."""
-    from pilothouse import whole
+    from pilothouse import logs, whole
+    from pilothouse.estate_check import checked
 
     with errors_told():
         logs.configure()
-        asyncio.run(whole.up(load(config), config.absolute(), settings_now()))
+        asyncio.run(whole.up(checked(config, os.environ), config.absolute(), settings_now()))
 
 
 @app.command(epilog="Example: pilothouse demo --for 300 --scenario all --report report.json")

@@ -8,18 +8,17 @@ from typing import Annotated
 
 import typer
 
-from pilothouse import programs
 from pilothouse.commands.answers import (
     FINDING,
     Output,
     OutputOption,
     complain,
     errors_told,
+    estate_of,
     misused,
-    settings_now,
+    settings_of_running,
     show,
 )
-from pilothouse.estate_files import load
 
 app = typer.Typer()
 
@@ -42,16 +41,18 @@ def replay(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Fold a window of the log again, isolated: nobody is notified, nothing is written to Kafka."""
+    from pilothouse import programs
     from pilothouse import replay as replaying
+    from pilothouse.settings import kafka_options
 
     with errors_told():
-        settings = settings_now()
+        settings = settings_of_running()
         with errors_told(ValueError):
             window = replaying.Window(replaying.instant(since), replaying.instant(until))
-        estate = load(config) if config else None
+        estate = estate_of(config)
         result = asyncio.run(
             replaying.replay(
-                programs.kafka_options(settings),
+                kafka_options(settings),
                 programs.plans(estate, settings.steps),
                 window,
                 settings.topic_prefix,
@@ -85,15 +86,16 @@ def explain(
     from pilothouse import explain as explaining
     from pilothouse.explanation import UnknownId
     from pilothouse.explanation_text import text
+    from pilothouse.settings import kafka_options
 
     with errors_told():
-        estate = load(config) if config else None
+        estate = estate_of(config)
         try:
             if source:
                 made = explaining.explain_file(source, identity, estate)
             else:
-                settings = settings_now()
-                kafka = programs.kafka_options(settings)
+                settings = settings_of_running()
+                kafka = kafka_options(settings)
                 made = asyncio.run(explaining.explain(kafka, identity, estate, settings.topic_prefix))
         except UnknownId as error:
             complain(str(error))

@@ -7,9 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pilothouse import programs
-from pilothouse import silence as silencing
-from pilothouse.commands.answers import Output, OutputOption, errors_told, settings_now, show
+from pilothouse.commands.answers import Output, OutputOption, errors_told, settings_of_running, show
 
 app = typer.Typer(no_args_is_help=True, help="Withhold notifications for a while; incidents are told all the same.")
 
@@ -28,21 +26,27 @@ def silence_add(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Notify nobody of matching incidents for a while; what is open then is notified then."""
-    with errors_told(silencing.SilenceError):
-        at_ms, settings = silencing.now_ms(), settings_now()
+    from pilothouse import silence as silencing
+    from pilothouse.settings import kafka_options
+
+    with errors_told():
+        at_ms, settings = silencing.now_ms(), settings_of_running()
         until_ms = at_ms + silencing.lasts_ms(length)
         made = silencing.made(cause, tenant, until_ms, author or silencing.author(), reason, at_ms)
         held = [silencing.Held(cell, made) for cell in cells]
-        asyncio.run(silencing.say(programs.kafka_options(settings), held, at_ms, settings.topic_prefix))
+        asyncio.run(silencing.say(kafka_options(settings), held, at_ms, settings.topic_prefix))
     show([one.as_json() for one in held], output, silencing.text(held))
 
 
 @app.command("list", epilog="Example: pilothouse silence list -o json")
 def silence_list(output: OutputOption = Output.TEXT) -> None:
     """What is silenced now, for how long, by whom and why."""
-    with errors_told(silencing.SilenceError):
-        settings = settings_now()
-        kafka = programs.kafka_options(settings)
+    from pilothouse import silence as silencing
+    from pilothouse.settings import kafka_options
+
+    with errors_told():
+        settings = settings_of_running()
+        kafka = kafka_options(settings)
         held = asyncio.run(silencing.held(kafka, silencing.now_ms(), settings.topic_prefix))
     show([one.as_json() for one in held], output, silencing.text(held))
 
@@ -54,8 +58,11 @@ def silence_end(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """End a silence now; what it holds back and is open is notified."""
-    with errors_told(silencing.SilenceError):
-        settings = settings_now()
-        kafka, who = programs.kafka_options(settings), author or silencing.author()
+    from pilothouse import silence as silencing
+    from pilothouse.settings import kafka_options
+
+    with errors_told():
+        settings = settings_of_running()
+        kafka, who = kafka_options(settings), author or silencing.author()
         held = asyncio.run(silencing.end(kafka, identity, who, silencing.now_ms(), settings.topic_prefix))
     show([one.as_json() for one in held], output, silencing.text(held))

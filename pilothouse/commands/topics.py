@@ -8,9 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pilothouse import programs
-from pilothouse.commands.answers import Output, OutputOption, errors_told, misused, settings_now, show
-from schemas.topics import TOPICS
+from pilothouse.commands.answers import Output, OutputOption, errors_told, misused, settings_of_running, show
 
 app = typer.Typer(no_args_is_help=True, help="The governed topics: what they are, what is in them.")
 
@@ -18,6 +16,8 @@ app = typer.Typer(no_args_is_help=True, help="The governed topics: what they are
 @app.command("list", epilog="Example: pilothouse topics list -o json")
 def topics_list(output: OutputOption = Output.TEXT) -> None:
     """The catalogue: name, owner, classification, retention."""
+    from schemas.topics import TOPICS
+
     rows = [
         {
             "name": topic.name,
@@ -44,12 +44,13 @@ def topics_export(
     from schemas.generate import files
 
     written = 0
-    for path, text in files().items():
-        if path.parts[:2] == ("schemas", "generated"):
-            target = directory.joinpath(*path.parts[2:])
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(text, encoding="utf-8")
-            written += 1
+    with errors_told():
+        for path, text in files().items():
+            if path.parts[:2] == ("schemas", "generated"):
+                target = directory.joinpath(*path.parts[2:])
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(text, encoding="utf-8")
+                written += 1
     typer.echo(f"{written} files in {directory}")
 
 
@@ -62,15 +63,17 @@ def topics_tail(
 ) -> None:
     """Live records of a topic."""
     from pilothouse import tail
+    from pilothouse.settings import kafka_options
+    from schemas.topics import TOPICS
 
     known = [one.name for one in TOPICS if one.model]
     if topic not in known:
         raise misused(f"topic {topic!r} is unknown; known are {', '.join(known)}")
     with errors_told():
-        settings = settings_now()
+        settings = settings_of_running()
         asyncio.run(
             tail.tail(
-                programs.kafka_options(settings),
+                kafka_options(settings),
                 settings.topic_prefix + topic,
                 output is Output.JSON,
                 count,

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pilothouse.errors import Misuse
+
 LEARN_S = 58.0
 FAULT_S = 24.0
 REST_S = 17.0
@@ -26,7 +28,7 @@ class Slot:
     ends_s: float
 
 
-class TimelineError(ValueError):
+class TimelineError(Misuse, ValueError):
     """A demo that cannot be laid out as asked."""
 
 

@@ -33,6 +33,8 @@ from typing import ClassVar
 
 import psutil
 
+from pilothouse.errors import Unreachable
+
 logger = logging.getLogger(__name__)
 
 LAUNCHER = Path(__file__).with_name("launch.py")
@@ -46,7 +48,7 @@ PORTS = range(20_000, 32_000)
 PORT_TRIES = 100
 
 
-class ServiceError(Exception):
+class ServiceError(Unreachable):
     """An embedded server cannot do what was asked; the message says the mend."""
 
 

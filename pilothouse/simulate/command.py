@@ -16,6 +16,7 @@ import orjson
 import yaml
 from pydantic import ValidationError
 
+from pilothouse.errors import Misuse
 from pilothouse.simulate import healthy as healthy_estate
 from pilothouse.simulate import runs, scoring
 from pilothouse.simulate import scenarios as scripted
@@ -46,7 +47,7 @@ COLUMNS = (
 )
 
 
-class SimulateError(Exception):
+class SimulateError(Misuse):
     """Something that the user can mend; the message says what."""
 
 

@@ -70,7 +70,7 @@ def test_check_reads_openslo_documents_wherever_they_stand(tmp_path: Path) -> No
     (tmp_path / "slos.yaml").write_text(slo.replace("budgetingMethod", "budgetMethod"))
     result = run("check", "-c", str(tmp_path))
     assert result.exit_code == 1
-    assert "slos.yaml: openslo.0.SLO.spec.budgetingMethod: Field required" in result.stderr
+    assert "slos.yaml:6: openslo.0.SLO.spec.budgetingMethod: Field required" in result.stderr
 
 
 @pytest.mark.parametrize(

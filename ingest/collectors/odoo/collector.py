@@ -252,4 +252,4 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-KIND = CollectorKind("odoo", Odoo, OdooOptions)
+KIND = CollectorKind("odoo", Odoo, OdooOptions, schemes=("postgresql", "postgres"), needs_tenant=True)

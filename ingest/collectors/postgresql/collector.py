@@ -294,4 +294,4 @@ class Postgresql:
             self._connection = None
 
 
-KIND = CollectorKind("postgresql", Postgresql, PostgresqlOptions)
+KIND = CollectorKind("postgresql", Postgresql, PostgresqlOptions, schemes=("postgresql", "postgres"))
