@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from typing import NoReturn, TextIO
 
 import typer
 
@@ -24,14 +25,39 @@ app.add_typer(silence.app, name="silence")
 
 def main() -> None:
     """Entry point of the `pilothouse` command."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal in Latin-1 is no reason to stop
+    sys.stdout, sys.stderr = _Output.around(sys.stdout), _Output.around(sys.stderr)
     try:
         app()
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        # Whoever read has read enough (`| head`); what is still buffered must not raise again at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+
+
+class _Output(io.TextIOWrapper):
+    """A standard stream. Its reader may have read enough (`| head`), and a terminal may not have every sign: no errors."""
+
+    @classmethod
+    def around(cls, stream: TextIO | None) -> TextIO:
+        """The stream that writes where this one does; a closed one writes nowhere."""
+        if not isinstance(stream, io.TextIOWrapper):
+            return stream or open(os.devnull, "w")
+        stream.flush()
+        return cls(stream.buffer, stream.encoding, "backslashreplace", line_buffering=stream.line_buffering)
+
+    def write(self, text: str) -> int:
+        """Ends the program when nobody reads any more."""
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            self._end()
+
+    def flush(self) -> None:
+        """Ends the program when nobody reads any more."""
+        try:
+            super().flush()
+        except BrokenPipeError:
+            self._end()
+
+    def _end(self) -> NoReturn:
+        # What is still buffered goes nowhere, so that it does not raise once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+        raise SystemExit(0)

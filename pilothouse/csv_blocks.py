@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -13,10 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pilothouse.errors import Misuse
-from pilothouse.replay import instant
+from pilothouse.times import EARLIEST_S, SECONDS_MAX, UNITS, is_date, seconds
 
 ROWS = 8_192  # of a block
-LATEST_S = 1e11  # a larger number of seconds is in fact one of milliseconds
+DATE_DIGITS = 8
+UNITS_A_S = [unit for unit, _ in UNITS]
+VALUE_MAX = 1e100
+"""Of a cell: sums of squares of larger ones overflow, and nothing that is measured comes near."""
 
 
 class InputError(Misuse, ValueError):
@@ -63,12 +67,8 @@ def _blocks(path: Path, file: IO[str], names: Sequence[str], rows: int, strict: 
         kept = [row for row in found if row]  # a line without anything is no row
         if not kept:
             continue
-        times, *columns = (_numbers(path, kept, place, name, line, strict) for name, place in places)
-        if np.isnan(times).any():
-            raise InputError(f"{path} line {line + int(np.flatnonzero(np.isnan(times))[0])} has no timestamp")
-        if (times < 0).any():
-            place = int(np.flatnonzero(times < 0)[0])
-            raise InputError(f"{path} line {line + place}: timestamp {times[place]:g} is before 1970")
+        times = _times(path, kept, places[0], line, strict)
+        columns = [_numbers(path, kept, place, name, line) for name, place in places[1:]]
         times_ms = np.rint(times * 1000).astype(np.int64)
         if strict:
             _check_order(path, times_ms, last_ms, line)
@@ -84,52 +84,80 @@ def _places(path: Path, header: list[str] | None, names: Sequence[str]) -> list[
     known = [name.strip() for name in header]
     for name in names:
         if name not in known:
-            raise InputError(
-                f"{path} has no column {name!r}; its first line is {','.join(known)[:200]!r}, wanted is {','.join(names)}"
-            )
+            raise InputError(f"{path} has no column {name!r}; {_remedy(known, names)}")
+        if known.count(name) > 1:
+            raise InputError(f"{path} has {known.count(name)} columns {name!r}; leave one of them")
     return [(name, known.index(name)) for name in names]
 
 
-def _numbers(path: Path, rows: list[list[str]], place: int, name: str, line: int, strict: bool) -> NDArray[np.float64]:
-    try:
-        values = np.array([row[place] for row in rows], dtype=np.float64)
-    except (ValueError, IndexError):
-        values = np.array([_number(path, row, place, name, line + number, strict) for number, row in enumerate(rows)])
-    if name == "timestamp" and (values > LATEST_S).any():
-        number = int(np.flatnonzero(values > LATEST_S)[0])
-        raise InputError(
-            f"{path} line {line + number}: timestamp {rows[number][place]} is beyond the year 5000 in seconds; "
-            "write Unix seconds or RFC 3339"
-        )
-    if np.isinf(values).any():
-        number = int(np.flatnonzero(np.isinf(values))[0])
-        raise InputError(
-            f"{path} line {line + number}: {name} is infinite; leave the cell empty where nothing is known"
-        )
-    return values
+def _remedy(known: Sequence[str], names: Sequence[str]) -> str:
+    joined = ",".join(known)
+    for sign, word in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")):
+        if sign in joined:
+            return f"its columns are parted by {word}; part them by commas, with a point in numbers"
+    return f"its first line is {joined[:200]!r}, wanted is {','.join(names)}"
 
 
-def _number(path: Path, row: list[str], place: int, name: str, line: int, strict: bool) -> float:
+def _times(path: Path, rows: list[list[str]], column: tuple[str, int], line: int, strict: bool) -> NDArray[np.float64]:
+    """Unix seconds of rows. What `times` says of numbers holds, for whole columns at once."""
+    name, place = column
+    texts = [_cell(path, row, place, name, line + number).strip() for number, row in enumerate(rows)]
+    if not all(len(text) == DATE_DIGITS and is_date(text) for text in texts):
+        with suppress(ValueError):
+            values = np.array(texts, dtype=np.float64)
+            # Seconds, by far the usual; other units are taken apart by their size, the rest is said row by row.
+            units = np.select([_plausible(values, unit) for unit in UNITS_A_S], UNITS_A_S, default=np.nan)
+            if not np.isnan(units).any():
+                return np.asarray(values / units, np.float64)
+    found = np.empty(len(texts))
+    for number, text in enumerate(texts):
+        if not text or text.lower() == "nan":
+            raise InputError(f"{path} line {line + number} has no timestamp")
+        try:
+            found[number] = seconds(text, needs_zone=strict)
+        except ValueError as error:
+            raise InputError(f"{path} line {line + number}: timestamp: {error}") from None
+    return found
+
+
+def _plausible(values: NDArray[np.float64], unit: float) -> NDArray[np.bool_]:
+    begin = 0.0 if unit == 1.0 else EARLIEST_S * unit
+    return np.asarray((values >= begin) & (values < SECONDS_MAX * unit))
+
+
+def _cell(path: Path, row: list[str], place: int, name: str, line: int) -> str:
     if place >= len(row):
         raise InputError(
             f"{path} line {line} has {len(row)} cells and none for {name}; every row needs as many as the header"
         )
-    text = row[place].strip()
+    return row[place]
+
+
+def _numbers(path: Path, rows: list[list[str]], place: int, name: str, line: int) -> NDArray[np.float64]:
+    try:
+        values = np.array([row[place] for row in rows], dtype=np.float64)
+    except (ValueError, IndexError):
+        values = np.array([_number(path, row, place, name, line + number) for number, row in enumerate(rows)])
+    large = np.abs(values) > VALUE_MAX
+    if large.any():
+        number = int(np.flatnonzero(large)[0])
+        what = "infinite" if np.isinf(values[number]) else f"above {VALUE_MAX:g}, which nothing is that was measured"
+        raise InputError(
+            f"{path} line {line + number}: {name} is {what}, got {rows[number][place].strip()[:40]!r}; "
+            "leave the cell empty where nothing is known"
+        )
+    return values
+
+
+def _number(path: Path, row: list[str], place: int, name: str, line: int) -> float:
+    text = _cell(path, row, place, name, line).strip()
     if not text:
         return float("nan")
     try:
-        return _seconds(text, strict) if name == "timestamp" else float(text)
-    except ValueError as error:
-        wrong = str(error) if name == "timestamp" else f"{text[:80]!r} is no number"
-        raise InputError(f"{path} line {line}: {name}: {wrong}") from None
-
-
-def _seconds(text: str, strict: bool) -> float:
-    try:
-        moment = datetime.fromisoformat(text)
+        return float(text)
     except ValueError:
-        return instant(text) / 1000
-    return moment.replace(tzinfo=UTC).timestamp() if moment.tzinfo is None and not strict else instant(text) / 1000
+        remedy = "; write a point in place of the comma" if re.fullmatch(r"-?\d+,\d+", text) else ""
+        raise InputError(f"{path} line {line}: {name}: {text[:80]!r} is no number{remedy}") from None
 
 
 def _check_order(path: Path, times_ms: NDArray[np.int64], last_ms: int | None, line: int) -> None:

@@ -21,7 +21,7 @@ from pilothouse.errors import Misuse
 from pilothouse.terminal import clean
 from pilothouse.yaml_text import Text
 from schemas.estate import APART, Estate, Fault
-from schemas.openslo import AnyDocument
+from schemas.openslo import KINDS
 
 PARTS = ("cells", "calendars", "routes", "receivers", "openslo")
 SUFFIXES = (".yaml", ".yml")
@@ -238,24 +238,44 @@ def _fault(source: Source, path: Path, line: int | None, text: str) -> None:
     source.findings.append(Finding("fault", str(path), line, "", clean(text)))
 
 
+def documents_of(path: Path) -> list[Any]:
+    """The documents of one file, those in lists as well. Raises EstateError with every fault of its text."""
+    source = Source(path.parent)
+    text = _text(source, path)
+    if source.findings:
+        raise refused(source.findings)
+    documents = text.documents if text else []
+    return [one for document in documents if document is not None for one in openslo_documents(document)]
+
+
 def _read(source: Source, path: Path) -> None:
+    if text := _text(source, path):
+        for document in text.documents:
+            _document(source, path, text, document)
+
+
+def _text(source: Source, path: Path) -> Text | None:
+    """A file as it was read, what is wrong in it among the findings; None when nothing could be read."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(FILE_BYTES_MAX + 1)
     except OSError as error:
         _fault(source, path, None, f"cannot be read: {error.strerror}")
-        return
+        return None
+    if len(data) > FILE_BYTES_MAX:
+        _fault(source, path, None, f"has more than {FILE_BYTES_MAX} bytes; YAML that people write has fewer")
+        return None
     try:
         content = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         _fault(source, path, line, f"is no UTF-8: {error.reason} at byte {error.start}; save it as UTF-8")
-        return
+        return None
     text = yaml_text.read(content)
     for mistake in text.mistakes:
         source.findings.append(Finding("fault", str(path), mistake.line, "", clean(mistake.problem)))
     source.is_whole &= text.is_whole
-    for document in text.documents:
-        _document(source, path, text, document)
+    return text
 
 
 def _document(source: Source, path: Path, text: Text, document: Any) -> None:
@@ -416,7 +436,7 @@ def sentence(source: Source, place: Place, item: Any) -> str:
 
 
 def _no_kind(item: Any) -> str:
-    known = ", ".join(_tag(model) for model in _models(AnyDocument))
+    known = ", ".join(KINDS)
     named = item.get("ctx", {}).get("tag")
     return f"kind {named!r:.40} is unknown; known are {known}" if named else f"names no kind; known are {known}"
 

@@ -20,6 +20,7 @@ from schemas.estate import Estate
 from schemas.records import Incident, Record, Scrape, Signal
 from schemas.topics import DETECTIONS, INCIDENTS, METRICS
 
+LINE_BYTES_MAX = 32 * 2**20
 RECORDS_MAX = 500_000  # of the metrics; more are not read, which is said
 
 
@@ -155,10 +156,12 @@ def explain_file(path: Path, identity: str, estate: Estate | None = None) -> dic
 def _lines(path: Path) -> Iterator[Record]:
     """The findings and the scrapes of a file; its other lines are passed over."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(iter(lambda: file.readline(LINE_BYTES_MAX + 1), b""), 1):
+            if len(line) > LINE_BYTES_MAX:
+                raise Unreadable(f"{path}, line {number} has more than {LINE_BYTES_MAX} bytes; no record has so many")
             try:
                 record = _record(orjson.loads(line)) if line.strip() else None
-            except (orjson.JSONDecodeError, ValidationError) as error:
+            except (ValueError, RecursionError) as error:  # pydantic's and orjson's are ValueErrors
                 why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
                 raise Unreadable(
                     f"{path}, line {number}: {why}; wanted are JSON lines as `replay --out` or `simulate --out` writes"
@@ -174,7 +177,7 @@ def _record(line: Any) -> Record | None:
         return Signal.model_validate(line.get("signal", line))
     if "incident" in line or "causes" in line:
         return Incident.model_validate(line.get("incident", line))
-    return Scrape.model_validate(line["record"]) if line.get("type") == Scrape.type else None
+    return Scrape.model_validate(line.get("record")) if line.get("type") == Scrape.type else None
 
 
 def _counted(found: Sequence[Record]) -> str:

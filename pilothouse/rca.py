@@ -124,7 +124,7 @@ def _facts(one: Ranked) -> list[str]:
 def _json(path: Path) -> Any:
     try:
         return json.loads(_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CaseError(f"{path}: not JSON: {error}") from None
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
@@ -26,21 +25,6 @@ class Window(NamedTuple):
 
     from_ms: int
     to_ms: int
-
-
-def instant(text: str) -> int:
-    """RFC 3339 or Unix seconds as Unix ms. Raises ValueError naming the text and what would be right."""
-    try:
-        return round(float(text) * 1000)
-    except ValueError:
-        pass
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ValueError(f"{text!r} is no instant; write 2026-11-20T08:00:00Z or Unix seconds") from None
-    if moment.tzinfo is None:
-        raise ValueError(f"{text!r} names no time zone; write 2026-11-20T08:00:00Z or Unix seconds")
-    return round(moment.timestamp() * 1000)
 
 
 @dataclass

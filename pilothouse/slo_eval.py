@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from pilothouse.csv_blocks import ROWS, Block, InputError, blocks
 from pilothouse.errors import Misuse
+from pilothouse.estate_files import EstateError, documents_of
 from processors import budgets
 from processors.budgets import EVENT, Burning, Counts, Terms, Track
 from schemas import openslo
@@ -28,6 +28,8 @@ from schemas.burn_rates import SEVERITIES
 from schemas.slo import Column, Indicator, Slo, Target, slos
 
 STEP_MS = 60_000
+EVENTS_MAX = 9e12
+"""Of a file: millionths of them are summed in 64 bits."""
 ALWAYS = 10**9  # windows that move by a step, however long they are
 
 
@@ -144,13 +146,12 @@ def evaluate(
 
 def _choose(path: Path, name: str | None) -> Slo:
     try:
-        content = [one for one in yaml.safe_load_all(path.read_text(encoding="utf-8")) if one is not None]
-        found = slos(openslo.DOCUMENTS.validate_python(content))
+        found = slos(openslo.DOCUMENTS.validate_python(documents_of(path)))
     except ValidationError as error:
         raise SloError(f"{path}: {'; '.join(dict.fromkeys(map(_fault, error.errors(include_url=False))))}") from None
-    except OSError as error:
-        raise SloError(f"{path} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
+    except EstateError as error:
+        raise SloError(str(error)) from None
+    except ValueError as error:
         raise SloError(f"{path} cannot be used: {error}") from None
     if not found:
         raise SloError(f"{path} holds no SLO; it needs a document with apiVersion: openslo/v1 and kind: SLO")
@@ -163,6 +164,9 @@ def _choose(path: Path, name: str | None) -> Slo:
 
 def _fault(one: ErrorDetails) -> str:
     """Which document and field, what stands there, and what would be right where the mistake is a common one."""
+    if one["type"].startswith("union_tag"):
+        known = ", ".join(openslo.KINDS)
+        return f"document {int(one['loc'][0]) + 1} is no OpenSLO document; its kind is one of {known}"
     place, _, *fields = (*one["loc"], 0, "")[: max(len(one["loc"]), 2)]
     where, field = f"document {int(place) + 1}", ".".join(map(str, fields))
     if not field:
@@ -203,6 +207,7 @@ class _Reader:
         self._last_ms: int | None = None
         self._totals: NDArray[np.float64] | None = None
         self.unmeasured = 0
+        self._events = 0.0
 
     def read(self, block: Block) -> Increments:
         """The increments of a block; a row in which something is missing was not measured."""
@@ -220,6 +225,11 @@ class _Reader:
             values, known = self._rises(values)
         self.unmeasured += int(np.sum(~whole) + np.sum(~known))
         counts = self._counts(values)
+        self._events += float(counts[1].sum()) / EVENT
+        if self._events > EVENTS_MAX:
+            raise InputError(
+                f"{self._path} counts more than {EVENTS_MAX:g} events up to line {block.line + len(block.rows)}"
+            )
         counts[2] = np.minimum(times - since, self._spacing_ms)
         return Increments(since[known], times[known], np.rint(counts.T[known]).astype(np.int64))
 

@@ -365,4 +365,5 @@ AnyDocument = Annotated[
     Slo | Sli | Service | DataSource | AlertPolicy | AlertCondition | AlertNotificationTarget,
     Field(discriminator="kind"),
 ]
+KINDS = ("SLO", "SLI", "Service", "DataSource", "AlertPolicy", "AlertCondition", "AlertNotificationTarget")
 DOCUMENTS: TypeAdapter[list[AnyDocument]] = TypeAdapter(list[AnyDocument])

@@ -6,6 +6,7 @@ Nothing heavy is imported here or by any file of commands: a command imports wha
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -112,6 +113,18 @@ def settings_of_running() -> Settings:
     from pilothouse.running import with_running
 
     return with_running(settings_now())
+
+
+def broker() -> tuple[Settings, dict[str, Any]]:
+    """Settings and aiokafka's arguments, for a command that reads or writes something and ends.
+
+    aiokafka says each failed attempt; the command says once what it means.
+    """
+    from pilothouse.settings import kafka_options
+
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
+    settings = settings_of_running()
+    return settings, kafka_options(settings)
 
 
 def estate_of(config: Path | None) -> Estate | None:

@@ -12,11 +12,11 @@ from pilothouse.commands.answers import (
     FINDING,
     Output,
     OutputOption,
+    broker,
     complain,
     errors_told,
     estate_of,
     misused,
-    settings_of_running,
     show,
 )
 
@@ -43,24 +43,24 @@ def replay(
     """Fold a window of the log again, isolated: nobody is notified, nothing is written to Kafka."""
     from pilothouse import programs
     from pilothouse import replay as replaying
-    from pilothouse.settings import kafka_options
+    from pilothouse.times import instant
 
     with errors_told():
-        settings = settings_of_running()
+        settings, kafka = broker()
         with errors_told(ValueError):
-            window = replaying.Window(replaying.instant(since), replaying.instant(until))
+            window = replaying.Window(instant(since), instant(until))
         estate = estate_of(config)
         result = asyncio.run(
             replaying.replay(
-                kafka_options(settings),
+                kafka,
                 programs.plans(estate, settings.steps),
                 window,
                 settings.topic_prefix,
                 compare=diff,
             )
         )
-    if out:
-        out.write_bytes(b"".join(line + b"\n" for line in result.told))
+        if out:
+            out.write_bytes(b"".join(line + b"\n" for line in result.told))
     show(result.summary(), output, result.text())
     raise typer.Exit(FINDING if diff and result.differs else 0)
 
@@ -86,7 +86,6 @@ def explain(
     from pilothouse import explain as explaining
     from pilothouse.explanation import UnknownId
     from pilothouse.explanation_text import text
-    from pilothouse.settings import kafka_options
 
     with errors_told():
         estate = estate_of(config)
@@ -94,8 +93,7 @@ def explain(
             if source:
                 made = explaining.explain_file(source, identity, estate)
             else:
-                settings = settings_of_running()
-                kafka = kafka_options(settings)
+                settings, kafka = broker()
                 made = asyncio.run(explaining.explain(kafka, identity, estate, settings.topic_prefix))
         except UnknownId as error:
             complain(str(error))

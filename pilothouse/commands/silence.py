@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from pilothouse.commands.answers import Output, OutputOption, errors_told, settings_of_running, show
+from pilothouse.commands.answers import Output, OutputOption, broker, errors_told, show
 
 app = typer.Typer(no_args_is_help=True, help="Withhold notifications for a while; incidents are told all the same.")
 
@@ -27,14 +27,13 @@ def silence_add(
 ) -> None:
     """Notify nobody of matching incidents for a while; what is open then is notified then."""
     from pilothouse import silence as silencing
-    from pilothouse.settings import kafka_options
 
     with errors_told():
-        at_ms, settings = silencing.now_ms(), settings_of_running()
+        at_ms, (settings, kafka) = silencing.now_ms(), broker()
         until_ms = at_ms + silencing.lasts_ms(length)
         made = silencing.made(cause, tenant, until_ms, author or silencing.author(), reason, at_ms)
         held = [silencing.Held(cell, made) for cell in cells]
-        asyncio.run(silencing.say(kafka_options(settings), held, at_ms, settings.topic_prefix))
+        asyncio.run(silencing.say(kafka, held, at_ms, settings.topic_prefix))
     show([one.as_json() for one in held], output, silencing.text(held))
 
 
@@ -42,11 +41,9 @@ def silence_add(
 def silence_list(output: OutputOption = Output.TEXT) -> None:
     """What is silenced now, for how long, by whom and why."""
     from pilothouse import silence as silencing
-    from pilothouse.settings import kafka_options
 
     with errors_told():
-        settings = settings_of_running()
-        kafka = kafka_options(settings)
+        settings, kafka = broker()
         held = asyncio.run(silencing.held(kafka, silencing.now_ms(), settings.topic_prefix))
     show([one.as_json() for one in held], output, silencing.text(held))
 
@@ -59,10 +56,9 @@ def silence_end(
 ) -> None:
     """End a silence now; what it holds back and is open is notified."""
     from pilothouse import silence as silencing
-    from pilothouse.settings import kafka_options
 
     with errors_told():
-        settings = settings_of_running()
-        kafka, who = kafka_options(settings), author or silencing.author()
+        settings, kafka = broker()
+        who = author or silencing.author()
         held = asyncio.run(silencing.end(kafka, identity, who, silencing.now_ms(), settings.topic_prefix))
     show([one.as_json() for one in held], output, silencing.text(held))

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pilothouse.commands.answers import Output, OutputOption, errors_told, misused, settings_of_running, show
+from pilothouse.commands.answers import Output, OutputOption, broker, errors_told, misused, show
 
 app = typer.Typer(no_args_is_help=True, help="The governed topics: what they are, what is in them.")
 
@@ -63,17 +63,16 @@ def topics_tail(
 ) -> None:
     """Live records of a topic."""
     from pilothouse import tail
-    from pilothouse.settings import kafka_options
     from schemas.topics import TOPICS
 
     known = [one.name for one in TOPICS if one.model]
     if topic not in known:
         raise misused(f"topic {topic!r} is unknown; known are {', '.join(known)}")
     with errors_told():
-        settings = settings_of_running()
+        settings, kafka = broker()
         asyncio.run(
             tail.tail(
-                kafka_options(settings),
+                kafka,
                 settings.topic_prefix + topic,
                 output is Output.JSON,
                 count,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.markup import escape
 
+from pilothouse.terminal import clean
 from schemas.records import Incident, Phase
 
 
@@ -20,7 +21,8 @@ class Story:
 
     def say(self, text: str, style: str = "") -> None:
         """A plain line."""
-        shown = f"[{style}]{escape(text)}[/{style}]" if style else escape(text)
+        safe = escape(clean(text))
+        shown = f"[{style}]{safe}[/{style}]" if style else safe
         self._console.print(f"[dim]{self._stamp()}[/dim] {shown}")
 
     def done(self, text: str) -> None:
@@ -52,7 +54,7 @@ class Story:
             self._detail(f"do    {incident.advice}")
 
     def _detail(self, text: str) -> None:
-        self._console.print(f"         {escape(text)}", style="dim", soft_wrap=True)
+        self._console.print(f"         {escape(clean(text))}", style="dim", soft_wrap=True)
 
     def _stamp(self) -> str:
         return "   start" if self.began_s is None else f"{self._clock() - self.began_s:7.1f}s"

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
-import yaml
 from pydantic import ValidationError
 
 from pilothouse.errors import Misuse
+from pilothouse.estate_files import EstateError, documents_of
 from pilothouse.simulate import healthy as healthy_estate
 from pilothouse.simulate import runs, scoring
 from pilothouse.simulate import scenarios as scripted
@@ -75,9 +75,10 @@ def settings_of(path: Path | None) -> Settings:
     if path is None:
         return {}
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise SimulateError(f"{path}: {error}") from error
+        documents = documents_of(path)
+    except EstateError as error:
+        raise SimulateError(str(error)) from None
+    data = documents[0] if len(documents) == 1 else None
     if not isinstance(data, dict) or not all(isinstance(one, dict) for one in data.values()):
         raise SimulateError(f"{path}: must be tunables by step, such as `baseline: {{limit: 6}}`")
     known = {**STEPS, **ON_REQUEST}
@@ -85,7 +86,7 @@ def settings_of(path: Path | None) -> Settings:
         if step not in known:
             raise SimulateError(f"{path}: step {step!r} is unknown; known are {', '.join(known)}")
         try:
-            known[step].config(cell="any", **values)
+            known[step].config(**{**values, "cell": "any"})
         except ValidationError as error:
             first = error.errors()[0]
             raise SimulateError(f"{path}: {step}.{'.'.join(map(str, first['loc']))}: {first['msg']}") from error

@@ -143,7 +143,7 @@ def test_a_constant_has_no_anomaly(write: Write, tmp_path: Path) -> None:
         ("timestamp,value\n1400000000,inf\n", "line 2: value is infinite"),
         ("timestamp,value\nyesterday,1\n", "line 2: timestamp: 'yesterday' is no instant"),
         ("timestamp,value\n1400000000\n", "line 2 has 1 cells and none for value"),
-        ("timestamp,value\n-5,1\n", "line 2: timestamp -5 is before 1970"),
+        ("timestamp,value\n-5,1\n", "line 2: timestamp: '-5' is before 1970"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_with_what_is_wrong(
