@@ -9,6 +9,9 @@ from typing import Any
 
 from pilothouse.terminal import shown
 
+IN_THE_CLEAR = "Sending username and password in the clear"
+"""aiokafka says so at each connection with SASL and without TLS."""
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -44,6 +47,8 @@ def configure() -> None:
     """To standard error, our own from INFO on."""
     handler = _ToStandardError()
     handler.setFormatter(Fields("%(asctime)s.%(msecs)03dZ %(levelname)s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"))
+    # With our own broker that is the loopback; whoever names another broker without TLS has chosen so.
+    handler.addFilter(lambda record: record.msg != IN_THE_CLEAR)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     for name in ("ingest", "processors", "sinks", "pilothouse"):
         logging.getLogger(name).setLevel(logging.INFO)

@@ -33,7 +33,7 @@ def environment(settings: Settings) -> dict[str, str]:
     }
     # A broker with credentials came from the environment and stays there as it was written.
     if settings.kafka and not os.environ.get("PILOTHOUSE_KAFKA"):
-        told["PILOTHOUSE_KAFKA"] = settings.kafka.bootstrap
+        told["PILOTHOUSE_KAFKA"] = settings.kafka.written or settings.kafka.bootstrap
     return told
 
 

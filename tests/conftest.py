@@ -37,7 +37,7 @@ def embedded_settings() -> Iterator[Settings]:
 @pytest.fixture(scope="session")
 async def stack(embedded_settings: Settings) -> AsyncIterator[Stack]:
     """The three servers, up. A test that stops one must start it again."""
-    async with Stack(embedded_settings, postgres=[STORE], valkey=[STORE]) as stack:
+    async with Stack(embedded_settings, postgres=[STORE], valkey=[STORE], open_kafka=True) as stack:
         yield stack
 
 

@@ -38,7 +38,7 @@ from pilothouse.demo.receiver import Receiver
 from pilothouse.demo.story import Story
 from pilothouse.programs import GROUP, plan
 from pilothouse.services.child import DataDirError, ServiceError
-from pilothouse.services.stack import STORE, Stack
+from pilothouse.services.stack import MARKER, STORE, Stack
 from pilothouse.settings import Settings
 from pilothouse.supervisor import Program, Supervisor
 from pilothouse.whole import environment, make_topics, our_programs
@@ -48,7 +48,7 @@ from schemas.estate import Receiver as ReceiverKeys
 from schemas.records import Incident, Signal
 from schemas.topics import DETECTIONS, INCIDENTS
 
-MARKER, CONFIG = "demo.json", "estate"
+CONFIG = "estate"
 STARTUP_S = 10.0  # from planning to the first live record; a peak is announced by it
 FIRST_RECORD_TIMEOUT_S = 90.0
 FOLD_TIMEOUT_S = 600.0

