@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import signal
@@ -65,7 +64,7 @@ async def make_topics(settings: Settings) -> None:
 
 
 async def up(estate: Estate, config: Path, settings: Settings) -> None:
-    """Run until SIGTERM or Ctrl-C."""
+    """Run until SIGTERM or Ctrl-C. Raises GivenUp when a program cannot run as it is set up."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -76,9 +75,15 @@ async def up(estate: Estate, config: Path, settings: Settings) -> None:
         await supervisor.up()
         for program in supervisor.programs:
             sys.stdout.write(f"{program.name} runs as pid {program.pid}, its log is {program.log}\n")
-        watch = asyncio.create_task(supervisor.watch())
-        await stop.wait()
-        watch.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await watch
-        await supervisor.down()
+        sys.stdout.flush()
+        stopped, watch = asyncio.create_task(stop.wait()), asyncio.create_task(supervisor.watch())
+        try:
+            await asyncio.wait({stopped, watch}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ended = watch.exception() if watch.done() and not watch.cancelled() else None
+            stopped.cancel()
+            watch.cancel()
+            await asyncio.gather(stopped, watch, return_exceptions=True)
+            await supervisor.down()
+        if ended is not None:
+            raise ended

@@ -43,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 LAUNCHER = Path(__file__).with_name("launch.py")
 LOGS_KEPT = 5  # of earlier starts, per child
-LOG_TAIL_LINES = 12
+LOG_TAIL_LINES, LOG_TAIL_BYTES = 12, 16_384
 CHECK_PAUSE_S = 0.05
 SAME_START_S = 2.0  # psutil computes start times from the boot time, which moves with the clock
 
@@ -234,7 +234,7 @@ class Child(ABC):
 
     async def _unready(self) -> str:
         if not self.running:
-            raise StartError(f"{self.name} ended with {self._exit_code()} while starting.{self._log_tail()}")
+            raise StartError(f"{self.name} ended with {self.exit_code} while starting.{self._log_tail()}")
         return await self.check()
 
     async def _ended(self) -> None:
@@ -263,12 +263,19 @@ class Child(ABC):
     def _pid_file(self) -> Path:
         return self.home / "pid.json"
 
-    def _exit_code(self) -> int | None:
+    @property
+    def exit_code(self) -> int | None:
+        """Of the main process once it has ended; below 0 the signal that killed it."""
         return self._process.returncode if self._process else None
 
+    def last_words(self) -> str:
+        """The end of what it wrote to its log, at most a few lines."""
+        with self.log.open("rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - LOG_TAIL_BYTES, 0))
+            return _indented(file.read().decode(errors="replace").splitlines())
+
     def _log_tail(self) -> str:
-        lines = self.log.read_text(errors="replace").splitlines()
-        return f" The end of {self.log}:\n{_indented(lines)}"
+        return f" The end of {self.log}:\n{self.last_words()}"
 
 
 def remembered_port(name: str, home: Path) -> int:
