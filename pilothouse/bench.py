@@ -10,13 +10,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pilothouse.errors import Unreachable
 from pilothouse.services.stack import STORE, Stack
 from pilothouse.settings import Settings
 
 NAMES = ("pipeline", "sink", "latency", "correlator", "rootcause")
 SERVERLESS = frozenset({"rootcause"})
+LATEST_S = 10.0
+"""How long the alerts of `latency` are waited for after the last event."""
 LABELLED = "detect"
 """Needs a folder of labelled data, and no servers."""
+
+
+class Shortfall(Unreachable):
+    """A measurement did not come to its end; the message says what was missing."""
 
 
 async def run(settings: Settings, names: list[str]) -> dict[str, dict[str, Any]]:
@@ -43,7 +50,10 @@ def labelled(data: Path, out: Path | None) -> dict[str, Any]:
 
 
 async def _measure(name: str, settings: Settings) -> dict[str, Any]:
-    found: dict[str, Any] = await importlib.import_module(f"pilothouse.evaluation.{name}").measure(settings)
+    try:
+        found: dict[str, Any] = await importlib.import_module(f"pilothouse.evaluation.{name}").measure(settings)
+    except (TimeoutError, RuntimeError) as error:
+        raise Shortfall(f"bench {name}: {str(error) or 'took too long'}") from error
     return found
 
 

@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pilothouse.errors import Failing
@@ -81,8 +82,9 @@ def process(estate: Estate, settings: Settings, instance: str | None = None) -> 
     worker, fleet = (
         Worker(one, kafka_options(settings), settings.topic_prefix) for one in plans(estate, settings.steps)
     )
+    home = _private(settings.data_dir / "processors")
     with telemetry.reporting(settings, "process", instance, lambda: telemetry.of_worker(worker.counts())):
-        run_worker(worker, settings.topic_prefix + GROUP, str(settings.data_dir / "processors"), instance, fleet)
+        run_worker(worker, settings.topic_prefix + GROUP, str(home), instance, fleet)
 
 
 def sink(names: list[str], estate: Estate, settings: Settings, instance: str | None = None) -> None:
@@ -141,6 +143,14 @@ def resolved(reference: str | Reference | None, wanted_by: str) -> str:
         return "" if reference is None else resolve(reference, wanted_by, os.environ)
     except ConfigurationError as error:
         raise ValueError(str(error)) from error
+
+
+def _private(directory: Path) -> Path:
+    """A directory that is closed to others, as is what this program writes from now on."""
+    os.umask(0o077)
+    directory.mkdir(parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    return directory
 
 
 def _until_stopped(work: Callable[[asyncio.Event], Awaitable[None]]) -> None:

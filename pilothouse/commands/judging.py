@@ -14,6 +14,7 @@ from pilothouse.commands.answers import (
     FINDING,
     Output,
     OutputOption,
+    complain,
     errors_told,
     misused,
     progress,
@@ -121,6 +122,10 @@ def bench(
         answers = asyncio.run(benches.run(settings_now(), list(benches.NAMES) if name == "all" else [name]))
     answer: Any = answers if name == "all" else answers[name]
     show(answer, output, "\n".join(f"{key:32} {value}" for key, value in _flat(answer)))
+    missing = [cell for one in answers.values() for cell in one.get("missing", ())]
+    if missing:
+        complain(f"no alert came within {benches.LATEST_S:g} s of {', '.join(missing)}")
+        raise typer.Exit(FINDING)
 
 
 def _bench_labelled(data: Path | None, out: Path | None, output: Output) -> None:

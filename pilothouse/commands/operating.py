@@ -146,7 +146,9 @@ def demo(
     data: Annotated[
         Path | None, typer.Option(help="Data directory; a new one under the default one when left out.")
     ] = None,
-    no_console: Annotated[bool, typer.Option("--no-console", help="Do not serve the console.")] = False,
+    no_console: Annotated[
+        bool, typer.Option("--no-console", help="Do not tell the story on the terminal; only the figures at the end.")
+    ] = False,
 ) -> None:
     """One company through every layer: real servers, real load, real faults. It stands in for Odoo."""
     from pilothouse.demo.run import demo as run_demo
@@ -156,4 +158,4 @@ def demo(
         settings = settings_now()
         if data:
             settings = settings.model_copy(update={"data_dir": data.absolute()})
-        raise typer.Exit(asyncio.run(run_demo(settings, seconds, scenario, report, console=not no_console)))
+        raise typer.Exit(asyncio.run(run_demo(settings, seconds, scenario, report, tells=not no_console)))

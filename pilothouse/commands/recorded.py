@@ -46,9 +46,9 @@ def replay(
     from pilothouse.times import instant
 
     with errors_told():
-        settings, kafka = broker()
         with errors_told(ValueError):
             window = replaying.Window(instant(since), instant(until))
+        settings, kafka = broker()
         estate = estate_of(config)
         result = asyncio.run(
             replaying.replay(

@@ -61,10 +61,12 @@ GITHUB_KEY, ALERT_URL, ALERT_KEY = "PILOTHOUSE_DEMO_GITHUB", "PILOTHOUSE_DEMO_AL
 Group = tuple[Fault, ...]
 
 
-async def demo(settings: Settings, seconds: float, scenario: str, report_file: Path | None, *, console: bool) -> int:
-    """Run the demo; gives the exit code: 0 when all was seen as it was, 1 when not."""
+async def demo(
+    settings: Settings, seconds: float, scenario: str, report_file: Path | None, *, tells: bool = True
+) -> int:
+    """Run the demo; gives the exit code: 0 when all was seen as it was, 1 when not. Unless it `tells`, only the end is said."""
     logs.configure()
-    story, stop = Story(), asyncio.Event()
+    story, stop = Story(tells=tells), asyncio.Event()
     names = _names(scenario)
     slots = timeline.slots(len(names), seconds)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -345,6 +347,7 @@ async def _wait(until_s: float, stop: asyncio.Event) -> bool:
 
 
 def _conclude(story: Story, made: dict[str, Any]) -> None:
+    story.tells = True
     for fault in made["faults"]:
         right = fault["named_cause"] == fault["true_cause"]
         after = f"{fault['detected_at'] - fault['injected_at']:.1f} s" if fault["detected_at"] else "never"

@@ -15,12 +15,18 @@ from schemas.records import Incident, Phase
 class Story:
     """Prints lines with the seconds since the first live record."""
 
-    def __init__(self, console: Console | None = None, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, console: Console | None = None, clock: Callable[[], float] = time.time, *, tells: bool = True
+    ) -> None:
         self._console, self._clock = console or Console(highlight=False), clock
+        self.tells = tells
+        """Whether anything is printed."""
         self.began_s: float | None = None
 
     def say(self, text: str, style: str = "") -> None:
         """A plain line."""
+        if not self.tells:
+            return
         safe = escape(clean(text))
         shown = f"[{style}]{safe}[/{style}]" if style else safe
         self._console.print(f"[dim]{self._stamp()}[/dim] {shown}")
@@ -54,6 +60,8 @@ class Story:
             self._detail(f"do    {incident.advice}")
 
     def _detail(self, text: str) -> None:
+        if not self.tells:
+            return
         self._console.print(f"         {escape(clean(text))}", style="dim", soft_wrap=True)
 
     def _stamp(self) -> str:

@@ -11,12 +11,14 @@ import asyncio
 import contextlib
 import os
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from aiokafka import AIOKafkaProducer
 
+from pilothouse.bench import LATEST_S
 from pilothouse.demo.receiver import Receiver
 from pilothouse.evaluation.estate import CELLS, POINTS, Estate, cell
 from pilothouse.settings import Settings
@@ -28,11 +30,11 @@ from schemas.topics import INPUTS, topic_of
 
 SCRAPES_A_SECOND = 100
 URL, KEY = "PILOTHOUSE_BENCH_URL", "PILOTHOUSE_BENCH_KEY"
-WARM_UP_S, EVENT_EVERY_S, LAST_S = 12.0, 2.0, 10.0
+WARM_UP_S, EVENT_EVERY_S = 12.0, 2.0
 
 
 async def measure(settings: Settings, events: int = 25) -> dict[str, Any]:
-    """`p50_s` and `p99_s` of `events` alerts, with the rate of points that was reached."""
+    """`p50_s` and `p99_s` of `events` alerts, with the rate of points that was reached and the cells whose alert never came."""
     config = settings.data_dir / "estate"
     await make_topics(settings)
     async with Receiver() as receiver:
@@ -44,7 +46,7 @@ async def measure(settings: Settings, events: int = 25) -> dict[str, Any]:
             sent, rate = await _drive(settings, events)
         finally:
             await supervisor.down()
-        return _answer(sent, receiver, rate)
+        return answer(sent, receiver.alerts, rate)
 
 
 def _write_estate(config: Path, events: int) -> None:
@@ -83,7 +85,7 @@ async def _drive(settings: Settings, events: int) -> tuple[dict[str, float], flo
             await source.send(_lock(place))
             await asyncio.sleep(EVENT_EVERY_S)
         rate = (source.estate.scrapes - before) * POINTS / (time.monotonic() - began)
-        await asyncio.sleep(LAST_S)
+        await asyncio.sleep(LATEST_S)
     finally:
         flow.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -143,19 +145,23 @@ def _lock(place: str) -> OperationsEvent:
     )
 
 
-def _answer(sent: dict[str, float], receiver: Receiver, rate: float) -> dict[str, Any]:
+def answer(sent: Mapping[str, float], alerts: Iterable[tuple[float, Any]], rate: float) -> dict[str, Any]:
+    """The figures of events sent (Unix s by cell) and of the alerts that came (Unix s and body)."""
     took: dict[str, float] = {}
-    for at_s, body in receiver.alerts:
+    for at_s, body in alerts:
         place = body["data"]["cell"]
         if place in sent:
             took.setdefault(place, at_s - sent[place])
-    if missing := sorted(sent.keys() - took.keys()):
-        raise RuntimeError(f"no alert came of {', '.join(missing)}; see the programs' logs in the data directory")
+    # An alert that never came took longer than any that did: a percentile that falls on one is not known.
     ordered = sorted(took.values())
+    p50, p99 = (
+        round(ordered[place], 3) if (place := int(share * len(sent))) < len(ordered) else None for share in (0.5, 0.99)
+    )
     return {
-        "p50_s": round(ordered[len(ordered) // 2], 3),
-        "p99_s": round(ordered[min(int(0.99 * len(ordered)), len(ordered) - 1)], 3),
+        "p50_s": p50,
+        "p99_s": p99,
         "events": len(sent),
+        "missing": sorted(sent.keys() - took.keys()),
         "points_per_second": round(rate),
     }
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from pilothouse.cli import app
+from pilothouse.demo.story import Story
+from pilothouse.evaluation import latency
 
 ESTATE = "cells: [{name: eu1, tenants: [{name: acme}]}]\n"
 SERVICE = "apiVersion: openslo/v1\nkind: Service\nmetadata: {name: orders}\nspec: {}\n"
@@ -37,7 +41,7 @@ def test_check_says_whose_alerts_no_route_takes(tmp_path: Path) -> None:
 def test_check_says_what_keys_without_a_scope_may_write(tmp_path: Path) -> None:
     keys = "[{env: EDI_KEY, cells: [eu1], topics: [events.business.v1]}, {env: OLD_KEY}]"
     (tmp_path / "estate.yaml").write_text(ESTATE + f"receivers: [{{name: events, keys: {keys}}}]")
-    result = run("check", "-c", str(tmp_path))
+    result = run("check", "-c", str(tmp_path), EDI_KEY="x" * 40, OLD_KEY="y" * 40)
     assert result.exit_code == 0
     assert "receiver events: key EDI_KEY may write all tenants of the estate; cells, tenants and" in result.stdout
     assert "receiver events: key OLD_KEY may write all cells and tenants and topics of the estate" in result.stdout
@@ -158,6 +162,40 @@ def test_topics_export_writes_contracts(tmp_path: Path) -> None:
     assert run("topics", "export", str(tmp_path)).exit_code == 0
     assert (tmp_path / "asyncapi.yaml").exists()
     assert (tmp_path / "odcs" / "telemetry.metrics.v1.yaml").exists()
+
+
+def test_a_shortfall_of_a_benchmark_is_a_finding_with_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    alerts = [(100.0 + number, {"data": {"cell": f"c{number}"}}) for number in range(9)]
+    answer = latency.answer({f"c{number}": 100.0 for number in range(10)}, alerts, 5e4)
+    assert (answer["p50_s"], answer["p99_s"], answer["missing"]) == (5.0, None, ["c9"])
+
+    async def measured(*_: object) -> dict[str, object]:
+        return {"latency": answer}
+
+    monkeypatch.setattr("pilothouse.bench.run", measured)
+    result = CliRunner().invoke(app, ["bench", "latency", "-o", "json"])
+    assert (result.exit_code, json.loads(result.stdout)["p50_s"]) == (1, 5.0)
+    assert "no alert came within 10 s of c9" in result.stderr
+
+
+def test_a_benchmark_that_ends_early_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fails(*_: object) -> dict[str, object]:
+        raise TimeoutError
+
+    monkeypatch.setattr("pilothouse.evaluation.rootcause.measure", fails)
+    result = CliRunner().invoke(app, ["bench", "rootcause"])
+    assert (result.exit_code, result.stderr) == (3, "pilothouse: bench rootcause: took too long\n")
+
+
+def test_without_console_the_demo_says_only_how_it_ended() -> None:
+    out = io.StringIO()
+    story = Story(Console(file=out), tells=False)
+    story.say("a step")
+    story.done("a fault")
+    assert out.getvalue() == ""
+    story.tells = True
+    story.say("the \x1b[2Jend")
+    assert "the \N{REPLACEMENT CHARACTER}[2Jend" in out.getvalue()
 
 
 def test_a_benchmark_may_count_by_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
