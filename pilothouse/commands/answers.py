@@ -5,6 +5,7 @@ Nothing heavy is imported here or by any file of commands: a command imports wha
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -25,6 +26,20 @@ if TYPE_CHECKING:
     from schemas.estate import Estate
 
 FINDING, MISUSE, UNREACHABLE = 1, 2, 3
+_OF_PATHS = frozenset(
+    (
+        errno.ENOENT,
+        errno.EISDIR,
+        errno.ENOTDIR,
+        errno.EACCES,
+        errno.EPERM,
+        errno.ELOOP,
+        errno.ENAMETOOLONG,
+        errno.EROFS,
+        errno.EEXIST,
+        errno.EINVAL,
+    )
+)
 
 
 class Output(StrEnum):
@@ -73,7 +88,9 @@ def _outside(error: BaseException) -> int | None:
         return FINDING
     if type(error).__module__.partition(".")[0] in ("aiokafka", "asyncpg", "redis", "socket"):
         return UNREACHABLE
-    return MISUSE if isinstance(error, OSError) else None
+    if isinstance(error, OSError):
+        return MISUSE if error.errno in _OF_PATHS else UNREACHABLE  # a full disk, a port in use: not by what was asked
+    return None
 
 
 def _is_misconfigured(error: BaseException) -> bool:

@@ -21,6 +21,7 @@ from pilothouse.commands.answers import (
     settings_now,
     show,
 )
+from pilothouse.terminal import clean
 
 app = typer.Typer()
 
@@ -50,7 +51,7 @@ def _say_rows() -> Callable[[Path, int], None]:
         nonlocal said
         if time.monotonic() - said >= 10:
             said = time.monotonic()
-            typer.echo(f"{path}: {rows:,} rows", err=True)
+            typer.echo(clean(f"{path}: {rows:,} rows"), err=True)
 
     return say
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from pilothouse.commands.answers import Output, OutputOption, broker, errors_told, misused, show
+from pilothouse.terminal import clean
 
 app = typer.Typer(no_args_is_help=True, help="The governed topics: what they are, what is in them.")
 
@@ -51,7 +52,7 @@ def topics_export(
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(text, encoding="utf-8")
                 written += 1
-    typer.echo(f"{written} files in {directory}")
+    typer.echo(clean(f"{written} files in {directory}"))
 
 
 @app.command("tail", epilog="Example: pilothouse topics tail signals.incidents.v1 -o json")
