@@ -17,13 +17,14 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import ValidationError
 
+from ingest.app import IngestSettings, ReceiverSettings, configured
 from ingest.collector import CollectorKind, Target
 from ingest.collectors.registry import COLLECTORS
 from ingest.receivers.registry import RECEIVERS
 from ingest.references import ConfigurationError, resolve
 from pilothouse.estate_files import Finding, Place, Source, read, refused, sentence
 from schemas import masking
-from schemas.estate import Cell, Estate, Reference, Resource
+from schemas.estate import Cell, Estate, Receiver, Reference, Resource
 from sinks import alerts
 from sinks.context import Context
 
@@ -145,9 +146,14 @@ class _Look:
         if kind and len(keys) == len(receiver.keys):
             _learn(*keys)
             try:
-                kind.make(self.estate, tuple(keys))
+                configured(self._bare(), _ingesting(receiver), self.environ)
             except (ValueError, ConfigurationError) as error:
                 yield (*place, "keys"), masking.masked(str(error))
+
+    def _bare(self) -> Estate:
+        """The estate without its resources."""
+        cells = tuple(cell.model_copy(update={"resources": ()}) for cell in self.estate.cells)
+        return self.estate.model_copy(update={"cells": cells})
 
     def _route(self, number: int) -> Iterator[Found]:
         route, place = self.estate.routes[number], ("routes", number)
@@ -184,6 +190,12 @@ class _Look:
         """Whether a key is as it stands in the files, or was left out because it is wrong."""
         moved = self.source.moved(place)
         return (*moved, key) not in self.source.left_out
+
+
+def _ingesting(receiver: Receiver) -> IngestSettings:
+    """Ingest with one receiver, which is made and not started."""
+    settings = {receiver.name: ReceiverSettings(keys=receiver.keys)}
+    return IngestSettings(spool=Path("unused"), kafka={}, receivers=settings)
 
 
 def _learn(*values: str) -> None:
