@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from pilothouse.cli import app
 from processors.fold import PartitionFold, Plan
 from processors.steps.registry import STEPS
+from schemas.calendar import ALWAYS_OPEN
 from schemas.codec import Envelope, Received
 from schemas.records import Heartbeat, Incident, Record, Scrape, Signal
 from schemas.topics import DETECTIONS, INCIDENTS, INPUTS, METRICS
@@ -71,7 +72,7 @@ async def test_a_signal_is_explained_with_what_was_measured_around_it(bus: Bus, 
     assert made["cause"] == CAUSE
     assert made["evidence"][0]["value"] == 0.9
     assert made["evidence"][0]["distance"] > 7
-    assert made["calendar_phase"] == "open"
+    assert made["calendar_phase"] == ALWAYS_OPEN.at(story.signals[0].time_ms).phase
     (measured,) = made["measured"]
     assert measured["before"]["median"] < 0.01 < measured["during"]["max"] == 0.9
     assert [one["phase"] for one in made["told"]] == [one.phase for one in story.signals if one.id == made["id"]]
