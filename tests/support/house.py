@@ -40,7 +40,7 @@ cells:
     tenants: [{{name: acme}}, {{name: borealis}}]
     resources:
       - {{name: odoo-eu1, system: odoo_log, url: "file://{log}", interval_s: {interval_s}, options: {{ship: all}}}}
-      - {{name: valkey-eu1, system: redis, url: "{redis}", interval_s: {interval_s}}}
+      - {{name: valkey-eu1, system: redis, url: {{env: HOUSE_VALKEY}}, interval_s: {interval_s}}}
 """
 OTHERS = """
   - {name: eu2, tenants: [{name: acme}]}
@@ -197,10 +197,10 @@ async def house(settings: Settings, directory: Path, *, is_idle: bool = False) -
         log, config = directory / "odoo.log", directory / "estate"
         log.touch()
         config.mkdir(exist_ok=True)
-        told = ESTATE.format(log=log, redis=stack.valkey["eu1"].url, interval_s=15 if is_idle else 0.5)
+        told = ESTATE.format(log=log, interval_s=15 if is_idle else 0.5)
         (config / "estate.yaml").write_text(told if is_idle else told + OTHERS)
         before = dict(os.environ)
-        os.environ.update(environment(stack.settings))
+        os.environ.update(environment(stack.settings) | {"HOUSE_VALKEY": stack.valkey["eu1"].url})
         await make_topics(stack.settings)
         supervisor = Supervisor(our_programs(load(config), config, stack.settings))
         watch = asyncio.create_task(supervisor.watch())
