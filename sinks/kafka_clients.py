@@ -82,7 +82,8 @@ class Kafka:
             rebalance_timeout_ms=int(config.session_timeout_s * 1000),
             fetch_max_bytes=config.fetch_bytes_max,
             max_partition_fetch_bytes=min(config.fetch_bytes_max, 4 * 1024 * 1024),
-            fetch_max_wait_ms=200,
+            # The broker answers as soon as there is a record; this is how often an idle sink asks for nothing.
+            fetch_max_wait_ms=1_000,
             request_timeout_ms=int(config.request_timeout_s * 1000),
             metadata_max_age_ms=METADATA_MAX_AGE_MS,
         )

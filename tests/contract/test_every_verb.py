@@ -191,7 +191,8 @@ def test_garbage_in_any_file_is_said_and_never_a_traceback(
     if name == "simulate":
         good.pop("config")
     for parameter in paths:
-        for what, path in garbage.items():
+        # Where it only writes, what counts is what stands there; the same files would be written again and again.
+        for what, path in garbage.items() if name != "topics export" else list(garbage.items())[-6:]:
             values = {one.name: good[one.name] for one in paths if one.name in good and one.name != "report"}
             if name == "explain" or name == "simulate":
                 values = {}
