@@ -7,9 +7,8 @@ up; what the programs would refuse at their start is found here, all at once. Wa
 from __future__ import annotations
 
 import difflib
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,8 @@ from ingest.receivers.registry import RECEIVERS
 from ingest.references import ConfigurationError, resolve
 from pilothouse.estate_files import Finding, Place, Source, read, refused, sentence
 from schemas import masking
-from schemas.estate import Cell, Estate, Receiver, Reference, Resource
-from sinks import alerts
-from sinks.context import Context
+from schemas.estate import Cell, Estate, Receiver, Reference, Resource, Route
+from sinks.alerts_route import checked_key, checked_url
 
 SECRET_MIN = 3
 """Shorter values are not learned: masking them would tear other words apart."""
@@ -157,25 +155,17 @@ class _Look:
 
     def _route(self, number: int) -> Iterator[Found]:
         route, place = self.estate.routes[number], ("routes", number)
-        values: dict[str, str] = {}
-        for name in ("url", "secret"):
-            reference = getattr(route, name)
-            told, value = self._value(reference, (*place, name))
+        looks: tuple[tuple[str, Callable[[Route, str], object]], ...] = (("url", checked_url), ("secret", checked_key))
+        for name, look in looks:
+            told, value = self._value(getattr(route, name), (*place, name))
             yield from told
             if value is None or not self._is_right(place, name):
-                return
-            values[name] = value
-        scheme = values["url"].partition("://")[0].lower()
-        if scheme not in ("http", "https"):
-            yield (*place, "url"), f"route {route.name}: the url must begin with https:// or http://"
-            return
-        estate = self.estate.model_copy(update={"routes": (route,)})
-        _learn(*values.values())
-        given = {id(route.url): values["url"], id(route.secret): values["secret"]}
-        try:
-            alerts.make(Context({}, estate, lambda one, _: given[id(one)], time.time))
-        except (ValueError, ConfigurationError) as error:
-            yield place, masking.masked(str(error))
+                continue
+            _learn(value)
+            try:
+                look(route, value)
+            except ValueError as error:
+                yield (*place, name), masking.masked(str(error))
 
     def _value(self, reference: str | Reference | None, place: Place) -> tuple[list[Found], str | None]:
         """What stands behind a reference, or why it is not known."""

@@ -83,7 +83,7 @@ def test_check_reads_openslo_documents_wherever_they_stand(tmp_path: Path) -> No
         ("{name: r, url: 'http://169.254.169.254/latest'}", "route r: its url leads to a link-local address"),
         ("{name: r, url: 'http://[::ffff:10.0.0.1]/x'}", "allow_private: true"),
         ("{name: r, url: 'https://x.example:99999/x'}", "route r: its url must be https://host/path; its port"),
-        ("{name: r, url: 'https://user:hidden@x.example/x'}", "route r: its url holds a user or a password"),
+        ("{name: r, url: 'https://user:hidden@x.example/x'}", "routes.0.url: the url holds a password before its host"),
         ("{name: r, url: {env: HOOK}, secret: {env: WEAK}}", "route r: its secret has 6 bytes"),
         ("{name: r, url: {env: LOCAL}}", "route r: its url leads to this machine"),
     ],
@@ -101,7 +101,9 @@ def test_check_says_which_route_cannot_work_without_its_secrets(tmp_path: Path, 
 def test_check_takes_a_receiver_inside_that_is_allowed_and_a_secret_that_is_elsewhere(tmp_path: Path) -> None:
     routes = "routes: [{name: r, url: 'http://127.0.0.1/x', allow_private: true, secret: {env: NOWHERE}}]"
     (tmp_path / "estate.yaml").write_text(ESTATE + routes)
-    assert run("check", "-c", str(tmp_path)).exit_code == 0
+    assert run("check", "-c", str(tmp_path), "--no-references").exit_code == 0
+    result = run("check", "-c", str(tmp_path))
+    assert (result.exit_code, "NOWHERE is not set" in result.stderr) == (1, True)
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def estate(folder: Path, text: str, name: str = "estate.yaml") -> Path:
         (CELL % "\n  {name: r, system: host, url: 'http://x'}", 2, "takes no url"),
         (f"{PLAIN}receivers:\n- {{name: gitlab, keys: [{{env: URL}}]}}\n", 3, "receiver 'gitlab' is unknown; known are"),
         (f"{PLAIN}receivers:\n- {{name: github, keys: [{{env: NOWHERE}}]}}\n", 3, "variable NOWHERE is not set"),
-        (f"{PLAIN}routes:\n- {{name: r, url: 'ftp://x/y'}}\n", 3, "must begin with https:// or http://"),
+        (f"{PLAIN}routes:\n- {{name: r, url: 'ftp://x/y'}}\n", 3, "url must be https://host/path"),
         (f"{PLAIN}routes:\n- {{name: r, url: 'https://x/y', secret: {{env: NOWHERE}}}}\n", 3, "NOWHERE is not set"),
         (f"{PLAIN}routes:\n- {{name: r, url: 'https://x/y', cells: [eu9]}}\n", 3, "cell 'eu9' is not declared"),
         (CELL % "\n  {name: a, system: host, depends_on: [b]},\n  {name: b, system: host, depends_on: [a]}", 2, "a -> b -> a"),
