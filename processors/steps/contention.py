@@ -178,7 +178,7 @@ class Taken(NamedTuple):
 def _take(config: Config, state: State, pool: Pool, scrape: Scrape, layout: Layout, own: Columns) -> Taken:
     """What each tenant takes now: rates of sums, halfway smoothed, less the sessions that only wait for locks."""
     if layout.waits.places:  # whoever is only seen to wait gets a place first, or what is taken has one column less
-        places_of(config.tenants_max, state, state.where, layout.waits, (0,))
+        places_of(config.followed, state, state.where, layout.waits, (0,))
     if id(own) not in pool.where:
         pool.admit(own.rows)
     sums = sums_at(places_of(config.followed, state, pool.where, own, pool.rows), own, scrape)

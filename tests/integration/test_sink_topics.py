@@ -263,7 +263,9 @@ async def test_an_outage_after_half_of_a_split_batch_is_stored_doubles_nothing(b
     assert counts.rejected > 0
 
 
-@pytest.mark.parametrize("timestamp_ms", [0, NOW_MS + 3_000_000, NOW_MS - 90 * 86_400_000], ids=["1970", "ahead", "old"])
+@pytest.mark.parametrize(
+    "timestamp_ms", [0, NOW_MS + 3_000_000, NOW_MS - 90 * 86_400_000], ids=["1970", "ahead", "old"]
+)
 async def test_a_letter_about_a_record_of_any_time_reaches_kafka(bench: Bench, timestamp_ms: int) -> None:
     await bench.producer.send_and_wait(bench.topic, b"?", None, 0, timestamp_ms, [("ce_type", b"?")])
     await bench.put(1)
