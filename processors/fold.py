@@ -567,7 +567,8 @@ class PartitionFold:
     def _keep_before(self, at_ms: int) -> None:
         """Keep the state from before log time makes a leap, as long as that may turn out to be a wrong clock's doing."""
         now_ms = max(self.order.cursor.at_ms, self._ticked_ms)
-        if now_ms >= 0 and at_ms > now_ms + LEAP_MS and not (self._before and now_ms < self._before_ms + LEAP_MS):
+        is_far = 0 <= now_ms < at_ms - LEAP_MS and self.order.has_leapt(now_ms, at_ms)
+        if is_far and not (self._before and now_ms < self._before_ms + LEAP_MS):
             self._before = {key: data for cell in self.cells.values() for key, data in cell.parts()}
             self._before |= self.admission.pack()
             self._before_ms, self._after_ms = now_ms, at_ms

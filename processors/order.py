@@ -46,6 +46,7 @@ RETURNED = 10  # heartbeats after which it is taken back by those who had said i
 OUTLIVED = 60  # and by others, when it is upheld by nobody; also: so many against it refuse a clock
 REFORMED = 600  # heartbeats in a row, none against them, after which a clock that was refused is believed
 PUBLISHERS_MAX, DOUBTS_MAX = 1_000, 100  # of a topic's partition
+LEAPS_MAX = 20  # that are remembered of a topic's partition
 AHEAD_MAX = 1_000  # records of a topic's partition that wait although they were recorded by a clock in doubt
 
 
@@ -84,6 +85,9 @@ class Clock(BaseModel):
     upheld: list[str] | None = Field(None, description="Publishers whose last heartbeat keeps to it; None: not known.")
     doubts: dict[str, Doubt] = Field(default_factory=dict, description="Clocks that do not, by publisher.")
     turns: list[int] = Field(default_factory=list, description="Offsets at which the time has turned back.")
+    leaps: list[tuple[int, int]] = Field(
+        default_factory=list, description="Leaps that were believed: from, to, Unix ms."
+    )
     turned_ms: list[int] = Field(default_factory=list, description="And to when, Unix ms.")
     refused: list[int] = Field(default_factory=list, description="Offsets of records refused before they were passed.")
 
@@ -97,6 +101,7 @@ class Clock(BaseModel):
             if said_ms < self.said_ms:
                 self._turn_back(heartbeat, said_ms)
                 return True
+            self.leaps = [*self.leaps, (self.said_ms, said_ms)][-LEAPS_MAX:]
         self.said_ms = max(self.said_ms, said_ms)
         self._agree(name)
         known = self.beats.get(name, -1)
@@ -204,6 +209,11 @@ class Order:
     def folded(self) -> tuple[int, ...]:
         """How far this is, comparable with others of the same log, also across eras."""
         return ((self.era << 50) + self.cursor.at_ms, self.cursor.topic, self.cursor.offset, sum(self.floor()))
+
+    def has_leapt(self, since_ms: int, until_ms: int) -> bool:
+        """Whether clocks have leapt over log time between two instants, rather than told history that has gaps."""
+        leaps = self.clocks[self.topics[0]].leaps
+        return any(before_ms < until_ms and since_ms < after_ms for before_ms, after_ms in leaps)
 
     def begin_era(self) -> int:
         """Everything of the era before is folded; from when on (log time, ms) the new one goes."""

@@ -27,6 +27,7 @@ PUBLISHER, CUT_OFF = "simulate", "simulate-cut-off"
 TOPIC = {topic.name: place for place, topic in enumerate(INPUTS)}
 TWICE = 0.002
 LOOK_MS = round(LOOK_S * 1000)  # looks are stamped up to half of it before the end of what they tell of
+TOLD_AT_MS = 4_000_000_000_000  # all of it is told at one instant, later than all that is simulated
 SLOWLY_S = 300.0  # of histories and stories of days, looked at every five or fifteen minutes
 
 Settings = Mapping[str, Mapping[str, Any]]
@@ -137,7 +138,7 @@ class Cell:
         for topic in self.plan.listens:
             offset = self.position.offsets[topic]
             self.position.offsets[topic] += 1
-            found += self.fold.feed(topic, offset, Heartbeat(publisher=PUBLISHER, time_ms=time_ms))
+            found += self.fold.feed(topic, offset, Heartbeat(publisher=PUBLISHER, time_ms=time_ms), TOLD_AT_MS)
         return found
 
     def _put(self, recorded_ms: int, record: Record, *, source: str = PUBLISHER, twice: bool = False) -> None:
