@@ -187,7 +187,7 @@ class Worker:
             consumer.acknowledge(self._place(partition, topic), below)
 
         self.runners[partition] = Runner(
-            partition, fold, writer, self.store, acknowledge, time.monotonic, self.pace, self.turn
+            partition, fold, writer, self.store, acknowledge, time.monotonic, self.pace, self.turn, _wall_ms
         )
         log.info("took over partition %d at %s", partition, fold.order.cursor)
         return self.runners[partition]
@@ -206,6 +206,10 @@ class Worker:
 
     def _place(self, partition: int, topic: int) -> TP:
         return TP(f"{self.prefix}{self.plan.inputs[topic].name}", partition)
+
+
+def _wall_ms() -> int:
+    return time.time_ns() // 1_000_000
 
 
 def _counts(runner: Runner) -> Counter[str]:

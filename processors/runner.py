@@ -93,7 +93,8 @@ class Turn:
 class Runner:
     """Runs one partition. `on_message` is called for one message after the other.
 
-    `acknowledge(topic, below)` says that every offset before `below` is done for good.
+    `acknowledge(topic, below)` says that every offset before `below` is done for good. `wall_ms` is when a heartbeat to the fleet is
+    sent, Unix ms; without it, the log time that it tells.
     """
 
     def __init__(
@@ -106,7 +107,9 @@ class Runner:
         clock: Callable[[], float],
         pace: Pace | None = None,
         turn: Turn | None = None,
+        wall_ms: Callable[[], int] | None = None,
     ) -> None:
+        self._wall_ms = wall_ms
         self.partition, self.fold, self.processed = partition, fold, 0
         self._writer, self._bus, self._acknowledge = writer, bus, acknowledge
         self._clock, self._pace = clock, pace or Pace()
@@ -268,7 +271,9 @@ class Runner:
         before_era, before_ms = self._beaten
         if at_ms >= 0 and (era > before_era or at_ms >= before_ms + BEAT_EVERY_MS):
             self._beaten = era, at_ms
-            await self._tell_fleet(encode_heartbeat(Heartbeat(publisher=f"processors/{self.partition}", time_ms=at_ms)))
+            beat = Heartbeat(publisher=f"processors/{self.partition}", time_ms=at_ms)
+            # Partitions catch up at different paces; their workers' clocks say the same all the while.
+            await self._tell_fleet(encode_heartbeat(beat, self._wall_ms() if self._wall_ms else None))
 
     async def _tell_fleet(self, wire: Wire) -> None:
         # One key for all: what cells share meets in one partition.

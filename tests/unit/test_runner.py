@@ -15,7 +15,7 @@ from processors.runner import Gap, Message, Pace, Runner
 from processors.step import Item, Step, StepConfig, json_state, never, whole_cell
 from schemas.codec import Envelope, Wire, encode, encode_heartbeat
 from schemas.records import DeadLetter, Heartbeat, OperationsEvent, Phase, Severity, Signal
-from schemas.topics import DEAD_LETTERS, INPUTS, OPERATIONS
+from schemas.topics import DEAD_LETTERS, FLEET, INPUTS, OPERATIONS
 
 TOPIC = INPUTS.index(OPERATIONS)
 
@@ -298,3 +298,13 @@ async def test_a_topic_that_ends_before_the_snapshot_is_another_one_and_is_read_
     await successor.read(0, "b", 90_000, sequence=41)
     await successor.read(1, None, 99_000)
     assert len(successor.bus.sent) == 1
+
+
+async def test_a_partition_that_catches_up_tells_the_fleet_the_time_at_which_it_does() -> None:
+    """Another that is further on would else be contradicted by it, and time in the fleet would turn back."""
+    house = House(PartitionFold(replace(Plan.of([ECHO]), listens=(TOPIC,), tells_fleet=True)))
+    house.runner._wall_ms = lambda: 1_795_230_000_000
+    await house.read(0, None, 9_000)
+    (wire,) = [wire for topic, wire in house.bus.wires if topic == FLEET.name]
+    assert wire.timestamp_ms == 1_795_230_000_000
+    assert Heartbeat.model_validate_json(wire.value).time_ms == 7_000
