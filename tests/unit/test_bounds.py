@@ -26,6 +26,16 @@ LEFT_OUT = "what a collector's own bounds keep back is counted as pilothouse.col
 SHOWN = "how much of one finding is shown"
 
 NO_ROW: dict[str, str] = {
+    "schemas.endpoints.HOST_LETTERS_MAX": REFUSES,
+    "schemas.endpoints.LABEL_LETTERS_MAX": REFUSES,
+    "sinks.alerts_news.BODY_BYTES_MAX": SHOWN,
+    "sinks.alerts_news.IDENTITY_LETTERS_MAX": TEXT,
+    "sinks.backoff.HEADER_LETTERS_MAX": TEXT,
+    "sinks.otlp.Config.tries_max": "given up and put to the dead letters, which is counted",
+    "sinks.otlp_transport.HEADERS_MAX": REFUSES,
+    "sinks.otlp_transport.HEADER_BYTES_MAX": REFUSES,
+    "sinks.otlp_transport.MESSAGE_LETTERS_MAX": TEXT,
+    "sinks.timescale.upkeep.PASSED_OVER_MAX": CLAMP,
     "ingest.addresses.MAX_URL": REFUSES,
     "ingest.collectors.host.MAX_DISKS": LEFT_OUT,
     "ingest.collectors.host.MAX_FILESYSTEMS": LEFT_OUT,
