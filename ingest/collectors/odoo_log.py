@@ -234,14 +234,14 @@ def _away(path: Path, error: OSError) -> tuple[str, str]:
 
 def _path(target: Target, options: OdooLogOptions) -> Path:
     """Where the log is; ValueError says how to name it."""
+    wanted_by = f"resource {target.resource.name}"
     parts = urlsplit(target.url)
-    if options.path:
-        return Path(options.path)
-    if parts.scheme not in ("", "file") or not parts.path:
-        raise ValueError(
-            f"resource {target.resource.name}: url {masked(target.url)!r} must be file:///path/of/odoo.log"
-        )
-    return Path(unquote(parts.path))
+    if not options.path and (parts.scheme not in ("", "file") or not parts.path):
+        raise ValueError(f"{wanted_by}: url {masked(target.url)!r} must be file:///path/of/odoo.log")
+    path = options.path or unquote(parts.path)
+    if "\0" in path:
+        raise ValueError(f"{wanted_by}: the path {path!r} must not hold a NUL; write it as file:///path/of/odoo.log")
+    return Path(path)
 
 
 KIND = CollectorKind("odoo_log", OdooLog, OdooLogOptions, schemes=("file",))

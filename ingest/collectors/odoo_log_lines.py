@@ -220,6 +220,8 @@ class _Records:
         """Lines that begin records by their looks, and are none if what comes later says so."""
         self.quote: re.Pattern[str] | None = None
         """They are held because a quoted name goes on until this; None: because they are JSON below a plain record."""
+        self.releasing = False
+        """Lines that were held once are not held again for a name, or each would be read as often as there are lines."""
 
     def read(self, data: bytes) -> Iterator[Told]:
         """The records that are complete because another one follows."""
@@ -258,7 +260,7 @@ class _Records:
         unread = Unread(Fault.ENCODING, fault, line) if fault else None
         if found is None:
             yield from self._no_beginning(raw, text, unread)
-        elif quote := self.open.end_of_quote() if self.open else None:
+        elif quote := self.open.end_of_quote() if self.open and not self.releasing else None:
             self.quote = quote
             yield from self._held(raw)
         elif text.startswith("{") and self._is_doubtful(found):
@@ -343,12 +345,13 @@ class _Records:
         """The lines that were held are records. `including` is the last of them if it is not counted as used yet."""
         held, self.held, self.quote = self.held, [], None
         self.used -= sum(map(len, held)) - len(including)
-        for number, raw in enumerate(held):
-            if number == 0:
-                yield from self.close()
+        self.releasing = True
+        yield from self.close()
+        for raw in held:
             yield from self._held(raw) if self.held else self._line(raw)
             self.used += len(raw)
         self.used -= len(including)
+        self.releasing = False
 
 
 def _lines(data: bytes) -> list[bytes]:

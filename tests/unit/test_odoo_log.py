@@ -305,6 +305,10 @@ async def test_an_url_that_is_no_file_is_refused_with_the_mend() -> None:
     resource = Resource(name="odoo-log", system="odoo_log")
     with pytest.raises(ValueError, match=r"must be file:///path/of/odoo\.log"):
         OdooLog(Target(CELL, resource, "http://example.com/x"))
+    with pytest.raises(ValueError, match=r"url 'postgresql://u:\*\*\*@h/x' must be file:///path/of/odoo\.log"):
+        OdooLog(Target(CELL, resource, "postgresql://u:s3cret@h/x"))
+    with pytest.raises(ValueError, match="must not hold a NUL"):
+        OdooLog(Target(CELL, resource, "file:///x%00y"))
 
 
 async def test_starting_at_the_end_leaves_the_past_alone(tmp_path: Path) -> None:
