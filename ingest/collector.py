@@ -46,7 +46,7 @@ class Target:
 
     cell: Cell
     resource: Resource
-    url: str
+    url: str = field(repr=False)
 
     def scrape(self, points: Mapping[str, float | None], time_ms: int, **more: Any) -> Scrape:
         """A scrape of this target from points by series identity."""

@@ -1,10 +1,11 @@
-"""Records too large for Kafka: batches are told in parts, the rest becomes dead letters that hold every byte."""
+"""Records too large for Kafka: batches are told in parts, the rest becomes dead letters that hold every byte but those of secrets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from schemas.codec import Reason, Rejected, dead_letter
+from schemas.masking import masked_bytes
 from schemas.records import Batch, DeadLetter, Record
 
 # A broker takes 1 MiB a batch by default, compressed; what does not compress must fit as well.
@@ -27,6 +28,7 @@ def letters(
     payload: bytes, *, reason: Reason, detail: str, topic: str, rejected_by: str, time_ms: int
 ) -> list[DeadLetter]:
     """Dead letters that hold all of the payload, each small enough for Kafka; the detail says which part it is."""
+    payload = masked_bytes(payload)  # before it is cut: half a secret is not known for one
     total = len(payload)
     starts = range(0, total, LETTER_BYTES) if total > LETTER_BYTES else (0,)
     return [

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ValidationError
 
 from ingest.collector import Collected, Fault, Target, Unavailable
 from ingest.readable import name_of, on_one_line, readable
-from schemas.masking import masked
+from schemas.masking import masked, masked_label
 from schemas.records import MAX_SERIES, OperationsEvent, Record, Scalar, Scrape
 from schemas.series import identity
 
@@ -135,7 +135,9 @@ class Poll:
 
     def series(self, name: str, attributes: Mapping[str, object] | None = None) -> str:
         """The identity of a series; attributes that are None are left out."""
-        known = {key: name_of(value) for key, value in (attributes or {}).items() if value is not None}
+        known = {
+            key: masked_label(name_of(value), key) for key, value in (attributes or {}).items() if value is not None
+        }
         return identity(name, known)
 
     def event(

@@ -19,6 +19,7 @@ from typing import Any
 import orjson
 from pydantic import ValidationError
 
+from schemas.masking import masked, masked_bytes, masked_data
 from schemas.records import (
     BusinessBatch,
     Change,
@@ -263,20 +264,22 @@ def dead_letter(
 ) -> DeadLetter:
     """The dead letter of refused bytes, with the place they were read from.
 
-    Never raises: what a letter cannot hold is cut, and a time that is none is the nearest that is one.
+    No secret stands in it, in the detail, the key, the headers or the bytes: a secret is masked, and every other byte stays
+    as it was. Never raises: what a letter cannot hold is cut, and a time that is none is the nearest that is one.
     """
+    texts = {
+        _readable(name)[:HEADER_MAX]: (text or b"")[:HEADER_MAX].decode(errors="replace")
+        for name, text in list(headers or ())[:HEADERS_MAX]
+    }
     return DeadLetter(
         topic=topic,
         partition=partition,
         offset=offset,
         reason=rejected.reason,
-        detail=_readable(rejected.detail)[:16_000],
-        key=key[:KEY_MAX].decode(errors="replace") if key else None,
-        headers={
-            _readable(name)[:HEADER_MAX]: (text or b"")[:HEADER_MAX].decode(errors="replace")
-            for name, text in list(headers or ())[:HEADERS_MAX]
-        },
-        payload=base64.b64encode(rejected.payload).decode(),
+        detail=masked(_readable(rejected.detail)[:16_000]),
+        key=masked(key[:KEY_MAX].decode(errors="replace")) if key else None,
+        headers=masked_data(texts),
+        payload=base64.b64encode(masked_bytes(rejected.payload)).decode(),
         time_ms=min(max(0, time_ms), END_MS - 1),
         rejected_by=rejected_by,
     )

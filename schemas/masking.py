@@ -15,18 +15,32 @@ import base64
 import html
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 MASK = "***"
 ANYWHERE_LENGTH = 6
 """Secrets of so many characters are replaced anywhere; shorter ones only where no word goes on beside them."""
+SHORTEST = 3
+"""Shorter ones are nobody's secret, and masking them would make every text unreadable; where they stand in a URL they go."""
 CUT_LENGTH = 8
 """So much of the beginning of a secret at the end of a text is masked: the text was cut inside it."""
+
+GRAM = 4
+"""Forms are looked up by so many of their first characters, so that many secrets cost a text no more than few."""
+FEW_FORMS = 100
+"""So many are looked for one by one."""
+LABELS_MAX, LABEL_MAX, NAME_MAX = 20_000, 300, 200
+"""Labels that are remembered, how long they may be, and how much of a name is looked at."""
 
 _Span = Callable[[str, int], tuple[int, int]]
 _known: dict[str, re.Pattern[str] | None] = {}
 """Forms of the secrets, longest first, and for the short ones the pattern that asks for edges."""
+_by_gram: dict[str, list[str]] = {}
+"""The same forms by how they begin; those that are shorter than a gram under the empty one."""
 
 
 def learn(secret: str) -> None:
@@ -35,10 +49,57 @@ def learn(secret: str) -> None:
     Of a URL or a connection string it is the password and other credentials that are secret, not the host and the
     database; of a web address without credentials what follows the host.
     """
-    forms = {form for part in _parts(secret.strip()) for form in _forms(part)}
+    forms = {form for part in _parts(secret.strip()) if len(part) >= SHORTEST for form in _forms(part)}
     found = {**_known, **{form: _edged(form) for form in forms}}
     _known.clear()
     _known.update(sorted(found.items(), key=lambda pair: (-len(pair[0]), pair[0])))
+    _by_gram.clear()
+    for form in _known:
+        _by_gram.setdefault(form[:GRAM] if len(form) >= GRAM else "", []).append(form)
+    _label.cache_clear()
+
+
+def masked_bytes(data: bytes) -> bytes:
+    """The same of bytes, whether they are text or not: what is no UTF-8 stays as it is."""
+    text = data.decode("utf-8", "surrogateescape")
+    after = masked(text)
+    return data if after == text else after.encode("utf-8", "surrogateescape")
+
+
+def masked_label(text: str, name: str = "") -> str:
+    """The same of a text that comes again and again: the value of a series' attribute of that name."""
+    if name and text not in _HARMLESS and says_secret(name[:NAME_MAX]):
+        return MASK
+    return _label(text) if len(text) <= LABEL_MAX else masked(text)
+
+
+@lru_cache(LABELS_MAX)
+def _label(text: str) -> str:
+    return masked(text)
+
+
+def masked_data(data: Any) -> Any:
+    """JSON data with its texts masked, each by itself and by the name that it stands under; its form stays whole."""
+    if isinstance(data, str):
+        return masked(data)
+    if isinstance(data, list | tuple):
+        return [masked_data(one) for one in data]
+    if isinstance(data, dict):
+        return {masked(name) if isinstance(name, str) else name: _under(name, one) for name, one in data.items()}
+    return data
+
+
+def _under(name: Any, value: Any) -> Any:
+    """A value of a mapping: a text whose name says secret goes whole."""
+    if isinstance(name, str) and isinstance(value, str) and value not in _HARMLESS and says_secret(name[:NAME_MAX]):
+        return MASK
+    return masked_data(value)
+
+
+@lru_cache(LABELS_MAX)
+def says_secret(name: str) -> bool:
+    """Whether what stands under a name is secret by that name alone, such as `smtp.password`."""
+    return masked(f"{name}: Q").endswith(f": {MASK}")
 
 
 def masked(text: str) -> str:
@@ -51,8 +112,9 @@ def masked(text: str) -> str:
         text = _without_values(text, _HEADER, _header_value)
     if any(word in lower for word in _KEY_WORDS):
         text = _without_values(text, _KEY, _value)
-    for shape, put in _TOKENS:
-        text = shape.sub(put, text)
+    for words, shape, put in _TOKENS:
+        if any(word in lower for word in words):
+            text = shape.sub(put, text)
     return text
 
 
@@ -67,6 +129,7 @@ def _parts(secret: str) -> Iterator[str]:
     if not marked or not _SCHEME.fullmatch(scheme):
         yield secret
         yield secret.removeprefix("whsec_")
+        yield from _header_parts(secret)
         lines = secret.splitlines()
         if len(lines) > 1:
             yield from (line.strip() for line in lines if len(line.strip()) >= 16 and not line.startswith("-----"))
@@ -83,6 +146,18 @@ def _parts(secret: str) -> Iterator[str]:
         if len(path) >= ANYWHERE_LENGTH:
             yield slash + path
             yield from (part for part in re.split(r"[/?#&=]", path) if len(part) >= 16)
+
+
+def _header_parts(secret: str) -> Iterator[str]:
+    """What is secret of the value of an Authorization header; of Basic also the password by itself."""
+    scheme = _AUTH_SCHEME.match(secret)
+    if not scheme:
+        return
+    yield secret[scheme.end() :]
+    with suppress(ValueError):
+        _, _, password = base64.b64decode(secret[scheme.end() :], validate=True).decode().partition(":")
+        if password:
+            yield password
 
 
 def _named_values(text: str) -> Iterator[str]:
@@ -140,12 +215,22 @@ def _edged(form: str) -> re.Pattern[str] | None:
 
 
 def _without_known(text: str) -> str:
-    for form, edged in _known.items():
+    for form in _candidates(text):
+        edged = _known[form]
         if form in text:
             text = text.replace(form, MASK) if edged is None else edged.sub(MASK, text)
         elif len(form) > CUT_LENGTH:
             text = _without_beginning(text, form)
     return text
+
+
+def _candidates(text: str) -> Iterable[str]:
+    """The forms that may stand in the text, longest first."""
+    if len(_known) <= FEW_FORMS:
+        return _known
+    grams = {text[at : at + GRAM] for at in range(len(text) - GRAM + 1)} & _by_gram.keys()
+    found = [*_by_gram.get("", ()), *(form for gram in grams for form in _by_gram[gram])]
+    return sorted(found, key=lambda form: (-len(form), form))
 
 
 def _without_beginning(text: str, form: str) -> str:
@@ -172,7 +257,7 @@ _MAX_BLANKS = 128  # how far a password with a blank in it is looked for
 _LONG_NAMES = (
     "passwords?|passwds?|passphrase|passcode|passwort|kennwort|wachtwoord|contrase(?:ñ|n|\\\\u00f1)a|mot[ _]de[ _]passe|senha|pwd"
     "|secrets?|tokens?|api[_ -]?keys?|access[_-]?keys?|private[_-]?keys?|(?:secret|signing|encryption|master|shared|account)[_-]?keys?"
-    "|credentials?|session[_-]?(?:id|key)|csrf|jwt"
+    "|credentials?|session[._-]?(?:id|key)|csrf|jwt"
 )
 _SHORT_NAMES = r"(?<![A-Za-z0-9])(?:pass|pw|sid|ssh[_-]?key|aws[_-]?key)|(?<!\w)(?:t?otp|pin|auth|sig|signature)"
 _SEPARATORS = (
@@ -207,22 +292,62 @@ _AUTH_SCHEME = re.compile(
 _OPENED = re.compile(r"[bBuUrRfF]{0,2}(\\{0,3}[\"'])")
 _BARE = re.compile(r"[^\s&<>\"'`]*+")
 _IN_QUOTES = {quote: re.compile(rf"(?:[^{quote}\\\n]|\\[^\n]|{quote}{quote})*+") for quote in ("'", '"')}
-_HARMLESS = {"", "None", "none", "null", "True", "False", "true", "false", "?", "%s", "$1", "{}", "[]", "()", MASK}
+_PROSE = frozenset(
+    (
+        "a",
+        "an",
+        "and",
+        "are",
+        "by",
+        "does",
+        "from",
+        "has",
+        "in",
+        "is",
+        "it",
+        "its",
+        "must",
+        "of",
+        "or",
+        "the",
+        "they",
+        "to",
+        "was",
+    )
+)
+"""Words with which a sentence goes on behind a name and a colon; nobody's secret."""
+_HARMLESS = _PROSE | {
+    "",
+    "None",
+    "none",
+    "null",
+    "True",
+    "False",
+    "true",
+    "false",
+    "?",
+    "%s",
+    "$1",
+    "{}",
+    "[]",
+    "()",
+    MASK,
+}
 
 _TOKENS = (
-    (re.compile(r"\b(bearer\s{1,8})(?!(?:tokens?|auth\w{0,20}|realm|error|scheme|is|was|not)\b)[\w.~+/=-]{6,}+", re.IGNORECASE), rf"\1{MASK}"),
-    (re.compile(r"\b((?i:basic)\s{1,8})(?=[A-Za-z0-9+/]{0,400}(?:[0-9=]|[a-z][A-Z]))[A-Za-z0-9+/_-]{8,}+={0,2}"), rf"\1{MASK}"),
-    (re.compile(r"\bwhsec_[A-Za-z0-9+/=_-]++"), f"whsec_{MASK}"),
-    (re.compile(r"\beyJ[A-Za-z0-9_-]{6,}+(?:\.[A-Za-z0-9_-]*+){0,4}"), MASK),
-    (re.compile(r"\b(?:AKIA|ASIA|ABIA|ACCA|AGPA|AIDA|AROA)[A-Z0-9]{12,}+"), MASK),
-    (re.compile(r"\b(?:gh[pousr]_|github_pat_|glpat-|gldt-|glrt-|npm_|pypi-|dop_v1_|shpat_|shpss_|hf_|dckr_pat_)[A-Za-z0-9_-]{10,}+"), MASK),
-    (re.compile(r"\b(?:xox[a-z]|xapp)-[A-Za-z0-9-]{6,}+"), MASK),
-    (re.compile(r"\b(?:sk|pk|rk)[_-](?:live|test|proj|ant)[_-][A-Za-z0-9_-]{8,}+|\bsk-[A-Za-z0-9_-]{20,}+"), MASK),
-    (re.compile(r"\bAIza[A-Za-z0-9_-]{30,}+|\bya29\.[A-Za-z0-9._-]{10,}+|\bSG\.[A-Za-z0-9_-]{10,}+\.[A-Za-z0-9_-]++"), MASK),
-    (re.compile(r"\b([0-9]{6,12}:)AA[A-Za-z0-9_-]{30,}+"), rf"\1{MASK}"),
-    (re.compile(r"(hooks\.slack\.com/(?:services|workflows|triggers)/|(?:discord|discordapp)\.com/api/webhooks/|\.webhook\.office\.com/)[^\s\"'<>]++"), rf"\1{MASK}"),
+    (("bearer",), re.compile(r"\b(bearer\s{1,8})(?!(?:tokens?|auth\w{0,20}|realm|error|scheme|is|was|not)\b)[\w.~+/=-]{6,}+", re.IGNORECASE), rf"\1{MASK}"),
+    (("basic",), re.compile(r"\b((?i:basic)\s{1,8})(?=[A-Za-z0-9+/]{0,400}(?:[0-9=]|[a-z][A-Z]))[A-Za-z0-9+/_-]{8,}+={0,2}"), rf"\1{MASK}"),
+    (("whsec_",), re.compile(r"\bwhsec_[A-Za-z0-9+/=_-]++"), f"whsec_{MASK}"),
+    (("eyj",), re.compile(r"\beyJ[A-Za-z0-9_-]{6,}+(?:\.[A-Za-z0-9_-]*+){0,4}"), MASK),
+    (("akia", "asia", "abia", "acca", "agpa", "aida", "aroa"), re.compile(r"\b(?:AKIA|ASIA|ABIA|ACCA|AGPA|AIDA|AROA)[A-Z0-9]{12,}+"), MASK),
+    (("gh", "github_pat_", "gl", "npm_", "pypi-", "dop_v1_", "shp", "hf_", "dckr_pat_"), re.compile(r"\b(?:gh[pousr]_|github_pat_|glpat-|gldt-|glrt-|npm_|pypi-|dop_v1_|shpat_|shpss_|hf_|dckr_pat_)[A-Za-z0-9_-]{10,}+"), MASK),
+    (("xox", "xapp-"), re.compile(r"\b(?:xox[a-z]|xapp)-[A-Za-z0-9-]{6,}+"), MASK),
+    (("sk", "pk", "rk"), re.compile(r"\b(?:sk|pk|rk)[_-](?:live|test|proj|ant)[_-][A-Za-z0-9_-]{8,}+|\bsk-[A-Za-z0-9_-]{20,}+"), MASK),
+    (("aiza", "ya29.", "sg."), re.compile(r"\bAIza[A-Za-z0-9_-]{30,}+|\bya29\.[A-Za-z0-9._-]{10,}+|\bSG\.[A-Za-z0-9_-]{10,}+\.[A-Za-z0-9_-]++"), MASK),
+    ((":aa",), re.compile(r"\b([0-9]{6,12}:)AA[A-Za-z0-9_-]{30,}+"), rf"\1{MASK}"),
+    (("hooks.slack.com", ".com/api/webhooks/", ".webhook.office.com/"), re.compile(r"(hooks\.slack\.com/(?:services|workflows|triggers)/|(?:discord|discordapp)\.com/api/webhooks/|\.webhook\.office\.com/)[^\s\"'<>]++"), rf"\1{MASK}"),
 )  # fmt: skip
-"""Tokens that say by themselves what they are, and what is put in their place."""
+"""Tokens that say by themselves what they are. No text has one without one of the words, in lower case; what is put in its place."""
 
 
 def _without_private_keys(text: str) -> str:
@@ -313,6 +438,9 @@ def _value(text: str, start: int) -> tuple[int, int]:
 def _header_value(text: str, start: int) -> tuple[int, int]:
     """As `_value`, but a header that is not quoted goes to the end of its line, and the scheme may be seen."""
     opened = _OPENED.match(text, start)
+    word = _BARE.match(text, start)
+    if word and word[0] in _PROSE:
+        return start, word.end()
     start, end = (opened.end(), _closed(text, opened.end(), opened[1])) if opened else (start, _line_end(text, start))
     scheme = _AUTH_SCHEME.match(text, start, end)
     return (scheme.end() if scheme else start), end

@@ -416,6 +416,8 @@ class DeadLetter(BaseModel):
     detail: Text = Field(description="Why, in full: the field, the value, what would be right.")
     key: str | None = Field(None, description="Kafka key as text.")
     headers: dict[str, str] = Field(default_factory=dict, description="Kafka headers as text.")
-    payload: str = Field(description="The bytes, base64.")
+    payload: str = Field(
+        description="The bytes, base64; what is a secret in them is masked, every other byte is as it was."
+    )
     time_ms: TimeMs = Field(description="Kafka timestamp of the record, Unix ms UTC.")
     rejected_by: str = Field(description="Who refused it: a step's or a sink's name.")

@@ -18,14 +18,14 @@ Resolve = Callable[[str | Reference | None, str], str]
 class Context:
     """The estate, and the systems around us."""
 
-    kafka: Mapping[str, Any] | Broker
+    kafka: Mapping[str, Any] | Broker = field(repr=False)
     """Keyword arguments that every aiokafka client takes, or what stands in for a Kafka."""
     estate: Estate
     resolve: Resolve
     now_s: Callable[[], float]
     """Unix time, s."""
-    database_url: str | None = None
-    otlp_endpoint: str | None = None
+    database_url: str | None = field(default=None, repr=False)
+    otlp_endpoint: str | None = field(default=None, repr=False)
     topic_prefix: str = ""
     otlp_headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 

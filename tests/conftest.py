@@ -16,10 +16,22 @@ from hypothesis import settings
 
 from pilothouse.services.stack import STORE, Stack
 from pilothouse.settings import Settings, from_env
+from schemas import masking
 
 # A machine that is busy is no failure of what is tested.
 settings.register_profile("pilothouse", deadline=None)
 settings.load_profile("pilothouse")
+
+
+@pytest.fixture(autouse=True)
+def _secrets_are_forgotten() -> Iterator[None]:
+    """What one test teaches `masked`, the next does not know."""
+    known, by_gram = dict(masking._known), {gram: list(forms) for gram, forms in masking._by_gram.items()}
+    yield
+    for now, before in ((masking._known, known), (masking._by_gram, by_gram)):
+        now.clear()
+        now.update(before)  # type: ignore[arg-type]
+    masking._label.cache_clear()
 
 
 @pytest.fixture(scope="session")

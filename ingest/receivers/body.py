@@ -11,15 +11,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from ingest.receivers.refusals import Refused, shown, unprocessable
-from schemas.masking import masked
+from schemas.masking import MASK, NAME_MAX, masked, masked_label, says_secret
 from schemas.records import MAX_SERIES
 
 MAX_DEPTH = 32  # levels of a body; our own records have four
 MAX_DIGITS = 19  # of a whole number: 64 bits
-LAYOUT = "series"  # the texts of scrapes: names, which mask marks would break
+LAYOUT = "series"  # the texts of scrapes: of them only the values of attributes are masked
 BETWEEN = "\ue000"  # stands between texts that are masked together, and in none of them
 MASKED_ALONE_MAX = 2_000  # texts that are masked one by one, where a secret seems to go over several
 
+_PAIR = re.compile(r'(?<![A-Za-z0-9_.:])([A-Za-z_][A-Za-z0-9_.:]*+)="((?:[^"\\\n]|\\.)*+)"')
 _HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -41,6 +42,7 @@ def read_json(text: str, content_type: str = "", *, mends: bool = False) -> Any:
 
 def without_secrets(data: Any) -> Any:
     """The data with its texts masked: all of them in one go, because there may be many."""
+    data = _without_named(data)
     texts = [text.replace(BETWEEN, "\ufffd") for text in _texts(data)]
     together = f"\n{BETWEEN}\n".join(texts)
     after = masked(together)
@@ -54,6 +56,23 @@ def without_secrets(data: Any) -> Any:
             )
         found = [masked(text) for text in texts]
     return _with_texts(data, iter(found))
+
+
+def _without_named(data: Any) -> Any:
+    """The data without the texts that are secret by the name that they stand under."""
+    if isinstance(data, list):
+        return [_without_named(one) for one in data] if any(isinstance(one, list | dict) for one in data) else data
+    if not isinstance(data, dict):
+        return data
+    return {name: _named(name, one) for name, one in data.items()}
+
+
+def _named(name: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return _without_named(value)
+    if name == LAYOUT:
+        return _PAIR.sub(lambda pair: f'{pair[1]}="{masked_label(pair[2], pair[1])}"', value)
+    return MASK if value and says_secret(name[:NAME_MAX]) else value
 
 
 def _texts(data: Any) -> Iterator[str]:

@@ -32,6 +32,7 @@ from ingest.receivers.receiver import Received, Receiver, Request
 from ingest.receivers.refusals import Refused, shown
 from ingest.receivers.signature import Holder
 from ingest.spool import RECEIVED, Spool, SpoolError, SpoolFull
+from schemas.masking import masked_data
 from schemas.records import Batch, Record, Scrape
 
 log = logging.getLogger(__name__)
@@ -289,7 +290,7 @@ def _clean(text: str) -> str:
 
 def _problem(status: int, title: str, detail: str, **more: Any) -> web.Response:
     body = {"type": "about:blank", "title": title, "status": status, "detail": detail, **more}
-    return web.json_response(body, status=status, content_type="application/problem+json")
+    return web.json_response(masked_data(body), status=status, content_type="application/problem+json")
 
 
 def _http_problem(error: web.HTTPException, request: web.Request) -> web.Response:

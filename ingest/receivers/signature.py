@@ -68,7 +68,9 @@ class StandardWebhooks:
         if "authorization" in headers:
             return self._bearer(headers["authorization"])
         if not all(name in headers for name in SIGNED):
-            raise unauthorized(f"send Authorization: Bearer, or the headers {', '.join(SIGNED)} of Standard Webhooks")
+            raise unauthorized(
+                f"send a bearer token in Authorization, or the headers {', '.join(SIGNED)} of Standard Webhooks"
+            )
         _check_stamp(headers["webhook-timestamp"], now_ms)
         return None
 

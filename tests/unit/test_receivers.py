@@ -141,7 +141,7 @@ async def test_a_change_is_taken_when_it_is_on_disk(client: Client, headers: dic
 @pytest.mark.parametrize(
     ("headers", "told"),
     [
-        ({}, "send Authorization: Bearer"),
+        ({}, "send a bearer token in Authorization"),
         ({"Authorization": "Bearer " + "x" * 40}, "must be Bearer with a key"),
         ({"Authorization": "Basic " + KEY}, "must be Bearer with a key"),
         (signed(CHANGE, key="whsec_" + base64.b64encode(b"9" * 24).decode()), "webhook-signature: it does not fit"),
