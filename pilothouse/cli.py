@@ -9,7 +9,9 @@ from typing import NoReturn, TextIO
 
 import typer
 
+from pilothouse import logs
 from pilothouse.commands import judging, operating, recorded, silence, topics
+from schemas.masking import masked
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -25,7 +27,8 @@ app.add_typer(silence.app, name="silence")
 
 def main() -> None:
     """Entry point of the `pilothouse` command."""
-    sys.stdout, sys.stderr = _Output.around(sys.stdout), _Output.around(sys.stderr)
+    sys.stdout, sys.stderr = _Output.around(sys.stdout), _Errors.around(sys.stderr)
+    logs.guard()
     try:
         app()
     except KeyboardInterrupt:
@@ -61,3 +64,11 @@ class _Output(io.TextIOWrapper):
         # What is still buffered goes nowhere, so that it does not raise once more at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
         raise SystemExit(0)
+
+
+class _Errors(_Output):
+    """Standard error. Whoever writes there, also a library or Python itself, writes no secret that is known or looks like one."""
+
+    def write(self, text: str) -> int:
+        """What is written at a time is masked as a whole."""
+        return super().write(masked(text))

@@ -41,6 +41,9 @@ OTLP_EXAMPLE = "grpc://collector.example:4317"
 _BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:,?/@\[\]]++):(\d{1,5})")
 
 
+_PLAIN = re.compile(r"[\w .,:\[\]/~+-]{0,200}")
+
+
 class SettingsError(Misuse, ValueError):
     """A variable of the environment is wrong; the message names it, its value and what would be right."""
 
@@ -100,7 +103,7 @@ class Settings(Model):
     kafka: KafkaSettings | None = Field(None, description="the brokers")
     database_url: str | None = Field(None, description="PostgreSQL, with the password", repr=False)
     redis_url: str | None = Field(None, description="Redis or Valkey, with the password", repr=False)
-    otlp_endpoint: str | None = Field(None, description="where OTLP is sent; None: nowhere")
+    otlp_endpoint: str | None = Field(None, description="where OTLP is sent; None: nowhere", repr=False)
     otlp_headers: dict[str, str] = Field(default_factory=dict, description="sent with OTLP: authentication", repr=False)
     data_dir: Path = Field(description="directory of the embedded servers")
     cache_dir: Path = Field(description="directory of what is fetched once")
@@ -111,7 +114,13 @@ class Settings(Model):
 
 
 def from_env(environ: Mapping[str, str]) -> Settings:
-    """Read the settings; an empty variable counts as unset. Raises SettingsError."""
+    """Read the settings; an empty variable counts as unset. Raises SettingsError.
+
+    What is secret in them is taken out of every text of this process, before anything is read that may be wrong.
+    """
+    for variable in ("PILOTHOUSE_DATABASE_URL", "PILOTHOUSE_REDIS_URL", "PILOTHOUSE_OTLP_ENDPOINT"):
+        if "://" in (value := environ.get(variable, "")):
+            masking.learn(value)
     home = environ.get("HOME") or str(Path.home())
     return Settings(
         kafka=_kafka(environ),
@@ -161,6 +170,9 @@ def kafka_of(value: str, environ: Mapping[str, str]) -> KafkaSettings:
             KAFKA_EXAMPLE,
         )
     options = dict(parse_qsl(query, keep_blank_values=True))
+    for name, given in options.items():
+        if "password" in name and not name.endswith(("_env", "_file")):
+            masking.learn(given)
     if "sasl_password" in options:
         raise _wrong(
             "PILOTHOUSE_KAFKA", value, "name the variable that holds the password in sasl_password_env", KAFKA_EXAMPLE
@@ -205,8 +217,6 @@ def _url(environ: Mapping[str, str], variable: str, schemes: tuple[str, ...], ex
         raise _wrong_url(variable, value, right, example)
     if not host:
         raise _wrong_url(variable, value, "it names no host", example)
-    for secret in (parts.password or "", unquote(parts.password or "")):
-        masking.learn(secret)
     return value
 
 
@@ -224,7 +234,17 @@ def _headers(environ: Mapping[str, str]) -> dict[str, str]:
         raise SettingsError(
             "PILOTHOUSE_OTLP_HEADERS must be name=value[,name=value]; for example authorization=Bearer%20TOKEN"
         )
-    return {name.strip().lower(): unquote(value.strip()) for name, _, value in pairs}
+    found = {name.strip().lower(): unquote(value.strip()) for name, _, value in pairs}
+    for name, value in found.items():
+        if _is_secret(name, value):
+            masking.learn(value)
+    return found
+
+
+def _is_secret(name: str, value: str) -> bool:
+    """Whether a header's value is secret: by its name, or as long and mixed as a token. A tenant's name is none."""
+    is_mixed = len(value) >= 16 and any(one.isdigit() for one in value) and any(one.isupper() for one in value)
+    return is_mixed or masked(f"{name}: {value}") != f"{name}: {value}"
 
 
 def _prefix(environ: Mapping[str, str]) -> str:
@@ -254,4 +274,9 @@ def _directory(environ: Mapping[str, str], variable: str) -> Path | None:
 
 
 def _wrong(variable: str, value: str, problem: str, example: str) -> SettingsError:
-    return SettingsError(f"{variable} is {masked(value)!r}: {problem}; for example {example}")
+    """The error of a variable. Its value is said only where it has no sign that credentials have; no options are said."""
+    shown = value.partition("?")[0]
+    is_plain = "@" not in value and bool(_PLAIN.fullmatch(shown)) and masked(shown) == shown
+    shown += "?..." if "?" in value else ""
+    said = f"is {shown!r}" if is_plain else "is wrong (it may hold a secret, so it is not shown)"
+    return SettingsError(f"{variable} {said}: {problem}; for example {example}")

@@ -11,6 +11,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from pilothouse.broker import partitions
 from pilothouse.terminal import clean
 from schemas.codec import Received, decode, rfc3339
+from schemas.masking import masked_data
+from schemas.records import Heartbeat
 
 
 async def tail(kafka: dict[str, Any], topic: str, as_json: bool, count: int | None, from_start: bool) -> None:
@@ -33,7 +35,7 @@ async def tail(kafka: dict[str, Any], topic: str, as_json: bool, count: int | No
         told = 0
         async for message in consumer:
             decoded = decode(message.headers, message.value, message.timestamp)
-            if isinstance(decoded, Received) or (message.value and not message.headers):
+            if message.value and not isinstance(decoded, Heartbeat):
                 sys.stdout.write(_line(message, decoded, as_json))
                 sys.stdout.flush()
                 told += 1
@@ -46,7 +48,7 @@ async def tail(kafka: dict[str, Any], topic: str, as_json: bool, count: int | No
 def _as_json(value: bytes) -> str:
     """In ASCII, which is the same to a machine and harmless to a terminal; what is no JSON without what a terminal obeys."""
     try:
-        return json.dumps(json.loads(value), separators=(",", ":"))
+        return json.dumps(masked_data(json.loads(value)), separators=(",", ":"))
     except (ValueError, RecursionError):
         return clean(value.decode(errors="replace"))
 

@@ -20,6 +20,7 @@ import typer
 
 from pilothouse.errors import Failing, Misuse, Unreachable
 from pilothouse.terminal import clean, shown
+from schemas.masking import masked_data
 
 if TYPE_CHECKING:
     from pilothouse.settings import Settings
@@ -155,7 +156,7 @@ def estate_of(config: Path | None) -> Estate | None:
 
 def show(answer: Any, output: Output, text: str) -> None:
     """Say the answer to whom it is for."""
-    typer.echo(json.dumps(answer, indent=2) if output is Output.JSON else shown(text))
+    typer.echo(json.dumps(masked_data(answer), indent=2) if output is Output.JSON else shown(text))
 
 
 def progress(line: str) -> None:
