@@ -321,6 +321,39 @@ def test_names_of_pilothouse_itself_are_refused_wherever_they_stand(name: str) -
             assert not is_taken(receiver, records("eu1", None)[Scrape.type].model_copy(update={"series": series}))
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "p\u0456lothouse.silence",
+        "pil\u043ethouse.x",
+        "pil\u03bfthouse.x",
+        "pilo\u200bthouse.x",
+        "pilothouse\u200b.x",
+        "\ufeffpilothouse.x",
+        "pilothouse\u00ad.x",
+        "p\u0131lothouse.x",
+        "P\u0130LOTHOUSE.x",
+        "pilothouse\u0301.x",
+        "pilothouse\u3002x",
+        "pi1othouse.x",
+        "pil0thouse.x",
+        "\u0441\u043ellector.unavailable",
+        "c0llector.unavailable",
+    ],
+)
+def test_names_that_look_like_those_of_pilothouse_are_refused(name: str) -> None:
+    event = records("eu1", None)[OperationsEvent.type]
+    assert not is_taken(made(EVENTS, OPEN), event.model_copy(update={"name": name}))
+
+
+@pytest.mark.parametrize(
+    "name", ["pilot.house", "my.pilothouse", "gr\u00fcn.x", "\u0437\u0430\u043a\u0430\u0437.x", "collectors.x", "i.l"]
+)
+def test_other_names_are_taken_in_any_alphabet(name: str) -> None:
+    event = records("eu1", None)[OperationsEvent.type]
+    assert is_taken(made(EVENTS, OPEN), event.model_copy(update={"name": name}))
+
+
 @pytest.mark.parametrize("name", ["collector.unavailable", "collector.recovered", "collector.degraded"])
 def test_only_collectors_say_how_they_are(name: str) -> None:
     event = records("eu1", None)[OperationsEvent.type]
