@@ -22,7 +22,7 @@ from processors.faults import Fault
 from processors.order import LEAP_MS, WAITING_MAX, Clock, Order, Place
 from processors.sanity import AHEAD_MS, sane
 from processors.step import Findings, Item, Parts, Step, StepConfig
-from processors.units import FAILURES_MAX, NO_RUNS, TICK_AGAIN_MS, Runs, Unit
+from processors.units import FAILURES_MAX, NO_RUNS, TICK_AGAIN_MS, TICK_AT_ONCE_MS, Runs, Unit
 from schemas.bounds import reached
 from schemas.codec import Envelope, Received
 from schemas.estate import Estate
@@ -293,6 +293,7 @@ class CellFold:
         except Exception as error:  # noqa: BLE001 (whatever a step raises must not stop the others)
             found = self._failed(key, "a tick", error, None, at_ms)
         else:
+            self._put_off(unit, at_ms)
             if unit.is_full():
                 self._packed(key)
             if found:
@@ -300,6 +301,15 @@ class CellFold:
         if known := self.units.get(key):
             self._set_alarm(key, known, not_before=at_ms + 1)
         return self._spread(at_ms, found)
+
+    def _put_off(self, unit: Unit, at_ms: int) -> None:
+        """A unit that wants another tick for a time that has come already gets it a second later: it may want one for ever."""
+        not_before_ms = 0
+        if unit.due_ms is not None and unit.due_ms <= at_ms:
+            not_before_ms = at_ms + TICK_AT_ONCE_MS
+            self.counts["ticks_put_off"] += 1
+        if unit.runs.not_before_ms != not_before_ms:
+            unit.runs = unit.runs._replace(not_before_ms=not_before_ms)
 
     def _spread(self, at_ms: int, found: Findings) -> Findings:
         """Findings are folded in turn by the steps that accept them; what those find comes after."""

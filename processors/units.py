@@ -24,6 +24,7 @@ FAILURES_MAX = 3
 """So many items in a row on which a unit's step raised, or so many ticks: then the unit begins afresh."""
 
 TICK_AGAIN_MS = 10_000  # a tick that failed is tried again so much later, log time
+TICK_AT_ONCE_MS = 1_000  # and one that leaves its unit wanting another for a time that has come
 
 
 class Runs(NamedTuple):

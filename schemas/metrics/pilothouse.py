@@ -119,6 +119,12 @@ METRICS = (
         "Findings beyond the bound of what one item may bring about.",
     ),
     Metric(
+        "pilothouse.worker.ticks_put_off",
+        Kind.SUM,
+        "{tick}",
+        "Ticks after which a unit wanted another for a time that had come; it gets it a second later.",
+    ),
+    Metric(
         "pilothouse.worker.open_forgotten", Kind.SUM, "{signal}", "Open findings beyond the bound that is remembered."
     ),
     Metric(

@@ -310,3 +310,40 @@ def test_much_is_folded_between_two_packings_and_what_is_kept_for_it_is_bounded(
         log.see("a")
     log.beat()
     assert 1 <= packed < 10
+
+
+def never_well(config: StepConfig, state: Names, at_ms: int) -> tuple[Names, Findings]:
+    """A tick that leaves its due where it was, as a state does that was damaged or that nobody has foreseen."""
+    state.seen.append("woken")
+    return state, []
+
+
+def only_sees(config: StepConfig, state: Names, item: Item) -> tuple[Names, Findings]:
+    state.seen.append(item.record.name)
+    return state, []
+
+
+STUCK: Step[Any, Any] = replace(
+    SEES, name="stuck", step=only_sees, tick=never_well, due=lambda state: 1_500 if state.seen else None
+)
+
+
+def test_a_unit_that_always_wants_a_tick_at_once_does_not_stop_the_others() -> None:
+    log = Log(STUCK, SEES).see("a").beat()
+    for _ in range(20):
+        log.beat(log.at_ms + 3_000)
+    log.see("b").beat()
+    assert log.told == ["sees-a-1", "sees-b-2"]
+    (unit,) = (one for key, one in log.fold.cells["eu1"].units.items() if key[0] == "stuck")
+    assert unit.state.seen.count("woken") < 80, "one a second of log time, not one a millisecond"
+    assert log.fold.counts["ticks_put_off"] > 50
+
+
+def test_a_tick_that_was_put_off_is_put_off_after_a_restart_too() -> None:
+    whole, cut = Log(STUCK), Log(STUCK)
+    for log in (whole, cut):
+        log.see("a").beat()
+    cut = cut.restarted()
+    for log in (whole, cut):
+        log.beat().see("b").beat()
+    assert cut.fold.snapshot() == whole.fold.snapshot()
