@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from processors.episodes import signal_id
 from processors.step import Findings
 from processors.steps.correlator import quiet
 from processors.steps.correlator.config import Config
@@ -165,7 +166,8 @@ def _open(config: Config, state: State, members: Group, before: Mapping[str, str
     view = assess(config, state, members, at_ms, None)
     if known := _earlier(config, state, view.ranked.first.cause, live, at_ms):
         return _reopen(config, state, members, state.closed.pop(known), at_ms)
-    incident = compose(config, state, view, at_ms, None).model_copy(update={"split_from": came_from})
+    composed = compose(config, state, view, at_ms, None)
+    incident = composed.model_copy(update={"split_from": came_from, "id": _id_of_its_own(state, composed, at_ms)})
     mine = {node.cause for node in members}
     for other in state.stories.values():
         if not mine.isdisjoint(other.members):
@@ -174,6 +176,17 @@ def _open(config: Config, state: State, members: Group, before: Mapping[str, str
     quiet.turn(config, story, at_ms, is_on=True)
     state.stories[incident.id] = story
     return [incident]
+
+
+def _id_of_its_own(state: State, incident: Incident, at_ms: int) -> str:
+    """The incident's id, another one where a story is known by it.
+
+    That story has begun with the same first cause, which it has split off since: its readers would take one for the other.
+    """
+    others = (*state.stories.values(), *state.closed.values())
+    if all(story.incident.id != incident.id for story in others):
+        return incident.id
+    return signal_id(incident.cell, "incident", incident.causes[0].cause, incident.started_ms, at_ms)
 
 
 def _earlier(config: Config, state: State, first: str, live: Group, at_ms: int) -> str | None:
