@@ -27,9 +27,10 @@ from pydantic import BaseModel, ValidationError
 
 from ingest.collector import Collected, Fault, Target, Unavailable
 from ingest.readable import name_of, on_one_line, readable
+from schemas.caches import NAMES_BYTES, cached
 from schemas.masking import masked, masked_label
 from schemas.records import MAX_SERIES, OperationsEvent, Record, Scalar, Scrape
-from schemas.series import identity
+from schemas.series import fault, identity
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,12 @@ _logged: OrderedDict[tuple[str, str, str], None] = OrderedDict()
 def at_fault(error: Exception) -> Fault:
     """The fault of an error that nobody has foreseen."""
     return Fault(f"{type(error).__name__}: {_one_line(error)}", OUR_FAULT, key=type(error).__name__)
+
+
+@cached("cache.names", NAMES_BYTES)
+def is_fit(series: str) -> bool:
+    """Whether a text is the identity of a series that records may hold."""
+    return fault(series) is None
 
 
 class Poll:
@@ -197,14 +204,17 @@ class Poll:
         ]
 
     def _sound(self, points: Mapping[str, object]) -> dict[str, float | None]:
-        """The points whose values are numbers; each of the others is refused like a row."""
+        """The points whose values are numbers and whose series a record may hold; each of the others is refused like a row."""
         sound: dict[str, float | None] = {}
-        for series, value in points.items():
-            if type(value) is float and math.isfinite(value):
-                sound[on_one_line(series)] = value
-                continue
-            with self.row([series, value]):
-                sound[on_one_line(series)] = number(value)
+        for text, value in points.items():
+            series = on_one_line(text)
+            if not is_fit(series):
+                self.refuse(fault(series) or "", [series[:2_000], value])
+            elif type(value) is float and math.isfinite(value):
+                sound[series] = value
+            else:
+                with self.row([series, value]):
+                    sound[series] = number(value)
         return sound
 
     def _failed(self, name: str, error: Exception) -> None:

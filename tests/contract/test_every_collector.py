@@ -274,8 +274,8 @@ async def test_an_edge_is_known_only_once_the_spool_has_it() -> None:
 
 
 async def test_a_record_that_cannot_be_written_is_a_dead_letter_and_the_others_go_on() -> None:
-    ill = Scrape.of({'a{b="\udcff"}': 1.0}, cell="eu1", resource="r", system="s", time_ms=NOW_MS)
     fine = Scrape.of({"a": 1.0}, cell="eu1", resource="r", system="s", time_ms=NOW_MS)
+    ill = fine.model_copy(update={"resource": "\udcff"})
 
     class Both:
         async def collect(self, now_ms: int, position: str | None) -> Collected:

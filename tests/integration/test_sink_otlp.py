@@ -303,7 +303,8 @@ async def test_bytes_that_are_no_record_and_series_that_are_none_go_to_the_dead_
     bus: Bus, receiver: GrpcReceiver | HttpReceiver
 ) -> None:
     await bus.put_bytes(METRICS, b"\x00", Scrape.type)
-    await bus.put(scrape(points={"no series{": 1.0}), scrape(1))
+    ill = scrape(1).model_copy(update={"series": "no series{", "values": (1.0,)})
+    await bus.put(ill, scrape(1))
     async with bus.running(sink(receiver), bus.prefix):
         await bus.committed_up_to(bus.prefix, METRICS, 3)
     letters = await bus.letters()

@@ -26,6 +26,13 @@ LEFT_OUT = "what a collector's own bounds keep back is counted as pilothouse.col
 SHOWN = "how much of one finding is shown"
 
 NO_ROW: dict[str, str] = {
+    "ingest.receivers.admission._skeleton": SMALL,
+    "processors.order.LEAPS_MAX": "older leaps are of eras that nothing is told of any more",
+    "schemas.masking.LABELS_MAX": SMALL,
+    "schemas.masking.LABEL_MAX": CLAMP,
+    "schemas.masking.NAME_MAX": TEXT,
+    "schemas.masking._label": SMALL,
+    "schemas.masking.says_secret": SMALL,
     "schemas.endpoints.HOST_LETTERS_MAX": REFUSES,
     "schemas.endpoints.LABEL_LETTERS_MAX": REFUSES,
     "sinks.alerts_news.BODY_BYTES_MAX": SHOWN,

@@ -322,8 +322,8 @@ async def test_a_record_that_nothing_proves_guilty_is_held_for_a_day(kind: Any) 
 
 
 async def test_a_record_that_is_too_large_for_good_goes_to_the_dead_letters() -> None:
-    async with HttpReceiver(lambda body: (413, "") if len(body) > 1000 else (200, "")) as receiver:
-        sender = Sender(receiver.endpoint, "a", "b" * 2_000, "c", small_bytes=1_000)
+    async with HttpReceiver(lambda body: (413, "") if len(body) > 300 else (200, "")) as receiver:
+        sender = Sender(receiver.endpoint, "a", "b" * 240, "c", small_bytes=300)
         await sender.until_taken(rounds=1)
         await sender.sink.close()
     assert sender.letters == [1]

@@ -133,10 +133,10 @@ def test_sources_stay_different_and_any_index_holds_them(one: str, other: str) -
         name.encode()
 
 
-def test_a_source_with_u0000_is_read_under_a_name_that_can_be_stored() -> None:
+def test_a_source_with_u0000_names_nobody_and_is_refused() -> None:
     content = received(b"a\x00b", b"1")
-    assert isinstance(content, Received)
-    assert content.envelope.source.startswith("a\ufffdb#")
+    assert isinstance(content, Rejected)
+    assert "ce_source" in content.detail
 
 
 @pytest.mark.parametrize("headers", [[("ce_type", None)], [("\ud800", b"")], []])
