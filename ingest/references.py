@@ -13,7 +13,7 @@ from schemas.estate import Reference
 from schemas.masking import learn
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/")
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*+:/")
 
 
 class ConfigurationError(Exception):

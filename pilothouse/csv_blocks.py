@@ -156,7 +156,7 @@ def _number(path: Path, row: list[str], place: int, name: str, line: int) -> flo
     try:
         return float(text)
     except ValueError:
-        remedy = "; write a point in place of the comma" if re.fullmatch(r"-?\d+,\d+", text) else ""
+        remedy = "; write a point in place of the comma" if re.fullmatch(r"^-?\d++,\d++", text) else ""
         raise InputError(f"{path} line {line}: {name}: {text[:80]!r} is no number{remedy}") from None
 
 

@@ -38,7 +38,7 @@ DATABASE_EXAMPLE = "postgresql://pilothouse:PASSWORD@db.example:5432/pilothouse"
 REDIS_EXAMPLE = "redis://:PASSWORD@cache.example:6379/0"
 OTLP_EXAMPLE = "grpc://collector.example:4317"
 
-_BROKER = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[^\s:,?/@\[\]]++):(\d{1,5})")
+_BROKER = re.compile(r"^(\[[0-9A-Fa-f:.]++\]|[^\s:,?/@\[\]]++):(\d{1,5})")
 
 
 _PLAIN = re.compile(r"[\w .,:\[\]/~+-]{0,200}")

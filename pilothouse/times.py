@@ -17,7 +17,7 @@ EARLIEST_S = 6.3e8
 UNITS = ((1.0, "s"), (1e3, "ms"), (1e6, "µs"), (1e9, "ns"))
 RIGHT = "write RFC 3339, such as 2026-11-20T08:00:00Z, or Unix seconds"
 
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?|[+-]?(inf|infinity|nan)", re.IGNORECASE)
+_NUMBER = re.compile(r"^[+-]?(?:\d++\.?\d*+|\.\d++)(?:[eE][+-]?\d{1,3})?|^[+-]?(?:inf|infinity|nan)", re.IGNORECASE)
 _DATE = re.compile(r"(19[7-9]\d|20\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])")
 
 

@@ -23,10 +23,12 @@ _PARSER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C parser whe
 _NULLS = frozenset({"", "~", "null", "Null", "NULL"})
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _TRUTHS = {form: truth for word, truth in _WORDS.items() for form in (word, word.capitalize(), word.upper())}
-_INT = re.compile(r"[-+]?(0|[1-9][0-9_]*)|[-+]?0x[0-9a-fA-F_]+|0o[0-7]+|[-+]?0b[01_]+")
-_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_OCTAL = re.compile(r"[-+]?0[0-9_]+")
-_SEXAGESIMAL = re.compile(r"[-+]?[1-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+_INT = re.compile(r"^(?:[-+]?(?:0|[1-9][0-9_]*+)|[-+]?0x[0-9a-fA-F_]++|0o[0-7]++|[-+]?0b[01_]++)")
+_FLOAT = re.compile(
+    r"^(?:[-+]?(?:\.[0-9]++|[0-9][0-9_]*+(?:\.[0-9_]*+)?)(?:[eE][-+]?[0-9]++)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))"
+)
+_OCTAL = re.compile(r"^[-+]?0[0-9_]++")
+_SEXAGESIMAL = re.compile(r"^[-+]?[1-9][0-9_]*+(?::[0-5]?[0-9])++(?:\.[0-9_]*+)?")
 _TAGS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "map", "seq", "timestamp")}
 
 

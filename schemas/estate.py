@@ -38,27 +38,36 @@ class Tier(StrEnum):
 
 Variable = Annotated[str, StringConstraints(min_length=1, max_length=255, pattern="^[A-Za-z_][A-Za-z0-9_]*$")]
 
-_AUTHORITY = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
-_BEHIND_AT = re.compile(r"://[^:@/?#]*:(?!\d{1,5}([/?#]|$))[^@]*@")
-_SECRET_NAME = re.compile(
-    r"(?i)(?:.*[._-])?(?:password|passwd|passphrase|pass|pwd|sslpassword|secret|.*token|api[_-]?key|access[_-]?key|key"
-    r"|sig|signature|auth|authorization|credentials?)"
+_SECRET_NAMES = frozenset(
+    (
+        *("password", "passwd", "passphrase", "pass", "pwd", "sslpassword", "secret", "key", "apikey", "accesskey"),
+        *("sig", "signature", "auth", "authorization", "credential", "credentials"),
+    )
 )
 
 
 def secret_in(url: str) -> str:
-    """Where a secret stands in a URL, in words; empty when none is seen. The secret itself is not in the answer."""
-    authority = _AUTHORITY.match(url)
-    user = authority[1].rpartition("@")[0] if authority else ""
-    if ":" in user or _BEHIND_AT.search(url):
+    """Where a secret stands in a URL, in words; empty when none is seen. The secret itself is not in the answer.
+
+    Whatever stands before the last @ counts as user and password, because a password may hold any sign by mistake; but
+    not what stands behind a host with a port.
+    """
+    scheme, _, rest = url.partition("://")
+    host, colon, more = rest.rpartition("@")[0].partition(":")
+    if colon and not set(host) & set("/?#") and not re.match(r"^\d{1,5}(?:[/?#]|$)", more):
         return "a password before its host"
-    if user and url.lower().startswith(("http:", "https:")):
+    if scheme.lower() in ("http", "https") and "@" in re.split(r"[/?#]", rest, maxsplit=1)[0]:
         return "credentials before its host"
-    for pair in re.split(r"[?&;#]", url)[1:]:
+    for pair in re.split(r"[?&;#]", rest)[1:]:
         name, _, value = pair.partition("=")
-        if value and _SECRET_NAME.fullmatch(name):
+        if value and _is_secret_name(name):
             return f"a secret in its parameter {name}"
     return ""
+
+
+def _is_secret_name(name: str) -> bool:
+    last = re.split(r"[._-]", name.lower())[-1]
+    return last in _SECRET_NAMES or last.endswith(("token", "secret", "password"))
 
 
 def _without_secret(url: str | Reference) -> str | Reference:

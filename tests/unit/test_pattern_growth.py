@@ -30,7 +30,7 @@ def test_patterns_are_found_wherever_they_stand(patterns: dict[str, re.Pattern[s
         "ingest.collectors.sql_text._TOKEN",
         "ingest.collectors.odoo_log_events._CRON_ENDED",
         "ingest.collectors.odoo_log_lines._QUOTING",
-        "pilothouse.settings._BOOTSTRAP",
+        "pilothouse.settings._BROKER",
     } <= places
     assert {where.partition(".py:")[0] for where in patterns if ".py:" in where} >= {
         "schemas/estate",
