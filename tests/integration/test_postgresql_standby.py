@@ -50,7 +50,7 @@ async def standby(primary: Postgres, slot: str) -> AsyncIterator[str]:
     ]
     made = await asyncio.create_subprocess_exec(*map(str, backup))
     assert await made.wait() == 0
-    user = primary._user or None
+    user = primary.user.name if primary.user else None
     if user:
         entry = pwd.getpwnam(user)
         for path in (home, data, *data.rglob("*")):

@@ -53,7 +53,7 @@ def test_a_host_that_can_be_no_name_is_said_of_its_route_alone() -> None:
         }
     )
     parts = SINKS["alerts"].parts(replace(context(), estate=long))
-    with pytest.raises(ValueError, match="route dba: its host is no name"):
+    with pytest.raises(ValueError, match="route dba: its url must be https://host/path"):
         parts["alerts.dba"]()
     assert parts["alerts.platform"]().name == "alerts.platform"
 
