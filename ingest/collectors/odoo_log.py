@@ -157,7 +157,7 @@ class OdooLog:
                 reading.refuse(unread.fault)
                 refused.add(unread)
             used = told.used
-        return refused.letters, used
+        return refused.letters, max(used, habit.blank)
 
     def _understand(self, reading: Reading, told: Told, entry: Entry, now_ms: int) -> Unread | None:
         """Fold the record; what is wrong with it, None if nothing is."""

@@ -377,7 +377,7 @@ class Reading:
     def _security(self, name: str, entry: Entry, found: _Login) -> SecurityEvent:
         # RPC logins stand under the database `None`; 17 and 18 name it in the message, 19 nowhere.
         database = found.database or entry.database
-        attributes: dict[str, Scalar] = {"db.namespace": masked(database)} if database else {}
+        attributes: dict[str, Scalar] = {"db.namespace": masked(_one_line(database))} if database else {}
         return SecurityEvent(
             **self.target.identity(),
             time_ms=entry.time_ms,

@@ -154,6 +154,8 @@ class Habit:
     form: Form = ""
     fixed: bool = False
     """The operator has said the form; it is not learned."""
+    blank: int = 0
+    """Bytes of the last piece up to which there is nothing that anybody waits for: blank lines tell nothing and are passed."""
 
 
 def split(data: bytes, habit: Habit, *, final: bool, full: bool) -> Iterator[Told]:
@@ -166,7 +168,10 @@ def split(data: bytes, habit: Habit, *, final: bool, full: bool) -> Iterator[Tol
     if final or (full and not cut):
         cut = len(data)
     records = _Records(habit)
+    habit.blank = 0
     yield from records.read(data[:cut])
+    if records.open is None and not records.held:
+        habit.blank = records.used
     if final or records.ends_before(data[cut:]) or (full and not records.told):
         yield from records.close_all()
 
