@@ -219,9 +219,13 @@ def _without_known(text: str) -> str:
         edged = _known[form]
         if form in text:
             text = text.replace(form, MASK) if edged is None else edged.sub(MASK, text)
-        elif len(form) > CUT_LENGTH:
+        elif len(form) > CUT_LENGTH and not _NAMED.match(form):
             text = _without_beginning(text, form)
     return text
+
+
+_NAMED = re.compile(r"[^:%]{1,255}(?::|%(?:25)?3[aA])")
+"""A form that begins with a user's name: its beginning is no secret, and may be the name of a tenant."""
 
 
 def _candidates(text: str) -> Iterable[str]:

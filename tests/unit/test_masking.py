@@ -266,3 +266,9 @@ def test_the_time_grows_with_the_length_and_no_faster(pump: str) -> None:
 
     short, long = time_s(10_000), time_s(40_000)
     assert long < 0.01 or long < 8 * short
+
+
+def test_a_name_that_begins_a_user_is_no_cut_secret() -> None:
+    learn("postgresql://borealis_reader:IUOMB81oZLoG5LL8obCJbA@127.0.0.1/borealis")
+    assert masked("borealis") == "borealis"
+    assert "IUOMB81o" not in masked("could not connect as borealis_reader:IUOMB81oZLo")
